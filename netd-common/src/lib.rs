@@ -1,0 +1,2 @@
+//! Vocabulary.
+#![no_std]

@@ -1,0 +1,223 @@
+//! The packet path as the controller sees it: maps to fill and interfaces to attach. Only this module knows aya.
+//!
+//! Every call is idempotent, so that applying a plan again after a crash is safe.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::model::{IfName, Mac, Protocol};
+
+/// Where the programs, pins and cgroup of one instance live.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Directory on a bpffs for this instance's pins.
+    pub bpffs: PathBuf,
+    /// Root of the cgroup2 hierarchy whose sockets are the host's.
+    pub cgroup: PathBuf,
+    /// Entries of each flow table (two per flow).
+    pub flow_entries: u32,
+    /// Host ports that masqueraded flows may take, first and last.
+    pub nat_port_ranges: Vec<(u16, u16)>,
+}
+
+/// A bridge network in the dataplane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkEntry {
+    /// Slot in the `NETWORK` map.
+    pub index: u16,
+    /// The bridge's interface index.
+    pub bridge: u32,
+    /// The bridge's address on the link.
+    pub bridge_mac: Mac,
+    /// IPv4 subnet and the bridge's address in it.
+    pub ipv4: Option<(Ipv4Net, Option<Ipv4Addr>)>,
+    /// IPv6 subnet and the bridge's address in it.
+    pub ipv6: Option<(Ipv6Net, Option<Ipv6Addr>)>,
+    /// Whether endpoints may talk to each other.
+    pub icc: bool,
+    /// Whether nothing enters or leaves.
+    pub internal: bool,
+    /// Whether egress takes the host's address.
+    pub masquerade: bool,
+    /// Fixed source of masqueraded IPv4 flows.
+    pub host_ipv4: Option<Ipv4Addr>,
+    /// Fixed source of masqueraded IPv6 flows.
+    pub host_ipv6: Option<Ipv6Addr>,
+}
+
+/// An endpoint in the dataplane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointEntry {
+    /// Index of the veth's host side.
+    pub ifindex: u32,
+    /// Slot of its network.
+    pub network: u16,
+    /// The only Ethernet source it may use.
+    pub mac: Mac,
+    /// The only IPv4 source it may use.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The only global IPv6 source it may use.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+/// A published port in the dataplane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishEntry {
+    /// Host address; unspecified: every local address of that family.
+    pub host_ip: IpAddr,
+    /// Port on the host.
+    pub host_port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Where it leads.
+    pub backend: IpAddr,
+    /// Port there.
+    pub backend_port: u16,
+    /// Host side of the endpoint's veth.
+    pub ifindex: u32,
+}
+
+/// A host interface through which the outside is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UplinkEntry {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub ifname: IfName,
+    /// Source of masqueraded IPv4 flows that leave here.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Source of masqueraded IPv6 flows that leave here.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+}
+
+/// One live flow, seen from the side that opened it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FlowInfo {
+    /// `tcp`, `udp`, `icmp`, ... or the protocol's number.
+    pub protocol: String,
+    /// Its TCP state, or `unreplied`/`replied`.
+    pub state: String,
+    /// Who opened it.
+    pub source: IpAddr,
+    /// The opener's port, or ICMP echo id.
+    pub source_port: u16,
+    /// Whom it addressed.
+    pub destination: IpAddr,
+    /// The addressed port.
+    pub destination_port: u16,
+    /// Source after translation.
+    pub translated_source: IpAddr,
+    /// Source port after translation.
+    pub translated_source_port: u16,
+    /// Destination after translation.
+    pub translated_destination: IpAddr,
+    /// Destination port after translation.
+    pub translated_destination_port: u16,
+    /// Host side of the opener's veth; 0: it came from an uplink.
+    pub ifindex: u32,
+    /// Host side of the veth it is delivered to; 0: it leaves by an uplink.
+    pub out_ifindex: u32,
+    /// Seconds since its last packet.
+    pub idle_seconds: f64,
+    /// Seconds until it expires when nothing more comes.
+    pub expires_seconds: f64,
+}
+
+/// Selects flows; an empty filter selects all.
+#[derive(Debug, Clone, Default)]
+pub struct FlowFilter {
+    /// Any of the flow's four addresses is one of these (empty: any).
+    pub addresses: Vec<IpAddr>,
+    /// The protocol's number.
+    pub protocol: Option<u8>,
+    /// Any of the flow's ports.
+    pub port: Option<u16>,
+}
+
+/// What went wrong in the dataplane, to which object.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused an operation on an object.
+    #[error("{doing}")]
+    Kernel {
+        /// What was being done to which object: "load program from_endpoint", "attach to eth0".
+        doing: String,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A table is full; the text names it, its size and the configuration key.
+    #[error("{0}")]
+    Limit(String),
+    /// The kernel lacks something that netd needs.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// The packet path. One implementation fills BPF maps; tests use one in memory.
+///
+/// `put_` inserts or replaces one entry atomically, `remove_` succeeds when the entry is already gone.
+pub trait Dataplane: Send {
+    /// Inserts or replaces a network.
+    fn put_network(&mut self, network: &NetworkEntry) -> Result<(), Error>;
+    /// Removes a network and its prefixes.
+    fn remove_network(&mut self, network: &NetworkEntry) -> Result<(), Error>;
+    /// Inserts or replaces an endpoint; from here on its packets are served.
+    fn put_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), Error>;
+    /// Removes an endpoint and every flow from or to it.
+    fn remove_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), Error>;
+    /// Puts the programs on the host side of a veth and pins the links. To be called while the veth is down.
+    fn attach_endpoint(&mut self, host_side: &IfName, ifindex: u32) -> Result<(), Error>;
+    /// Removes the pins of an endpoint's programs; the kernel detaches them with the interface.
+    fn detach_endpoint(&mut self, ifindex: u32) -> Result<(), Error>;
+    /// Puts the programs on an uplink, pins the links, and records its addresses.
+    fn put_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error>;
+    /// Forgets an uplink, detaches its programs and purges flows that left with its addresses.
+    fn remove_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error>;
+    /// Makes this the complete list of the host's own addresses (published ports answer on them).
+    fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error>;
+    /// Reserves host ports: from here on sockets of the host get EADDRINUSE for them. Comes before `put_publish`.
+    fn guard_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
+    /// Gives up the reservation of host ports.
+    fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
+    /// Starts serving published ports.
+    fn put_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
+    /// Stops serving published ports: no new flows from here on; established TCP flows go on, UDP flows end.
+    fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
+    /// Makes every flow ask again for its route on its next packet, after routes, links or neighbours changed.
+    fn routes_changed(&mut self) -> Result<(), Error>;
+    /// Lists live flows.
+    fn flows(&mut self, filter: &FlowFilter) -> Result<Vec<FlowInfo>, Error>;
+    /// Ends flows and returns how many; with `reset`, TCP peers are told by RST on their next packet.
+    fn flush_flows(&mut self, filter: &FlowFilter) -> Result<usize, Error>;
+    /// Returns (reason, packets) for every drop reason, in their stable order.
+    fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error>;
+    /// Removes expired flows; to be called every few seconds. Returns how many went.
+    fn collect_garbage(&mut self) -> Result<usize, Error>;
+    /// Lists what the maps hold, for reconciling: endpoints by interface index, publishes, network slots, uplinks.
+    fn inventory(&mut self) -> Result<Inventory, Error>;
+    /// Returns the features in use: attach mode, kernel probes, SHA-256 of the object; for `status` and `doctor`.
+    fn features(&self) -> Vec<(String, String)>;
+    /// Removes every program, link and pin of this instance.
+    fn down(&mut self) -> Result<(), Error>;
+}
+
+/// What the maps hold, for reconciling them with the desired state.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// Interface indexes of endpoints.
+    pub endpoints: Vec<EndpointEntry>,
+    /// Published ports.
+    pub publishes: Vec<PublishEntry>,
+    /// Used slots of the `NETWORK` map.
+    pub networks: Vec<u16>,
+    /// Interface indexes of uplinks.
+    pub uplinks: Vec<u32>,
+}

@@ -1,0 +1,6 @@
+//! netd: container networking on Linux with eBPF, without iptables.
+//!
+//! `cli` → `api` → `controller` (one writer) → `model`, `ipam`, plan → `link`, `netns`, `dataplane`, `store`.
+
+pub mod dataplane;
+pub mod model;

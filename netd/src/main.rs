@@ -1,0 +1,3 @@
+//! The `netd` command: daemon and CLI in one binary.
+
+fn main() {}

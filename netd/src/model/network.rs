@@ -1,0 +1,133 @@
+//! A network: its driver, address pools and options.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Id, IfName, Name};
+
+/// How a network moves packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// A Linux bridge with netd's programs on every port.
+    Bridge,
+    /// The host's own namespace.
+    Host,
+    /// Loopback alone (Docker's `none` network).
+    Null,
+}
+
+/// A network as the controller keeps it and the state file stores it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its id, 64 hexadecimal digits.
+    pub id: Id,
+    /// Its unique name.
+    pub name: Name,
+    /// What carries its packets.
+    pub driver: Driver,
+    /// When it was made, RFC 3339 with nanoseconds, UTC.
+    pub created: String,
+    /// Whether nothing may enter or leave it.
+    pub internal: bool,
+    /// Whether its endpoints have IPv4 addresses.
+    pub ipv4: bool,
+    /// Whether its endpoints have IPv6 addresses.
+    pub ipv6: bool,
+    /// Its address pools.
+    pub ipam: Ipam,
+    /// Every `-o` key as given, for `inspect`.
+    pub options: BTreeMap<String, String>,
+    /// The options the bridge driver understands, parsed.
+    pub bridge: BridgeOptions,
+    /// User metadata.
+    pub labels: BTreeMap<String, String>,
+    /// Its slot in the dataplane's `NETWORK` map; bridge networks only.
+    pub index: Option<u16>,
+}
+
+/// Address management of a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipam {
+    /// At most one pool per family on a bridge network.
+    pub pools: Vec<Pool>,
+}
+
+/// One subnet of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// The subnet, without host bits.
+    pub subnet: IpNet,
+    /// Dynamic addresses come only from here, where given.
+    pub ip_range: Option<IpNet>,
+    /// The bridge's address, which endpoints use as default gateway. None: the network has no gateway.
+    pub gateway: Option<IpAddr>,
+    /// Addresses that are never handed out, by name.
+    pub aux: BTreeMap<String, IpAddr>,
+    /// Whether the user named the subnet (static addresses are allowed then).
+    pub configured: bool,
+}
+
+/// How the outside reaches endpoints of a network (Docker's `gateway_mode_ipv4` and `_ipv6`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatewayMode {
+    /// SNAT out, DNAT in, direct access dropped.
+    #[default]
+    Nat,
+    /// As `Nat`, but every port is reachable by direct routing.
+    NatUnprotected,
+    /// No NAT; published ports are open on the endpoint's own address.
+    Routed,
+    /// No bridge address; internal networks only.
+    Isolated,
+}
+
+/// Docker's bridge options, parsed and with defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeOptions {
+    /// The bridge's interface name.
+    pub ifname: IfName,
+    /// Whether endpoints may talk to each other (`enable_icc`).
+    pub icc: bool,
+    /// Whether egress takes the host's address (`enable_ip_masquerade`).
+    pub masquerade: bool,
+    /// Default host address of published ports (`host_binding_ipv4`).
+    pub host_binding: Option<IpAddr>,
+    /// MTU of the bridge and both ends of every veth, in bytes; None: the kernel's 1500.
+    pub mtu: Option<u32>,
+    /// How the outside reaches IPv4 endpoints.
+    pub gateway_mode_ipv4: GatewayMode,
+    /// How the outside reaches IPv6 endpoints.
+    pub gateway_mode_ipv6: GatewayMode,
+    /// Fixed source of masqueraded IPv4 flows (`host_ipv4`).
+    pub host_ipv4: Option<Ipv4Addr>,
+    /// Fixed source of masqueraded IPv6 flows (`host_ipv6`).
+    pub host_ipv6: Option<Ipv6Addr>,
+    /// Interfaces that may reach published ports directly.
+    pub trusted_host_interfaces: Vec<IfName>,
+    /// Prefix of interface names inside sandboxes (`container_iface_prefix`).
+    pub iface_prefix: String,
+}
+
+impl Network {
+    /// Returns the pool of the address's family, if the network has one.
+    pub fn pool_for(&self, ipv6: bool) -> Option<&Pool> {
+        self.ipam.pools.iter().find(|pool| pool.subnet.addr().is_ipv6() == ipv6)
+    }
+
+    /// Whether the network is one of `bridge`, `host` and `none`, which exist from the start and stay.
+    pub fn is_predefined(&self) -> bool {
+        matches!(self.name.as_str(), "bridge" | "host" | "none")
+    }
+
+    /// Whether this is the default network, which has no names and no aliases (Docker semantics F1, D4).
+    pub fn is_default_bridge(&self) -> bool {
+        self.name.as_str() == "bridge"
+    }
+}
