@@ -2,5 +2,6 @@
 //!
 //! `cli` → `api` → `controller` (one writer) → `model`, `ipam`, plan → `link`, `netns`, `dataplane`, `store`.
 
+pub mod controller;
 pub mod dataplane;
 pub mod model;

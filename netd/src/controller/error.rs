@@ -1,0 +1,81 @@
+//! What a refused or failed operation says: one line, a code that scripts can rely on, and a hint where one helps.
+
+use std::fmt;
+
+/// Classes of failure, with the exit code of the CLI and the HTTP status of the API (spec: cli.md, Global).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// Something went wrong on the way.
+    Failure,
+    /// The request itself is wrong.
+    Usage,
+    /// No such object.
+    NotFound,
+    /// It exists, is in use or overlaps.
+    Conflict,
+    /// Docker's 403: a predefined network, active endpoints.
+    Forbidden,
+    /// The caller may not.
+    Permission,
+    /// The kernel lacks a feature, or a limit of the kernel is reached.
+    Unsupported,
+}
+
+impl Code {
+    /// Returns the CLI's exit code.
+    pub const fn exit(self) -> u8 {
+        match self {
+            Self::Failure => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Conflict | Self::Forbidden => 4,
+            Self::Permission => 6,
+            Self::Unsupported => 7,
+        }
+    }
+
+    /// Returns the HTTP status, as Docker's API has it.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Failure => 500,
+            Self::Usage => 400,
+            Self::NotFound => 404,
+            Self::Conflict => 409,
+            Self::Forbidden | Self::Permission => 403,
+            Self::Unsupported => 501,
+        }
+    }
+}
+
+/// A refused or failed operation. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// Its class.
+    pub code: Code,
+    /// What was being done, to which object, and why not: one line.
+    pub message: String,
+    /// What the user can do about it.
+    pub hint: Option<String>,
+}
+
+impl Error {
+    /// Makes an error without a hint.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None }
+    }
+
+    /// Adds a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
