@@ -4,4 +4,7 @@
 
 pub mod controller;
 pub mod dataplane;
+pub mod link;
 pub mod model;
+pub mod netns;
+pub mod sysctl;
