@@ -228,7 +228,7 @@ fn netns_cookie() -> io::Result<u64> {
     Ok(cookie)
 }
 
-/// Raises `lo` in the calling thread's namespace; the kernel then gives it 127.0.0.1 and ::1.
+/// Raises `lo` in the calling thread's namespace; the kernel then gives it 127.0.0.1 and `::1`.
 fn raise_loopback() -> nix::Result<()> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     // SAFETY: `ifreq` is plain data, valid when zeroed.

@@ -44,7 +44,8 @@ pub async fn write(netns: &Netns, settings: Vec<(String, String)>) -> Result<(),
                 if read_here(&key).is_ok_and(|present| present == value) {
                     return Ok(());
                 }
-                fs::write(format!("{ROOT}/{key}"), &value).map_err(|source| Error::Setting {
+                // The newline is what clears a list: nothing at all would not reach the kernel.
+                fs::write(format!("{ROOT}/{key}"), format!("{value}\n")).map_err(|source| Error::Setting {
                     doing: format!("write {value:?} to"),
                     key,
                     source,
@@ -161,9 +162,10 @@ impl fmt::Display for ReservedPorts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (first, last)) in self.0.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
-            match first == last {
-                true => write!(f, "{comma}{first}")?,
-                false => write!(f, "{comma}{first}-{last}")?,
+            if first == last {
+                write!(f, "{comma}{first}")?;
+            } else {
+                write!(f, "{comma}{first}-{last}")?;
             }
         }
         Ok(())

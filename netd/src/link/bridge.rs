@@ -6,7 +6,7 @@ use rtnetlink::packet_route::{
     link::{BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
 };
 
-use super::{Error, HostLink, Links, Mode, link};
+use super::{Error, HostLink, Links, Mode, device};
 use crate::{
     model::{IfName, Mac},
     sysctl,
@@ -74,10 +74,10 @@ impl Links {
     }
 
     async fn create_bridge(&self, doing: &str, spec: &BridgeSpec) -> Result<(), Error> {
-        let mut create = link::named(&spec.ifname);
+        let mut create = device::named(&spec.ifname);
         create.attributes.push(LinkAttribute::Address(spec.mac.0.to_vec()));
         create.attributes.push(settings());
-        let mut mark = link::named(&spec.ifname);
+        let mut mark = device::named(&spec.ifname);
         mark.attributes.push(LinkAttribute::IfAlias(spec.label.clone()));
         // An MTU given at creation does not count as chosen, and the ports would change it (net/bridge/br_if.c).
         mark.attributes.push(LinkAttribute::Mtu(spec.mtu));
@@ -104,19 +104,21 @@ impl Links {
             )
             .await;
         match result {
-            // Somebody made one of that name after the look and before the creation, and now it carries the label.
             Err(error) if error.is_exists() => {
-                let mut unmark = link::named(ifname);
+                // The name was free a moment ago. If it is not any more, somebody else's link now carries the label;
+                // if it is, the index or the peer's name was taken.
+                let Some(other) = self.link(ifname).await? else { return Err(error) };
+                let mut unmark = device::indexed(other.ifindex);
                 unmark.attributes.push(LinkAttribute::IfAlias(String::new()));
                 self.change_link(&format!("unlabel {ifname}"), unmark).await?;
-                Err(Error::Foreign { name: ifname.to_string(), owner: "made meanwhile".into() })
+                Err(Error::Foreign { name: other.name, owner: "made meanwhile".into() })
             }
             other => other,
         }
     }
 
     async fn repair_bridge(&self, present: &HostLink, spec: &BridgeSpec) -> Result<(), Error> {
-        let mut message = link::indexed(present.ifindex);
+        let mut message = device::indexed(present.ifindex);
         message.attributes.push(settings());
         if present.mac != Some(spec.mac) {
             message.attributes.push(LinkAttribute::Address(spec.mac.0.to_vec()));

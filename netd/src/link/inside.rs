@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::LinkAttribute;
 
-use super::{Error, Links, link};
+use super::{Error, Links, device};
 use crate::{model::IfName, sysctl};
 
 /// How an endpoint's interface inside the sandbox shall be.
@@ -34,7 +34,7 @@ impl Links {
         self.raise_loopback().await?;
         sysctl::write(&self.netns, settings(spec)).await?;
         if present.mtu != spec.mtu {
-            let mut set = link::indexed(present.ifindex);
+            let mut set = device::indexed(present.ifindex);
             set.attributes.push(LinkAttribute::Mtu(spec.mtu));
             self.change_link(&doing, set).await?;
         }
@@ -50,10 +50,10 @@ impl Links {
         Ok(present.ifindex)
     }
 
-    /// Switches loopback on, with 127.0.0.1 and ::1.
+    /// Switches loopback on, with 127.0.0.1 and `::1`.
     pub async fn raise_loopback(&self) -> Result<(), Error> {
         const LOOPBACK: u32 = 1; // in every namespace (net/core/net_namespace.c)
-        let mut set = link::indexed(LOOPBACK);
+        let mut set = device::indexed(LOOPBACK);
         set.header.flags = rtnetlink::packet_route::link::LinkFlags::Up;
         set.header.change_mask = set.header.flags;
         self.change_link("set lo up", set).await

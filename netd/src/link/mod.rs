@@ -5,10 +5,10 @@
 
 mod address;
 mod bridge;
+mod device;
 mod error;
 mod inside;
 mod label;
-mod link;
 mod port;
 mod route;
 mod snapshot;
@@ -19,19 +19,20 @@ use std::sync::Arc;
 
 pub use address::{HostAddress, Scope};
 pub use bridge::BridgeSpec;
+pub use device::HostLink;
 pub use error::Error;
 pub use inside::InsideSpec;
 pub use label::{Label, MAX_LABEL, label, parse_label};
-pub use link::HostLink;
+
 pub use port::PortFlags;
 pub use route::{HostRoute, MAIN};
 pub use snapshot::{HostSnapshot, Uplink, local_addresses, uplinks};
 use socket::{Mode, Socket};
-pub use veth::{EndpointSpec, MAX_IFINDEX, VethSpec};
+pub use veth::{MAX_IFINDEX, VethSpec};
 
 use crate::netns::Netns;
 
-/// Marks addresses and routes as netd's (`IFA_PROTO`, `rtm_protocol`); not in /etc/iproute2/rt_protos.
+/// Marks addresses and routes as netd's (`IFA_PROTO`, `rtm_protocol`); not in `/etc/iproute2/rt_protos`.
 pub const PROTOCOL: u8 = 110;
 
 /// The kernel objects of one network namespace.

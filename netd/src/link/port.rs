@@ -8,11 +8,12 @@ use rtnetlink::packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
 
-use super::{Error, Links, Mode, error::gone_is_success, link};
+use super::{Error, Links, Mode, device, error::gone_is_success};
 use crate::model::{IfName, Mac};
 
 /// How a port of a bridge behaves. The default is an endpoint's port on a network with ICC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's")]
 pub struct PortFlags {
     /// Whether sources are learned; endpoints have permanent entries instead, which no forged source can move.
     pub learning: bool,
@@ -31,13 +32,13 @@ impl Links {
     /// `Limit` when the bridge is full.
     pub async fn enslave(&self, port: &IfName, bridge: u32, flags: PortFlags) -> Result<(), Error> {
         let doing = format!("make {port} a port of bridge {bridge}");
-        let mut join = link::named(port);
+        let mut join = device::named(port);
         join.attributes.push(LinkAttribute::Controller(bridge));
         self.change_link(&doing, join).await.map_err(|error| match error.errno() {
             Some(libc::EXFULL) => Error::Limit(format!("{doing}: a bridge has at most 1023 ports")),
             _ => error,
         })?;
-        let mut set = link::named(port);
+        let mut set = device::named(port);
         set.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(vec![
@@ -52,7 +53,7 @@ impl Links {
 
     /// Takes a port out of its bridge.
     pub async fn release_port(&self, port: &IfName) -> Result<(), Error> {
-        let mut leave = link::named(port);
+        let mut leave = device::named(port);
         leave.attributes.push(LinkAttribute::Controller(0));
         self.change_link(&format!("take {port} out of its bridge"), leave).await
     }
@@ -88,7 +89,7 @@ impl Links {
     }
 }
 
-/// A static entry of the bridge; a permanent one would mean the host's own address (net/bridge/br_fdb.c).
+/// A static entry of the bridge; a permanent one would mean the host's own address (`net/bridge/br_fdb.c`).
 fn fdb(port: u32, mac: Mac) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;

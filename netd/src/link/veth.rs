@@ -10,7 +10,7 @@ use rtnetlink::packet_route::link::{
     LinkMessage,
 };
 
-use super::{Error, HostLink, Links, PortFlags, link};
+use super::{Error, HostLink, Links, device};
 use crate::{
     model::{IfName, Mac},
     netns::Netns,
@@ -43,19 +43,6 @@ pub struct VethSpec {
     pub mtu: u32,
 }
 
-/// A veth pair as an endpoint of a bridge network: the pair, its port, and the entries that point to it.
-#[derive(Debug, Clone)]
-pub struct EndpointSpec {
-    /// The pair.
-    pub veth: VethSpec,
-    /// Index of the network's bridge.
-    pub bridge: u32,
-    /// How its port behaves.
-    pub flags: PortFlags,
-    /// The endpoint's addresses.
-    pub addresses: Vec<std::net::IpAddr>,
-}
-
 impl Links {
     /// Makes a veth pair, both sides down, or makes netd's own equal to the description; returns the host side's index,
     /// which is below `MAX_IFINDEX`.
@@ -83,7 +70,7 @@ impl Links {
         while host.ifindex >= limit {
             self.delete_link(&spec.host_ifname).await?;
             let used = self.links().await?.into_iter().map(|link| link.ifindex).collect();
-            let index = free_index(&used, &spec.host_mac, limit).ok_or_else(|| {
+            let index = free_index(&used, spec.host_mac, limit).ok_or_else(|| {
                 Error::Limit(format!("{doing}: every interface index below {limit} is taken"))
             })?;
             host = match self.create_pair(&doing, spec, index).await {
@@ -96,18 +83,8 @@ impl Links {
         Ok(host.ifindex)
     }
 
-    /// Makes an endpoint's side on the host: port, forwarding entry and neighbours. The pair is still down.
-    pub async fn connect_endpoint(&self, spec: &EndpointSpec, host: u32) -> Result<(), Error> {
-        self.enslave(&spec.veth.host_ifname, spec.bridge, spec.flags).await?;
-        self.add_fdb(host, spec.veth.peer_mac).await?;
-        for ip in &spec.addresses {
-            self.add_neighbour(spec.bridge, *ip, spec.veth.peer_mac).await?;
-        }
-        Ok(())
-    }
-
     async fn create_pair(&self, doing: &str, spec: &VethSpec, ifindex: u32) -> Result<HostLink, Error> {
-        let mut create = link::named(&spec.host_ifname);
+        let mut create = device::named(&spec.host_ifname);
         create.header.index = ifindex;
         create.attributes.extend([
             LinkAttribute::Address(spec.host_mac.0.to_vec()),
@@ -117,7 +94,7 @@ impl Links {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer(spec)))),
             ]),
         ]);
-        let mut mark = link::named(&spec.host_ifname);
+        let mut mark = device::named(&spec.host_ifname);
         mark.attributes.push(LinkAttribute::IfAlias(spec.label.clone()));
         self.create_marked(doing, &spec.host_ifname, create, mark).await?;
         self.existing(doing, &spec.host_ifname).await
@@ -137,7 +114,7 @@ impl Links {
 
     /// Sets what can only be set on an existing link, and what an existing one may have wrong.
     async fn tune(&self, host: &HostLink, spec: &VethSpec) -> Result<(), Error> {
-        let mut set = link::indexed(host.ifindex);
+        let mut set = device::indexed(host.ifindex);
         if host.mac != Some(spec.host_mac) {
             set.attributes.push(LinkAttribute::Address(spec.host_mac.0.to_vec()));
         }
@@ -161,7 +138,7 @@ impl Links {
             LinkAttribute::GsoIpv4MaxSize(BIG_TCP),
             LinkAttribute::GroIpv4MaxSize(BIG_TCP),
         ] {
-            let mut set = link::indexed(ifindex);
+            let mut set = device::indexed(ifindex);
             set.attributes.push(size);
             if let Err(error) = self.change_link("allow packets beyond 64 KiB", set).await {
                 tracing::debug!(ifindex, %error, "kernel keeps its packet size");
@@ -171,7 +148,7 @@ impl Links {
 }
 
 fn peer(spec: &VethSpec) -> LinkMessage {
-    let mut peer = link::named(&spec.peer_ifname);
+    let mut peer = device::named(&spec.peer_ifname);
     peer.attributes.extend([
         LinkAttribute::Address(spec.peer_mac.0.to_vec()),
         LinkAttribute::Mtu(spec.mtu),
@@ -188,7 +165,7 @@ fn no_link_local() -> LinkAttribute {
 
 /// Returns a free index: the search starts at a point that differs from link to link, so that the index of one just
 /// deleted is not the next one's.
-fn free_index(used: &HashSet<u32>, mac: &Mac, limit: u32) -> Option<u32> {
+fn free_index(used: &HashSet<u32>, mac: Mac, limit: u32) -> Option<u32> {
     let seed = u32::from_be_bytes([mac.0[2], mac.0[3], mac.0[4], mac.0[5]]);
     let span = limit.checked_sub(2).filter(|span| *span > 0)?; // 0 means none, 1 is lo
     (0..span).map(|step| 2 + (seed % span + step) % span).find(|index| !used.contains(index))
@@ -202,10 +179,10 @@ mod tests {
     fn a_free_index_is_found_wherever_it_is() {
         let mac = Mac([2, 0, 0, 0, 0, 9]);
         let mut used: HashSet<u32> = (1..16).collect();
-        assert_eq!(free_index(&used, &mac, 16), None);
+        assert_eq!(free_index(&used, mac, 16), None);
         for free in 2..16 {
             used.remove(&free);
-            assert_eq!(free_index(&used, &mac, 16), Some(free));
+            assert_eq!(free_index(&used, mac, 16), Some(free));
             used.insert(free);
         }
     }
