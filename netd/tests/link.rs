@@ -375,13 +375,15 @@ fn uplinks_are_what_speaks_ethernet_with_an_address() {
         links.ensure_bridge(&bridge()).await.expect("bridge");
         links.create_veth(&veth(&netns)).await.expect("veth");
         let snapshot = links.snapshot().await.expect("snapshot");
-        let found = uplinks(&snapshot, "netd:test:", &[]);
+        let found = uplinks(&snapshot, "netd:test:", &[], &[]);
         let names: Vec<_> = found.iter().map(|uplink| uplink.ifname.as_str()).collect();
         assert_eq!(names, ["up0", "br-own"]);
         assert_eq!(found[0].ipv4, Some("192.0.2.1".parse().expect("valid")));
         assert_eq!(found[0].ipv6, Some("2001:db8::2".parse().expect("valid")));
         assert_eq!((found[1].ipv4, found[1].ipv6), (Some("198.51.100.1".parse().expect("valid")), None));
-        let only = uplinks(&snapshot, "netd:test:", &[name("bare0"), name("absent")]);
+        let adopted = uplinks(&snapshot, "netd:test:", &[name("br-own")], &[]);
+        assert_eq!(adopted.len(), 1, "an adopted bridge leads to sandboxes");
+        let only = uplinks(&snapshot, "netd:test:", &[], &[name("bare0"), name("absent")]);
         assert_eq!(only.iter().map(|uplink| uplink.ifname.as_str()).collect::<Vec<_>>(), ["bare0"]);
         let local = netd::link::local_addresses(&snapshot.addresses);
         for present in ["192.0.2.2", "2001:db8::1", "10.89.0.1", "203.0.113.1"] {

@@ -14,6 +14,7 @@ mod route;
 mod snapshot;
 mod socket;
 mod veth;
+mod watch;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ pub use route::{HostRoute, MAIN};
 pub use snapshot::{HostSnapshot, Uplink, local_addresses, uplinks};
 use socket::{Mode, Socket};
 pub use veth::{MAX_IFINDEX, VethSpec};
+pub use watch::{Changes, Watcher};
 
 use crate::netns::Netns;
 

@@ -5,12 +5,15 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo,
-    LinkMessage,
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo,
+        LinkMessage,
+    },
 };
 
-use super::{Error, HostLink, Links, device};
+use super::{Error, HostLink, Links, Mode, device};
 use crate::{
     model::{IfName, Mac},
     netns::Netns,
@@ -132,17 +135,19 @@ impl Links {
 
     /// Lets a link carry packets beyond 64 KiB; kernels before 6.3 refuse some of it and lose nothing but speed.
     pub(super) async fn allow_big_tcp(&self, ifindex: u32) {
-        for size in [
+        let sizes = [
             LinkAttribute::GsoMaxSize(BIG_TCP),
             LinkAttribute::GroMaxSize(BIG_TCP),
             LinkAttribute::GsoIpv4MaxSize(BIG_TCP),
             LinkAttribute::GroIpv4MaxSize(BIG_TCP),
-        ] {
+        ];
+        let each = sizes.map(|size| {
             let mut set = device::indexed(ifindex);
             set.attributes.push(size);
-            if let Err(error) = self.change_link("allow packets beyond 64 KiB", set).await {
-                tracing::debug!(ifindex, %error, "kernel keeps its packet size");
-            }
+            (Mode::Change, RouteNetlinkMessage::NewLink(set))
+        });
+        if let Err(error) = self.socket.send_together("allow packets beyond 64 KiB", each.into()).await {
+            tracing::debug!(ifindex, %error, "kernel keeps its packet size");
         }
     }
 }
