@@ -171,3 +171,29 @@ fn bridge_sysctls(spec: &BridgeSpec) -> Vec<(String, String)> {
     }
     settings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::tests::in_new_netns;
+
+    #[test]
+    fn a_link_made_by_others_in_the_last_moment_loses_the_label_again() {
+        in_new_netns(async || {
+            let links = Links::open().await.expect("socket");
+            let ifname: IfName = "br0".parse().expect("valid");
+            let make = || {
+                let mut create = device::named(&ifname);
+                create.attributes.push(settings());
+                let mut mark = device::named(&ifname);
+                mark.attributes.push(LinkAttribute::IfAlias("netd:test:network:0".into()));
+                links.create_marked("create bridge br0", &ifname, create, mark)
+            };
+            make().await.expect("created");
+            assert!(links.link(&ifname).await.expect("answer").expect("present").alias.is_some());
+            let error = make().await.expect_err("there already");
+            assert!(matches!(error, Error::Foreign { .. }), "{error:?}");
+            assert_eq!(links.link(&ifname).await.expect("answer").expect("present").alias, None);
+        });
+    }
+}
