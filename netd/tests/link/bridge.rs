@@ -99,6 +99,8 @@ fn an_adopted_bridge_is_given_back_as_it_was() {
             3,
             "two and link-local"
         );
+        let forwarding = sysctl::read(links.netns(), "ipv4/conf/br-own/forwarding").await.expect("read");
+        assert_eq!(forwarding, "1", "or no route leads out of it");
         links.release_bridge(&name("br-own")).await.expect("released");
         let left = ip("-4 -o addr show dev br-own");
         assert!(left.contains("192.0.2.1/24") && !left.contains("10.89.0.1"), "{left}");
