@@ -71,6 +71,7 @@ fn flags(layout: &Layout, toolchain: &Toolchain) -> String {
     [
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        "-Ctarget-cpu=v3".to_owned(),
         format!("-Clinker={}", toolchain.linker.display()),
         // Whoever builds it wherever gets the same bytes.
         remap(layout.root(), "/netd"),
