@@ -130,13 +130,13 @@ pub fn default_gateway(pool: &Pool) -> Option<IpAddr> {
 /// Counts the addresses in use and those left.
 pub fn pool_status(pool: &Pool, used: &BTreeSet<IpAddr>) -> PoolStatus {
     let reserved = (Bounds::of(&pool.subnet), usable_bounds(&pool.subnet));
-    let held_back = reserved.0.len() - reserved.1.map_or(0, |usable| usable.len());
+    let held_back = reserved.0.len() - reserved.1.map_or(0, Bounds::len);
     let taken = |bounds: Option<Bounds>| bounds.map_or(0, |bounds| bounds.count(used, pool));
     let dynamic = dynamic_bounds(pool).map(|(first, last)| Bounds { first, last });
     let saturated = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
     PoolStatus {
         in_use: saturated(held_back + taken(reserved.1)),
-        dynamic_available: saturated(dynamic.map_or(0, |bounds| bounds.len()) - taken(dynamic)),
+        dynamic_available: saturated(dynamic.map_or(0, Bounds::len) - taken(dynamic)),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Docker's `-o` keys of a bridge network, parsed with Docker's words (Docker semantics B; moby `bridge_linux.go` `fromLabels`).
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use super::{BridgeOptions, GatewayMode, Id, IfName};
 
@@ -75,7 +78,11 @@ impl BridgeOptions {
             Self::NAME => self.ifname = value.parse().map_err(|_| refused("not an interface name"))?,
             Self::ENABLE_ICC => self.icc = parse_bool(value).map_err(|why| refused(&why))?,
             Self::ENABLE_IP_MASQUERADE => self.masquerade = parse_bool(value).map_err(|why| refused(&why))?,
-            Self::HOST_BINDING => self.host_binding = Some(value.parse().map_err(|_| refused("nil ip"))?),
+            Self::HOST_BINDING => {
+                // 0.0.0.0 is Docker's way to say "no preference": ports appear on `[::]` too.
+                let address: IpAddr = value.parse().map_err(|_| refused("nil ip"))?;
+                self.host_binding = Some(address).filter(|ip| *ip != Ipv4Addr::UNSPECIFIED);
+            }
             Self::MTU => self.mtu = parse_mtu(value).map_err(|why| why.into_option(key, value))?,
             "com.docker.network.bridge.gateway_mode_ipv4" => {
                 self.gateway_mode_ipv4 = parse_mode(value).map_err(|why| refused(&why))?;
@@ -228,6 +235,14 @@ mod tests {
         assert_eq!(options.gateway_mode_ipv6, GatewayMode::NatUnprotected);
         assert!(options.host_ipv4.is_some() && options.host_ipv6.is_some());
         assert_eq!(options.trusted_host_interfaces.len(), 2);
+    }
+
+    #[test]
+    fn a_wildcard_host_binding_is_no_preference() {
+        for (value, expected) in [("0.0.0.0", None), ("::", Some("::")), ("192.0.2.1", Some("192.0.2.1"))] {
+            let binding = parse(&[(BridgeOptions::HOST_BINDING, value)]).expect("valid").host_binding;
+            assert_eq!(binding.map(|ip| ip.to_string()).as_deref(), expected);
+        }
     }
 
     #[test]
