@@ -4,6 +4,7 @@
 
 pub mod controller;
 pub mod dataplane;
+pub mod ipam;
 pub mod link;
 pub mod model;
 pub mod netns;
