@@ -6,3 +6,4 @@ pub mod controller;
 pub mod dataplane;
 pub mod ipam;
 pub mod model;
+pub mod store;
