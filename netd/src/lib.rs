@@ -5,6 +5,8 @@
 pub mod config;
 pub mod controller;
 pub mod dataplane;
+pub mod etc_files;
 pub mod ipam;
 pub mod model;
 pub mod store;
+pub mod template;
