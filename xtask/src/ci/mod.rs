@@ -39,7 +39,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn format(layout: &Layout) -> Result<()> {
     let task = Task::start("format (cargo fmt --check)");
     for dir in [layout.root().to_path_buf(), layout.ebpf()] {
-        command::run_quietly(&task, build::cargo(layout).current_dir(dir).args(["fmt", "--all", "--check"]))?;
+        command::run_quietly(
+            &task,
+            build::cargo(layout).current_dir(dir).args(["fmt", "--all", "--check", "--", "-l"]),
+        )?;
     }
     task.done();
     Ok(())

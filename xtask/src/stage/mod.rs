@@ -28,6 +28,8 @@ use nix::{
 
 use crate::command;
 
+/// Name of directories and cgroups, before the process id of who made them.
+const PREFIX: &str = "netd-stage.";
 /// Tells the inner process its directory.
 const STAGE_DIR: &str = "NETD_XTASK_STAGE";
 
@@ -75,7 +77,8 @@ pub fn raise() -> Result<ExitCode> {
     if !command::is_root() {
         return again_as_root();
     }
-    let dir = PathBuf::from(format!("/tmp/netd-stage.{}", std::process::id()));
+    sweep(Path::new("/tmp"));
+    let dir = PathBuf::from(format!("/tmp/{PREFIX}{}", std::process::id()));
     fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
     let outcome = perform(&dir);
     // In the order in which they lie upon each other; what was never mounted is no reason to fail.
@@ -99,6 +102,7 @@ fn perform(dir: &Path) -> Result<ExitCode> {
         mount(Some(kind), &at, Some(kind), MsFlags::empty(), None::<&str>)
             .with_context(|| format!("mount a {kind} at {}", at.display()))?;
     }
+    sweep(&dir.join("cgroup"));
     fs::create_dir(cgroup(dir)).context("create a cgroup")?;
     watched().thread_block().context("block signals")?;
     let child = Command::new("/proc/self/exe")
@@ -107,6 +111,19 @@ fn perform(dir: &Path) -> Result<ExitCode> {
         .spawn()
         .context("start the inner process")?;
     wait(child)
+}
+
+/// Removes the empty directories of runs that were killed and could not.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner =
+            name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // One that is not empty is still in use.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
 }
 
 /// Waits for the inner process; a signal to this one ends it.
