@@ -57,8 +57,8 @@ const LAYERS: [Layers; 2] = [
         source: "netd/src",
         layers: &[
             &["model"],
-            &["ipam", "sysctl"],
-            &["netns", "store"],
+            &["ipam"],
+            &["netns", "sysctl", "store"],
             &["link", "dataplane"],
             &["controller"],
             &["api"],
@@ -69,14 +69,21 @@ const LAYERS: [Layers; 2] = [
     Layers {
         source: "netd-common/src",
         layers: &[
-            &["net", "family"],
-            &["wire", "env", "maps", "verdict"],
+            &["net"],
+            // A family's associated types are its map keys and wire formats.
+            &["family", "wire", "maps", "verdict", "env"],
             &["policy", "conntrack", "nat"],
             &["hook"],
             &["fake"],
             &["lib"],
         ],
     },
+];
+
+/// Arrows that run back for a reason.
+const EXCEPTIONS: [(&str, &str); 2] = [
+    ("env", "conntrack"),   // for `Opening`: what a full table is asked to make room for
+    ("ipam", "controller"), // for `Error`, `Code` and the request's types: the words that every surface shares
 ];
 
 /// Returns a line for every rule that a file below `root` breaks.
@@ -88,8 +95,10 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
             let text = fs::read_to_string(&file).with_context(|| format!("read {path}"))?;
             let code = code_of(&text);
             broken.extend(reserved(&path, &code));
-            broken.extend(foreign_crates(&path, &code));
-            broken.extend(layers(&path, &code));
+            // A test may look at everything; a module's tests end its file, or have a file of their own.
+            let product = code.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+            broken.extend(foreign_crates(&path, product));
+            broken.extend(layers(&path, product));
         }
     }
     Ok(broken)
@@ -124,9 +133,10 @@ fn layers(path: &str, code: &str) -> Vec<String> {
     let Some(own) = layer(module) else {
         return vec![format!("{path}: `{module}` is in no layer: give it one in xtask/src/ci/arrows.rs")];
     };
-    // A test may look at everything; tests of a module end its file, or have a file of their own.
-    let used = used_modules(code.split("#[cfg(test)]\nmod ").next().unwrap_or_default());
+    let mut used = used_modules(code);
+    used.dedup();
     let higher = used.into_iter().filter(|name| layer(name).is_some_and(|layer| layer > own));
+    let higher = higher.filter(|name| !EXCEPTIONS.contains(&(module, name)));
     higher.map(|name| format!("{path}: `{module}` must not use `{name}`, which stands above it")).collect()
 }
 
@@ -263,10 +273,6 @@ mod tests {
     fn no_arrow_runs_back() {
         assert_eq!(layers("netd/src/link/veth.rs", "use crate::controller::Error;").len(), 1);
         assert!(layers("netd/src/controller/mod.rs", "use crate::link::Links;").is_empty());
-        assert!(
-            layers("netd/src/link/veth.rs", "#[cfg(test)]\nmod tests { use crate::controller::X; }")
-                .is_empty()
-        );
         assert_eq!(layers("netd-common/src/wire/tcp.rs", "use crate::{hook, net::Port};").len(), 1);
     }
 

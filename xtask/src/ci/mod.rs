@@ -24,11 +24,14 @@ pub struct Args {
 /// Runs `cargo xtask ci`. The tests come last, so that the output ends in their summary.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
-    format(&layout)?;
     build::ebpf_object(&layout)?;
-    lints(&layout)?;
-    imports(&layout)?;
-    dependencies(&layout)?;
+    // All of them, so that one run shows everything there is to mend.
+    let failed: Vec<anyhow::Error> =
+        [format, imports, dependencies, lints].iter().filter_map(|check| check(&layout).err()).collect();
+    if !failed.is_empty() {
+        failed.iter().for_each(ui::error);
+        return Ok(ExitCode::FAILURE);
+    }
     if args.checks_only {
         return Ok(ExitCode::SUCCESS);
     }
