@@ -82,7 +82,7 @@ const LAYERS: [Layers; 2] = [
 
 /// Arrows that run back for a reason.
 const EXCEPTIONS: [(&str, &str); 2] = [
-    ("env", "conntrack"),   // for `Opening`: what a full table is asked to make room for
+    ("env", "conntrack"), // for `Opening`: the pair of entries that a flow table is asked to insert
     ("ipam", "controller"), // for `Error`, `Code` and the request's types: the words that every surface shares
 ];
 
