@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::{Capture, Lab, Packet, Sandbox};
+use crate::{Capture, Lab, Ns, Packet};
 
-/// A watch on a sandbox's interface, during which no packet may arrive that opens something.
+/// A watch on a victim's `eth0`, during which no packet may arrive that opens something.
 #[derive(Debug)]
 pub struct Silence(Capture);
 
 impl Silence {
     /// Watches from now on.
-    pub fn watch(victim: &Sandbox) -> Self {
-        Self(victim.capture())
+    pub fn watch(victim: &Ns) -> Self {
+        Self(Capture::start(victim, "eth0"))
     }
 
     /// Expects that no TCP segment, datagram or echo request has arrived.
@@ -36,7 +36,7 @@ fn disturbs(packet: &Packet) -> bool {
 /// Runs probes that must fail: nothing arrives at the victim, and one of these drop reasons is counted.
 ///
 /// Reasons are written as the specification lists them (`DIRECT_ACCESS`).
-pub fn denied(lab: &Lab, victim: &Sandbox, reasons: &[&str], probes: impl FnOnce()) {
+pub fn denied(lab: &Lab, victim: &Ns, reasons: &[&str], probes: impl FnOnce()) {
     let silence = Silence::watch(victim);
     let before = lab.drops();
     probes();

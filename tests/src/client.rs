@@ -13,8 +13,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sockopt_impl,
     sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, setsockopt, socket,
-        sockopt,
+        self, AddressFamily, SockFlag, SockType, SockaddrStorage, getsockopt, setsockopt, sockopt,
     },
 };
 
@@ -132,6 +131,14 @@ impl Ns {
         }
     }
 
+    /// Sends a datagram with this many bytes and expects them back, intact.
+    pub fn exchange_datagram(&self, to: SocketAddr, size: u16) {
+        let payload: Vec<u8> = (0..size).map(|n| n.to_be_bytes()[1] ^ n.to_be_bytes()[0]).collect();
+        let answer = self.run(|| exchange(to, None, PATIENCE, &payload));
+        let answer = answer.unwrap_or_else(|e| panic!("{}: {size} bytes to {to}: {e}", self.name()));
+        assert!(answer.ends_with(&payload), "{}: {size} bytes to {to} came back changed", self.name());
+    }
+
     /// Opens a connection that stays, and reads the server's first line.
     pub fn connect_stream(&self, to: SocketAddr) -> (Stream, Seen) {
         self.connect_stream_from(to, None)
@@ -140,7 +147,7 @@ impl Ns {
     /// As [`Self::connect_stream`], from this local address or port.
     pub fn connect_stream_from(&self, to: SocketAddr, from: Option<SocketAddr>) -> (Stream, Seen) {
         let mut stream = self
-            .run(|| tcp(to, from, PATIENCE))
+            .run(|| connect(to, from, PATIENCE))
             .unwrap_or_else(|e| panic!("{}: connect to {to}: {e}", self.name()));
         let line =
             read_line(&mut stream).unwrap_or_else(|e| panic!("{}: greeting of {to}: {e}", self.name()));
@@ -198,15 +205,15 @@ fn outcome(error: &io::Error) -> Outcome {
 }
 
 fn parse(line: &str) -> Seen {
-    let parsed = line
-        .trim()
+    let first = line.lines().next().unwrap_or_default();
+    let parsed = first
         .split_once(" sees ")
         .and_then(|(server, source)| Some(Seen { server: server.to_owned(), source: source.parse().ok()? }));
     parsed.unwrap_or_else(|| panic!("a server answered {line:?}"))
 }
 
 fn tcp_greeting(to: SocketAddr, from: Option<SocketAddr>, patience: Duration) -> io::Result<String> {
-    let mut stream = tcp(to, from, patience)?;
+    let mut stream = connect(to, from, patience)?;
     read_line(&mut stream)
 }
 
@@ -219,9 +226,10 @@ fn read_line(stream: &mut TcpStream) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&line).into_owned())
 }
 
-fn tcp(to: SocketAddr, from: Option<SocketAddr>, patience: Duration) -> io::Result<TcpStream> {
+/// Opens a connection in the calling thread's namespace, from this local address or port.
+pub fn connect(to: SocketAddr, from: Option<SocketAddr>, patience: Duration) -> io::Result<TcpStream> {
     let fd = opened(SockType::Stream, to, from)?;
-    match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
+    match socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
         Err(Errno::EINPROGRESS) => {
             let mut waiting = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
             let limit = PollTimeout::try_from(patience).map_err(|_| Errno::EINVAL)?;
@@ -245,24 +253,36 @@ fn tcp(to: SocketAddr, from: Option<SocketAddr>, patience: Duration) -> io::Resu
 }
 
 fn udp_answer(to: SocketAddr, from: Option<SocketAddr>, patience: Duration) -> io::Result<String> {
+    let answer = exchange(to, from, patience, b"who?")?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Sends a datagram and returns the answer that comes from the dialled address.
+fn exchange(
+    to: SocketAddr,
+    from: Option<SocketAddr>,
+    patience: Duration,
+    payload: &[u8],
+) -> io::Result<Vec<u8>> {
     let fd = opened(SockType::Datagram, to, from)?;
     // Connected: the kernel takes answers from the dialled address alone.
-    connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+    socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
     let socket = UdpSocket::from(fd);
     socket.set_nonblocking(false)?;
     socket.set_read_timeout(Some(patience))?;
-    socket.send(b"who?\n")?;
-    let mut answer = [0; 2048];
+    socket.send(payload)?;
+    let mut answer = vec![0; payload.len() + 128];
     let length = socket.recv(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    answer.truncate(length);
+    Ok(answer)
 }
 
 fn opened(kind: SockType, to: SocketAddr, from: Option<SocketAddr>) -> io::Result<OwnedFd> {
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    let fd = socket::socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     if let Some(from) = from {
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-        bind(fd.as_raw_fd(), &SockaddrStorage::from(from))?;
+        socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(from))?;
     }
     Ok(fd)
 }

@@ -142,11 +142,6 @@ impl Lab {
         self.watches.iter().for_each(|watch| watch.allow(subnet));
     }
 
-    /// Makes the present state of `H` what has to be there after the test; for tests that change `H` themselves, before the change by netd.
-    pub fn rebase(&mut self, before: Snapshot) {
-        self.before = Some(before);
-    }
-
     /// A `netd` command, not yet started, that will run on `H`.
     pub fn command(&self, args: &[&str]) -> Command {
         self.daemon.command(args)

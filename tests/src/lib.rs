@@ -27,7 +27,7 @@ mod topology;
 pub use capture::{Capture, Packet};
 pub use checks::{Silence, denied};
 pub use cli::Run;
-pub use client::{Outcome, PATIENCE, Proto, SILENCE, Seen, Stream, at};
+pub use client::{Outcome, PATIENCE, Proto, SILENCE, Seen, Stream, at, connect};
 pub use daemon::{Daemon, Dirs, binary};
 pub use frames::Frame;
 pub use lab::{Lab, Net, Options};

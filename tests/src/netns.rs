@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::Write as _,
+    net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     panic::resume_unwind,
     path::{Path, PathBuf},
@@ -50,7 +51,7 @@ impl Ns {
         for scope in ["all", "default"] {
             ns.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0");
         }
-        ns.ip("link set lo up");
+        ns.ip_batch("link set lo up");
         ns
     }
 
@@ -88,7 +89,7 @@ impl Ns {
     }
 
     /// Runs lines of `ip` commands in one batch.
-    pub fn ip(&self, batch: &str) {
+    pub fn ip_batch(&self, batch: &str) {
         let mut command = Command::new("ip");
         command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.spawn(&mut command);
@@ -129,12 +130,18 @@ impl Ns {
     pub fn link(&self, name: &str) -> Option<Link> {
         let links = self.ip_json(&["link", "show"]);
         let link = links.as_array()?.iter().find(|l| l["ifname"] == name)?;
-        let mut mac = [0; 6];
-        for (byte, text) in mac.iter_mut().zip(link["address"].as_str()?.split(':')) {
-            *byte = u8::from_str_radix(text, 16).ok()?;
-        }
+        let mac = parse_mac(link["address"].as_str()?)?;
         let number = |key: &str| link[key].as_u64().and_then(|n| u32::try_from(n).ok());
         Some(Link { index: number("ifindex")?, mac, mtu: number("mtu")? })
+    }
+
+    /// Returns the Ethernet address of a neighbour, where one is known.
+    pub fn neighbour(&self, ip: IpAddr) -> Option<[u8; 6]> {
+        let neighbours = self.ip_json(&["neigh", "show"]);
+        let ip = ip.to_string();
+        let entry =
+            neighbours.as_array()?.iter().find(|n| n["dst"] == ip.as_str() && n["lladdr"].is_string())?;
+        parse_mac(entry["lladdr"].as_str()?)
     }
 
     /// Returns the names of the interfaces, sorted.
@@ -163,10 +170,18 @@ impl Ns {
 
     /// Connects two namespaces by a veth pair with these interface names; both ends are up.
     pub fn connect(&self, ifname: &str, peer: &Self, peer_ifname: &str) {
-        self.ip(&format!("link add {ifname} type veth peer name {peer_ifname} netns {}", peer.proc_path()));
-        self.ip(&format!("link set {ifname} up"));
-        peer.ip(&format!("link set {peer_ifname} up"));
+        self.ip_batch(&format!("link add {ifname} type veth peer name {peer_ifname} netns {}", peer.proc_path()));
+        self.ip_batch(&format!("link set {ifname} up"));
+        peer.ip_batch(&format!("link set {peer_ifname} up"));
     }
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    for (byte, digits) in mac.iter_mut().zip(text.split(':')) {
+        *byte = u8::from_str_radix(digits, 16).ok()?;
+    }
+    Some(mac)
 }
 
 impl NsPath {

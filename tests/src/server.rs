@@ -14,7 +14,7 @@ use nix::{
 
 use crate::{Ns, Proto};
 
-/// A server for TCP and UDP; after its first line it echoes what a TCP client sends. It stops on drop.
+/// A server for TCP and UDP that echoes after its first line: a stream what follows, a datagram within its answer. It stops on drop.
 #[derive(Debug)]
 pub struct Server {
     stop: Option<OwnedFd>,
@@ -116,8 +116,9 @@ impl Peer {
     fn answer_datagrams(&self) {
         let mut buffer = [0; 16_384];
         for socket in &self.datagrams {
-            while let Ok((_, source)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(self.sees(source).as_bytes(), source);
+            while let Ok((length, source)) = socket.recv_from(&mut buffer) {
+                let answer = [self.sees(source).as_bytes(), &buffer[..length]].concat();
+                let _ = socket.send_to(&answer, source);
             }
         }
     }

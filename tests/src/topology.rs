@@ -88,16 +88,16 @@ impl Topology {
         h.connect("eth0", &r, "eth0");
         h.connect("eth1", &r2, "eth0");
         for (ns, dev, host) in [(&r, "eth0", R), (&h, "eth0", H), (&h, "eth1", H1), (&r2, "eth0", R2)] {
-            ns.ip(&format!("addr add {}/24 dev {dev}\naddr add {}/64 dev {dev} nodad", host.v4, host.v6));
+            ns.ip_batch(&format!("addr add {}/24 dev {dev}\naddr add {}/64 dev {dev} nodad", host.v4, host.v6));
         }
         for (remote, via, far4, far6) in
             [(&r, H, "10.0.1.0/24", "fd00:b::/64"), (&r2, H1, "10.0.0.0/24", "fd00:a::/64")]
         {
             for subnet in ["172.16.0.0/12", "192.168.0.0/16", far4] {
-                remote.ip(&format!("route add {subnet} via {}", via.v4));
+                remote.ip_batch(&format!("route add {subnet} via {}", via.v4));
             }
             for subnet in ["fd00:c::/32", far6] {
-                remote.ip(&format!("route add {subnet} via {}", via.v6));
+                remote.ip_batch(&format!("route add {subnet} via {}", via.v6));
             }
         }
         for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {

@@ -29,9 +29,9 @@ fn closed_ports_refuse_and_silence_is_a_timeout() {
             assert_eq!(lab.r.probe(proto, at(H.ip(family), 80)), Outcome::Refused, "{family:?} {proto:?}");
         }
     }
-    lab.h.ip("route add blackhole 192.0.2.0/24");
+    lab.h.ip_batch("route add blackhole 192.0.2.0/24");
     let dark = std::net::IpAddr::from([192, 0, 2, 1]);
-    lab.r.ip(&format!("route add 192.0.2.0/24 via {}", H.v4));
+    lab.r.ip_batch(&format!("route add 192.0.2.0/24 via {}", H.v4));
     assert_eq!(lab.r.probe(Proto::Tcp, at(dark, 80)), Outcome::Timeout);
     assert_eq!(lab.r.probe_ping(dark), Outcome::Timeout);
     let nowhere = std::net::IpAddr::from([198, 51, 100, 1]);
@@ -90,13 +90,13 @@ fn snapshots_differ_exactly_by_what_changed() {
     let lab = Topology::new();
     let before = Snapshot::of(&lab.h);
     before.assert_unchanged(&Snapshot::of(&lab.h), "nothing");
-    lab.h.ip("link add br0 type bridge\naddr add 172.20.0.1/24 dev br0\nlink set br0 alias netd:x");
+    lab.h.ip_batch("link add br0 type bridge\naddr add 172.20.0.1/24 dev br0\nlink set br0 alias netd:x");
     lab.h.sysctl("net/ipv4/ip_local_reserved_ports", "10000-10010");
     let diff = before.diff(&Snapshot::of(&lab.h));
     for part in ["ifalias=netd:x", "172.20.0.1", "ip_local_reserved_ports = 10000-10010"] {
         assert!(diff.iter().any(|line| line.starts_with('+') && line.contains(part)), "{part}: {diff:#?}");
     }
-    lab.h.ip("link del br0");
+    lab.h.ip_batch("link del br0");
     lab.h.sysctl("net/ipv4/ip_local_reserved_ports", "\n");
     before.assert_unchanged(&Snapshot::of(&lab.h), "a change and its undoing");
 }
