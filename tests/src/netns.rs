@@ -170,7 +170,10 @@ impl Ns {
 
     /// Connects two namespaces by a veth pair with these interface names; both ends are up.
     pub fn connect(&self, ifname: &str, peer: &Self, peer_ifname: &str) {
-        self.ip_batch(&format!("link add {ifname} type veth peer name {peer_ifname} netns {}", peer.proc_path()));
+        self.ip_batch(&format!(
+            "link add {ifname} type veth peer name {peer_ifname} netns {}",
+            peer.proc_path()
+        ));
         self.ip_batch(&format!("link set {ifname} up"));
         peer.ip_batch(&format!("link set {peer_ifname} up"));
     }

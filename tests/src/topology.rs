@@ -88,7 +88,10 @@ impl Topology {
         h.connect("eth0", &r, "eth0");
         h.connect("eth1", &r2, "eth0");
         for (ns, dev, host) in [(&r, "eth0", R), (&h, "eth0", H), (&h, "eth1", H1), (&r2, "eth0", R2)] {
-            ns.ip_batch(&format!("addr add {}/24 dev {dev}\naddr add {}/64 dev {dev} nodad", host.v4, host.v6));
+            ns.ip_batch(&format!(
+                "addr add {}/24 dev {dev}\naddr add {}/64 dev {dev} nodad",
+                host.v4, host.v6
+            ));
         }
         for (remote, via, far4, far6) in
             [(&r, H, "10.0.1.0/24", "fd00:b::/64"), (&r2, H1, "10.0.0.0/24", "fd00:a::/64")]
