@@ -4,4 +4,8 @@
 
 pub mod controller;
 pub mod dataplane;
+pub mod ipam;
+pub mod link;
 pub mod model;
+pub mod netns;
+pub mod sysctl;
