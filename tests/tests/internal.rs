@@ -2,14 +2,15 @@
 
 use netd_tests::{Family, H, Lab, Net, Outcome, Proto, R, Sandbox, Server, at, denied};
 
+/// Dropped in this order: what is in namespaces before the lab.
 struct World {
-    lab: Lab,
-    net: Net,
-    b: Net,
     i1: Sandbox,
     i2: Sandbox,
     a1: Sandbox,
     b1: Sandbox,
+    net: Net,
+    b: Net,
+    lab: Lab,
 }
 
 /// i1 and i2 on an internal network, a1 (published as 8080) and b1 (as 9090) on usual ones.
@@ -82,7 +83,7 @@ fn t54_a_route_by_hand_does_not_lead_out_of_an_internal_network() {
             w.a1.reach(proto, at(R.ip(family), 80));
         }
         denied(&w.lab, &w.lab.r, &["INTERNAL"], || {
-            assert_eq!(w.i1.probe_ping(R.ip(family)), Outcome::Timeout)
+            assert_eq!(w.i1.probe_ping(R.ip(family)), Outcome::Timeout);
         });
     }
 }

@@ -2,13 +2,14 @@
 
 use netd_tests::{Family, H, Lab, Net, Outcome, Proto, Sandbox, at};
 
+/// Dropped in this order: what is in namespaces before the lab.
 struct World {
-    lab: Lab,
-    a: Net,
-    b: Net,
     a1: Sandbox,
     a2: Sandbox,
     b1: Sandbox,
+    a: Net,
+    b: Net,
+    lab: Lab,
 }
 
 /// a1 is published as 8080, b1 of another network as 9090; the sandboxes go before the lab.

@@ -1,6 +1,6 @@
 //! Rung: namespaces, dataplane §12 cases 27, 28 and rows T73, T74. Publishing and unpublishing while traffic runs.
 
-use netd_tests::{Family, H, Lab, Net, Outcome, PATIENCE, Proto, R, SILENCE, Sandbox, at};
+use netd_tests::{Family, H, Lab, Net, Outcome, PATIENCE, Proto, R, SILENCE, Sandbox, Stream, at};
 
 fn lab_with_a1(publish: &[&str]) -> (Lab, Net, Sandbox) {
     let lab = Lab::new();
@@ -44,6 +44,12 @@ fn a_port_is_published_and_unpublished_while_the_sandbox_runs() {
     }
 }
 
+fn echo_all(streams: &mut [(&str, Stream)], when: &str) {
+    for (client, stream) in streams {
+        stream.echo(when.as_bytes()).unwrap_or_else(|e| panic!("the stream of {client}, {when}: {e}"));
+    }
+}
+
 #[test]
 fn case28_unpublish_refuses_new_connections_and_lets_established_ones_go_on() {
     let (lab, net, a1) = lab_with_a1(&["-p", "8080:80"]);
@@ -51,13 +57,13 @@ fn case28_unpublish_refuses_new_connections_and_lets_established_ones_go_on() {
     for family in Family::BOTH {
         let to = at(H.ip(family), 8080);
         let mut streams = [&lab.r, &*a2, &lab.h].map(|client| (client.name(), client.connect_stream(to).0));
-        streams.iter_mut().for_each(|(name, stream)| stream.echo(b"before").expect(name));
+        echo_all(&mut streams, "before");
         lab.netd(&["unpublish", "a1", "8080:80"]).ok();
-        streams.iter_mut().for_each(|(name, stream)| stream.echo(b"after").expect(name));
+        echo_all(&mut streams, "after");
         for client in [&lab.r, &*a2, &lab.h] {
             assert_eq!(client.probe(Proto::Tcp, to), Outcome::Refused, "{} {family:?}", client.name());
         }
-        streams.iter_mut().for_each(|(name, stream)| stream.echo(b"and later").expect(name));
+        echo_all(&mut streams, "and later");
         lab.netd(&["publish", "a1", "8080:80"]).ok();
     }
     drop(a1);

@@ -8,11 +8,12 @@ use std::{
 use etherparse::ArpOperation;
 use netd_tests::{Capture, Family, Frame, H, Lab, Net, Proto, R, Sandbox, at, denied};
 
+/// Dropped in this order: what is in namespaces before the lab.
 struct World {
-    lab: Lab,
-    net: Net,
     a1: Sandbox,
     a2: Sandbox,
+    net: Net,
+    lab: Lab,
 }
 
 fn world() -> World {
@@ -23,21 +24,21 @@ fn world() -> World {
 }
 
 impl World {
-    fn mac(&self, sandbox: &Sandbox) -> [u8; 6] {
-        sandbox.link("eth0").unwrap_or_else(|| panic!("eth0 of {}", sandbox.name())).mac
-    }
-
     /// A frame of a1 to the gateway.
     fn to_gateway(&self) -> Frame {
         let gateway = self.net.gateway(Family::V4);
         self.a1.ping(gateway);
-        Frame { src: self.mac(&self.a1), dst: self.a1.neighbour(gateway).expect("the gateway answered") }
+        Frame { src: mac(&self.a1), dst: self.a1.neighbour(gateway).expect("the gateway answered") }
     }
 
     /// A frame of a1 to a2.
     fn to_neighbour(&self) -> Frame {
-        Frame { src: self.mac(&self.a1), dst: self.mac(&self.a2) }
+        Frame { src: mac(&self.a1), dst: mac(&self.a2) }
     }
+}
+
+fn mac(sandbox: &Sandbox) -> [u8; 6] {
+    sandbox.link("eth0").unwrap_or_else(|| panic!("eth0 of {}", sandbox.name())).mac
 }
 
 /// Addresses that are not a1's: strangers, the neighbour, the gateway, the host, loopback, groups.
@@ -60,7 +61,7 @@ fn t69_a_foreign_source_never_leaves_the_sandbox() {
         let to = at(R.ip(family), 9);
         for source in foreign(&w, family) {
             denied(&w.lab, &w.lab.r, &["SPOOF_IP"], || {
-                wire.send(&frame.udp(at(source, 5000), to, b"spoofed"))
+                wire.send(&frame.udp(at(source, 5000), to, b"spoofed"));
             });
         }
         remote.take();
@@ -91,7 +92,7 @@ fn a_foreign_ethernet_source_is_dropped_and_teaches_the_bridge_nothing() {
     let w = world();
     let (wire, victim) = (w.a1.capture(), w.a2.capture());
     let honest = w.to_neighbour();
-    let spoofed = Frame { src: w.mac(&w.a2), ..honest };
+    let spoofed = Frame { src: mac(&w.a2), ..honest };
     for family in Family::BOTH {
         let (from, to) = (at(w.a1.ip(family), 5000), at(w.a2.ip(family), 9));
         denied(&w.lab, &w.a2, &["SPOOF_MAC"], || wire.send(&spoofed.udp(from, to, b"spoofed")));
@@ -121,7 +122,9 @@ fn arp_for_another_address_is_dropped_and_neighbours_keep_what_they_know() {
     ];
     victim.take();
     let before = w.lab.drops();
-    poison.iter().for_each(|bytes| wire.send(bytes));
+    for bytes in &poison {
+        wire.send(bytes);
+    }
     // A request for an own address, and a probe with sender 0 (RFC 5227), pass; they mark the end.
     wire.send(&everyone.arp(ArpOperation::REQUEST, Ipv4Addr::UNSPECIFIED, own));
     wire.send(&everyone.arp(ArpOperation::REQUEST, own, target));
