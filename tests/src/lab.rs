@@ -52,7 +52,12 @@ impl Lab {
 
     /// Builds a lab that differs.
     pub fn with(options: &Options) -> Self {
-        let Topology { r, h, r2 } = Topology::new();
+        Self::on(Topology::new(), options)
+    }
+
+    /// Starts a daemon on the `H` of a topology that the test has made or extended.
+    pub fn on(topology: Topology, options: &Options) -> Self {
+        let Topology { r, h, r2 } = topology;
         if !options.forwarding {
             h.sysctl("net/ipv4/ip_forward", "0");
             h.sysctl("net/ipv6/conf/all/forwarding", "0");

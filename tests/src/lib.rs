@@ -17,6 +17,7 @@ mod frames;
 mod lab;
 mod leak;
 mod netns;
+mod offload;
 mod ping;
 mod process;
 mod sandbox;
