@@ -61,3 +61,21 @@ impl Links {
         &self.netns
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+
+    /// Runs a test on a thread with a namespace of its own, which ends with the thread.
+    pub fn in_new_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+        let run = move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(test());
+        };
+        if let Err(panic) = std::thread::spawn(run).join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

@@ -169,10 +169,70 @@ fn meaning(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Changes {
         NetlinkPayload::InnerMessage(NewLink(_) | DelLink(_)) => news.links = true,
         NetlinkPayload::InnerMessage(NewAddress(_) | DelAddress(_)) => news.addresses = true,
         NetlinkPayload::InnerMessage(NewRoute(_) | DelRoute(_) | NewRule(_) | DelRule(_)) => {
-            news.routes = true
+            news.routes = true;
         }
         NetlinkPayload::Overrun(_) => news.lost = true,
         _ => {}
     }
     news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::{BridgeSpec, Links, label, tests::in_new_netns};
+
+    fn bridge(number: u16) -> BridgeSpec {
+        BridgeSpec {
+            ifname: format!("br{number}").parse().expect("valid"),
+            label: label("test", "network", "0"),
+            mac: crate::model::Mac([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            addresses: vec!["10.0.0.1/24".parse().expect("valid")],
+            forwarding: false,
+            ipv6: false,
+        }
+    }
+
+    #[test]
+    fn each_kind_of_change_is_reported() {
+        in_new_netns(async || {
+            let links = Links::open().await.expect("socket");
+            let mut watcher = Watcher::open(links.netns()).await.expect("watcher");
+            let ifindex = links.ensure_bridge(&bridge(0)).await.expect("bridge");
+            let mut seen = Changes::default();
+            while !(seen.links && seen.addresses && seen.routes) {
+                let changes = watcher.changed().await;
+                assert!(!changes.lost, "{changes:?}");
+                seen.links |= changes.links;
+                seen.addresses |= changes.addresses;
+                seen.routes |= changes.routes;
+            }
+            links.remove_address(ifindex, "10.0.0.1/24".parse().expect("valid")).await.expect("removed");
+            while !watcher.changed().await.addresses {}
+        });
+    }
+
+    #[test]
+    fn a_storm_that_the_kernel_could_not_keep_is_reported_as_lost() {
+        in_new_netns(async || {
+            let own = Netns::current().expect("own");
+            let mut watcher = Watcher::with_buffer(&own, 1).await.expect("watcher");
+            // On another runtime, so that nothing is received meanwhile.
+            let storm = async || {
+                let links = Links::open().await.expect("socket");
+                for number in 0..20 {
+                    links.ensure_bridge(&bridge(number)).await.expect("bridge");
+                }
+            };
+            std::thread::spawn(move || {
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+                runtime.block_on(storm());
+            })
+            .join()
+            .expect("storm");
+            while !watcher.changed().await.lost {}
+        });
+    }
 }
