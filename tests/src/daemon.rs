@@ -50,12 +50,16 @@ pub fn binary() -> &'static Path {
             Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace above the package");
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "--package", "netd", "--bin", "netd"]).current_dir(workspace);
+        let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+        if profile == "release" {
+            build.arg("--release"); // benchmarks
+        }
         let built = build.status().expect("start cargo");
         assert!(built.success(), "build netd (set NETD_BIN to use another binary)");
         // The tests' own executables are in TARGET/PROFILE/deps.
         let target =
             std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.parent()?.to_owned()));
-        target.expect("the target directory").join("debug/netd")
+        target.expect("the target directory").join(profile).join("netd")
     })
 }
 
