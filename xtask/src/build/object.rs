@@ -29,23 +29,32 @@ pub fn rebuild(layout: &Layout) -> Result<()> {
         }
         return Ok(());
     }
-    let mut toolchains = Toolchain::detect(layout);
-    if toolchains.is_empty() {
-        tools::install(layout)?;
-        toolchains = Toolchain::detect(layout);
+    let toolchains = Toolchain::detect(layout);
+    if let Some(outcome) = first_that_links(layout, &toolchains) {
+        return outcome;
     }
-    let mut failure = None;
-    for toolchain in &toolchains {
+    tools::install(layout, !toolchains.is_empty())?;
+    first_that_links(layout, &Toolchain::detect(layout)).unwrap_or_else(|| {
+        bail!("{}", tools::instructions("what was just installed cannot compile eBPF programs"))
+    })
+}
+
+/// Compiles with each toolchain in turn, until one does not fail in the linker: a linker whose LLVM is older than the
+/// compiler's cannot read its bitcode, and the next compiler may suit it.
+fn first_that_links(layout: &Layout, toolchains: &[Toolchain]) -> Option<Result<()>> {
+    for toolchain in toolchains {
         match compile(layout, toolchain) {
-            // A linker whose LLVM is older than the compiler's cannot read its bitcode: the next compiler may suit it.
             Err(error) if format!("{error:#}").contains("error: linking with") => {
-                ui::note(&format!("{} cannot read what {toolchain} writes", toolchain.linker.display()));
-                failure = Some(error);
+                ui::note(&format!("{} cannot link what {toolchain} writes", toolchain.linker.display()));
             }
-            outcome => return outcome,
+            Ok(()) => {
+                toolchain.remember(layout);
+                return Some(Ok(()));
+            }
+            failed => return Some(failed),
         }
     }
-    Err(failure.unwrap_or_else(|| anyhow::anyhow!(tools::instructions("no compiler for eBPF was found"))))
+    None
 }
 
 fn compile(layout: &Layout, toolchain: &Toolchain) -> Result<()> {
