@@ -39,12 +39,11 @@ pub fn rebuild(layout: &Layout) -> Result<()> {
     })
 }
 
-/// Compiles with each toolchain in turn, until one does not fail in the linker: a linker whose LLVM is older than the
-/// compiler's cannot read its bitcode, and the next compiler may suit it.
+/// Compiles with each toolchain in turn, until one has a linker that can read its bitcode.
 fn first_that_links(layout: &Layout, toolchains: &[Toolchain]) -> Option<Result<()>> {
     for toolchain in toolchains {
         match compile(layout, toolchain) {
-            Err(error) if format!("{error:#}").contains("error: linking with") => {
+            Err(error) if is_linkers_fault(&format!("{error:#}")) => {
                 ui::note(&format!("{} cannot link what {toolchain} writes", toolchain.linker.display()));
             }
             Ok(()) => {
@@ -55,6 +54,12 @@ fn first_that_links(layout: &Layout, toolchains: &[Toolchain]) -> Option<Result<
         }
     }
     None
+}
+
+/// Whether the linker failed before it came to the programs: its LLVM is older than the compiler's, or is gone. Errors
+/// in the programs come later, from code generation.
+fn is_linkers_fault(output: &str) -> bool {
+    output.contains("failure linking module") || output.contains("error while loading shared libraries")
 }
 
 fn compile(layout: &Layout, toolchain: &Toolchain) -> Result<()> {
