@@ -1,9 +1,14 @@
 //! The one writer: a task that owns all state and applies every change, one at a time.
 
 mod error;
+mod handle;
 mod request;
+mod world;
 
 pub use error::{Code, Error};
+pub use handle::{Handle, NetworkSelector};
 pub use request::{
-    Attachment, CreateNetwork, CreateSandbox, Event, NetnsRequest, PoolRequest, SandboxRemoved, Status,
+    Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, NetnsRequest, PoolRequest, SandboxRemoved,
+    Status,
 };
+pub use world::World;
