@@ -2,9 +2,11 @@
 //!
 //! `cli` → `api` → `controller` (one writer) → `model`, `ipam`, plan → `link`, `netns`, `dataplane`, `store`.
 
-pub mod config;
 pub mod controller;
 pub mod dataplane;
 pub mod ipam;
+pub mod link;
 pub mod model;
+pub mod netns;
 pub mod store;
+pub mod sysctl;

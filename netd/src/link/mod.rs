@@ -1,0 +1,81 @@
+//! Bridges, veth pairs, addresses, routes and neighbours: the only user of rtnetlink.
+//!
+//! Everything is idempotent. Making what exists is success when it carries the same label (it is then made equal), and
+//! `Error::Foreign` when it does not; deleting what is gone is success.
+
+mod address;
+mod bridge;
+mod device;
+mod error;
+mod inside;
+mod label;
+mod port;
+mod route;
+mod snapshot;
+mod socket;
+mod veth;
+mod watch;
+
+use std::sync::Arc;
+
+pub use address::{HostAddress, Scope};
+pub use bridge::BridgeSpec;
+pub use device::HostLink;
+pub use error::Error;
+pub use inside::InsideSpec;
+pub use label::{Label, MAX_LABEL, label, parse_label};
+
+pub use port::PortFlags;
+pub use route::{HostRoute, MAIN};
+pub use snapshot::{HostSnapshot, Uplink, local_addresses, uplinks};
+use socket::{Mode, Socket};
+pub use veth::{MAX_IFINDEX, VethSpec};
+pub use watch::{Changes, Watcher};
+
+use crate::netns::Netns;
+
+/// Marks addresses and routes as netd's (`IFA_PROTO`, `rtm_protocol`); not in `/etc/iproute2/rt_protos`.
+pub const PROTOCOL: u8 = 110;
+
+/// The kernel objects of one network namespace.
+#[derive(Clone)]
+pub struct Links {
+    socket: Arc<Socket>,
+    netns: Netns,
+}
+
+impl Links {
+    /// Opens the calling thread's namespace.
+    pub async fn open() -> Result<Self, Error> {
+        Self::open_in(&Netns::current()?).await
+    }
+
+    /// Opens another namespace, such as a sandbox's.
+    pub async fn open_in(netns: &Netns) -> Result<Self, Error> {
+        let socket = Socket::open(netns).await?;
+        Ok(Self { socket: Arc::new(socket), netns: netns.clone() })
+    }
+
+    /// Returns the namespace.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+
+    /// Runs a test on a thread with a namespace of its own, which ends with the thread.
+    pub fn in_new_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+        let run = move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(test());
+        };
+        if let Err(panic) = std::thread::spawn(run).join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
