@@ -5,9 +5,11 @@
 pub mod config;
 pub mod controller;
 pub mod dataplane;
+pub mod etc_files;
 pub mod ipam;
 pub mod link;
 pub mod model;
 pub mod netns;
 pub mod store;
 pub mod sysctl;
+pub mod template;

@@ -203,6 +203,7 @@ impl<M: Machine> Controller<M> {
 
     /// Goes from the present world to the next: intent, steps, commit. A failed change has changed nothing.
     pub(super) async fn change(&mut self, next: World, intent: &Intent) -> Result<(), Error> {
+        self.renderer.refresh();
         let steps = plan::diff(&self.world, &next, &self.renderer);
         self.store.journal_begin(intent)?;
         let mut result = apply::run(&mut self.machine, &steps).await;
