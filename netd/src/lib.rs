@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod controller;
+pub mod daemon;
 pub mod dataplane;
 pub mod etc_files;
 pub mod ipam;

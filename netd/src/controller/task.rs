@@ -9,7 +9,7 @@ use super::{
     Code, CreateNetwork, Error, Event, Handle, World,
     apply::{self, Machine, PortFacts},
     files::Renderer,
-    handle::Command,
+    handle::{Command, Commands},
     host::HostView,
     plan,
     publish::HostPorts,
@@ -74,7 +74,7 @@ impl<M: Machine> Controller<M> {
         store: Store,
         settings: Settings,
         renderer: Renderer,
-    ) -> (Self, Handle, mpsc::Receiver<Command>) {
+    ) -> (Self, Handle, Commands) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let world = Arc::new(World::default());
         let (view, seen) = watch::channel(Arc::clone(&world));
@@ -92,13 +92,13 @@ impl<M: Machine> Controller<M> {
             view,
             events,
         };
-        (controller, handle, commands)
+        (controller, handle, Commands(commands))
     }
 
     /// Serves commands until the queue closes, `stop` fires, or everything was taken down. An operation in flight is finished.
     pub async fn run(
         mut self,
-        mut commands: mpsc::Receiver<Command>,
+        Commands(mut commands): Commands,
         mut host: impl HostChanges,
         mut stop: watch::Receiver<bool>,
     ) -> (Self, End) {
@@ -133,6 +133,11 @@ impl<M: Machine> Controller<M> {
                 self.recover(&*panic).await;
             }
         }
+    }
+
+    /// Returns the stored state, when the controller is done with it.
+    pub fn into_store(self) -> Store {
+        self.store
     }
 
     async fn recover(&mut self, panic: &(dyn Any + Send)) {
