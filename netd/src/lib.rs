@@ -4,4 +4,5 @@
 
 pub mod controller;
 pub mod dataplane;
+pub mod ipam;
 pub mod model;

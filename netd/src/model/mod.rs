@@ -2,10 +2,16 @@
 //!
 //! Everything here was parsed once at an edge (CLI, API, state file) and is valid from then on. Nothing here touches the kernel.
 
+mod bridge_options;
 mod names;
 mod network;
+mod port_text;
+mod publish_spec;
 mod sandbox;
 
+pub use bridge_options::{InvalidOption, parse_bool};
 pub use names::{Id, IfName, InvalidName, Name};
 pub use network::{BridgeOptions, Driver, GatewayMode, Ipam, Network, Pool};
+pub use port_text::{port_lines, ports_column, public_addresses};
+pub use publish_spec::{InvalidPorts, PublishPort, parse_expose};
 pub use sandbox::{Binding, DnsConfig, Endpoint, Mac, Netns, Protocol, PublishSpec, Sandbox, SandboxMode};

@@ -113,6 +113,9 @@ pub struct BridgeOptions {
     pub trusted_host_interfaces: Vec<IfName>,
     /// Prefix of interface names inside sandboxes (`container_iface_prefix`).
     pub iface_prefix: String,
+    /// Whether the bridge goes without its IPv4 address (`inhibit_ipv4`); endpoints are still told the gateway.
+    #[serde(default)]
+    pub inhibit_ipv4: bool,
 }
 
 impl Network {
