@@ -5,4 +5,7 @@
 pub mod controller;
 pub mod dataplane;
 pub mod ipam;
+pub mod link;
 pub mod model;
+pub mod netns;
+pub mod sysctl;

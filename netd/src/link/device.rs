@@ -1,0 +1,168 @@
+//! Links in general: what the kernel says about one, and the steps that every kind shares.
+
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+};
+
+use super::{Error, Links, Mode, error::gone_is_success};
+use crate::model::{IfName, Mac};
+
+/// What the kernel says about a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct HostLink {
+    /// Its index, unique in its namespace.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// `bridge`, `veth`, `vlan`, ...; None: a device of hardware, or loopback.
+    pub kind: Option<String>,
+    /// Its alias, which is netd's label on netd's own.
+    pub alias: Option<String>,
+    /// Index of the bridge, bond or VRF it is a port of.
+    pub master: Option<u32>,
+    /// Index of the veth peer, or of the device below.
+    pub lower: Option<u32>,
+    /// In bytes.
+    pub mtu: u32,
+    /// Its Ethernet address.
+    pub mac: Option<Mac>,
+    /// Whether it is switched on.
+    pub up: bool,
+    /// Whether it also has a carrier.
+    pub running: bool,
+    /// Whether its frames have Ethernet headers.
+    pub ethernet: bool,
+    /// Whether it is `lo`.
+    pub loopback: bool,
+}
+
+impl HostLink {
+    pub(super) fn parse(message: &LinkMessage) -> Self {
+        let mut link = Self {
+            ifindex: message.header.index,
+            name: String::new(),
+            kind: None,
+            alias: None,
+            master: None,
+            lower: None,
+            mtu: 0,
+            mac: None,
+            up: message.header.flags.contains(LinkFlags::Up),
+            running: message.header.flags.contains(LinkFlags::Running),
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+                LinkAttribute::Controller(master) => link.master = (*master != 0).then_some(*master),
+                LinkAttribute::Link(lower) => link.lower = Some(*lower),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+
+    /// Says whose it is, for messages: its kind and label.
+    pub(super) fn owner(&self) -> String {
+        let kind = self.kind.as_deref().unwrap_or("device");
+        self.alias.as_ref().map_or_else(|| kind.to_owned(), |alias| format!("{kind}, alias {alias:?}"))
+    }
+
+    /// Fails unless the link is of this kind and carries this label.
+    pub(super) fn check_owner(&self, kind: &InfoKind, label: &str) -> Result<(), Error> {
+        if self.kind.as_deref() == Some(kind.to_string().as_str()) && self.alias.as_deref() == Some(label) {
+            return Ok(());
+        }
+        Err(Error::Foreign { name: self.name.clone(), owner: self.owner() })
+    }
+}
+
+/// Begins a message about the link of this name.
+pub(super) fn named(ifname: &IfName) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(ifname.to_string()));
+    message
+}
+
+/// Begins a message about the link of this index.
+pub(super) fn indexed(ifindex: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    message
+}
+
+impl Links {
+    /// Returns the link of this name, if there is one.
+    pub async fn link(&self, ifname: &IfName) -> Result<Option<HostLink>, Error> {
+        self.get_link(&format!("read {ifname}"), named(ifname)).await
+    }
+
+    /// Returns the link of this index, if there is one.
+    pub async fn link_by_index(&self, ifindex: u32) -> Result<Option<HostLink>, Error> {
+        self.get_link(&format!("read interface {ifindex}"), indexed(ifindex)).await
+    }
+
+    async fn get_link(&self, doing: &str, message: LinkMessage) -> Result<Option<HostLink>, Error> {
+        match self.socket.get(doing, RouteNetlinkMessage::GetLink(message)).await {
+            Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(Some(HostLink::parse(&message))),
+            Ok(_) => Ok(None),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn existing(&self, doing: &str, ifname: &IfName) -> Result<HostLink, Error> {
+        self.link(ifname).await?.ok_or_else(|| Error::no_such_link(doing))
+    }
+
+    /// Reads every link, undisturbed.
+    pub async fn links(&self) -> Result<Vec<HostLink>, Error> {
+        let messages =
+            self.socket.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
+        Ok(messages
+            .iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewLink(link) => Some(HostLink::parse(link)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    pub(super) async fn change_link(&self, doing: &str, message: LinkMessage) -> Result<(), Error> {
+        // NEWLINK without CREATE, as `ip link set`: SETLINK would ignore the settings of a bridge or its port.
+        self.socket.send(doing, Mode::Change, RouteNetlinkMessage::NewLink(message)).await
+    }
+
+    /// Deletes a link and, of a veth pair, its peer. What is gone is success.
+    pub async fn delete_link(&self, ifname: &IfName) -> Result<(), Error> {
+        let message = RouteNetlinkMessage::DelLink(named(ifname));
+        gone_is_success(self.socket.send(&format!("delete {ifname}"), Mode::Change, message).await)
+    }
+
+    /// Switches a link on.
+    pub async fn set_up(&self, ifname: &IfName) -> Result<(), Error> {
+        let mut message = named(ifname);
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.change_link(&format!("set {ifname} up"), message).await
+    }
+
+    /// Switches a link off.
+    pub async fn set_down(&self, ifname: &IfName) -> Result<(), Error> {
+        let mut message = named(ifname);
+        message.header.change_mask = LinkFlags::Up;
+        self.change_link(&format!("set {ifname} down"), message).await
+    }
+}

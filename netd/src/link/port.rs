@@ -1,0 +1,113 @@
+//! Ports of a bridge: their flags, and the permanent entries that spare endpoints from being learned or asked for.
+
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    link::{InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkInfo},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+};
+
+use super::{Error, Links, Mode, device, error::gone_is_success};
+use crate::model::{IfName, Mac};
+
+/// How a port of a bridge behaves. The default is an endpoint's port on a network with ICC.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's")]
+pub struct PortFlags {
+    /// Whether sources are learned; endpoints have permanent entries instead, which no forged source can move.
+    pub learning: bool,
+    /// Whether frames to unknown destinations go out here.
+    pub unicast_flood: bool,
+    /// Whether nothing passes between this port and other isolated ones (ICC off).
+    pub isolated: bool,
+    /// Whether a frame may leave by the port it came in.
+    pub hairpin: bool,
+}
+
+impl Links {
+    /// Makes a link a port of a bridge, with these flags. To be called again when a flag changes.
+    ///
+    /// # Errors
+    /// `Limit` when the bridge is full.
+    pub async fn enslave(&self, port: &IfName, bridge: u32, flags: PortFlags) -> Result<(), Error> {
+        let doing = format!("make {port} a port of bridge {bridge}");
+        let mut join = device::named(port);
+        join.attributes.push(LinkAttribute::Controller(bridge));
+        self.change_link(&doing, join).await.map_err(|error| match error.errno() {
+            Some(libc::EXFULL) => Error::Limit(format!("{doing}: a bridge has at most 1023 ports")),
+            _ => error,
+        })?;
+        let mut set = device::named(port);
+        set.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![
+                InfoBridgePort::Learning(flags.learning),
+                InfoBridgePort::UnicastFlood(flags.unicast_flood),
+                InfoBridgePort::HairpinMode(flags.hairpin),
+                InfoBridgePort::Isolated(flags.isolated),
+            ])),
+        ]));
+        self.change_link(&format!("set port flags of {port}"), set).await
+    }
+
+    /// Takes a port out of its bridge.
+    pub async fn release_port(&self, port: &IfName) -> Result<(), Error> {
+        let mut leave = device::named(port);
+        leave.attributes.push(LinkAttribute::Controller(0));
+        self.change_link(&format!("take {port} out of its bridge"), leave).await
+    }
+
+    /// Ties an Ethernet address to a port of a bridge for good.
+    pub async fn add_fdb(&self, port: u32, mac: Mac) -> Result<(), Error> {
+        let message = RouteNetlinkMessage::NewNeighbour(fdb(port, mac));
+        self.socket.send(&format!("tie {mac} to port {port}"), Mode::Replace, message).await
+    }
+
+    /// Unties an Ethernet address from a port. What is gone is success.
+    pub async fn remove_fdb(&self, port: u32, mac: Mac) -> Result<(), Error> {
+        let message = RouteNetlinkMessage::DelNeighbour(fdb(port, mac));
+        gone_is_success(
+            self.socket.send(&format!("untie {mac} from port {port}"), Mode::Change, message).await,
+        )
+    }
+
+    /// Makes an endpoint's Ethernet address known on its bridge for good, so that the host never asks for it.
+    pub async fn add_neighbour(&self, bridge: u32, ip: IpAddr, mac: Mac) -> Result<(), Error> {
+        let mut message = neighbour(bridge, ip);
+        message.header.state = NeighbourState::Permanent;
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        let doing = format!("add neighbour {ip} on interface {bridge}");
+        self.socket.send(&doing, Mode::Replace, RouteNetlinkMessage::NewNeighbour(message)).await
+    }
+
+    /// Forgets a neighbour. What is gone is success.
+    pub async fn remove_neighbour(&self, bridge: u32, ip: IpAddr) -> Result<(), Error> {
+        let message = RouteNetlinkMessage::DelNeighbour(neighbour(bridge, ip));
+        let doing = format!("remove neighbour {ip} on interface {bridge}");
+        gone_is_success(self.socket.send(&doing, Mode::Change, message).await)
+    }
+}
+
+/// A static entry of the bridge; a permanent one would mean the host's own address (`net/bridge/br_fdb.c`).
+fn fdb(port: u32, mac: Mac) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = port;
+    message.header.state = NeighbourState::Noarp;
+    message.header.flags = NeighbourFlags::Controller;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message
+}
+
+fn neighbour(ifindex: u32, ip: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.ifindex = ifindex;
+    let (family, destination) = match ip {
+        IpAddr::V4(ip) => (AddressFamily::Inet, NeighbourAddress::Inet(ip)),
+        IpAddr::V6(ip) => (AddressFamily::Inet6, NeighbourAddress::Inet6(ip)),
+    };
+    message.header.family = family;
+    message.attributes.push(NeighbourAttribute::Destination(destination));
+    message
+}

@@ -1,0 +1,150 @@
+//! Routes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
+    },
+};
+
+use super::{Error, Links, Mode, PROTOCOL, error::gone_is_success};
+
+/// A route to a network or host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRoute {
+    /// Where it leads.
+    pub dst: IpNet,
+    /// The router on the way.
+    pub gateway: Option<IpAddr>,
+    /// The interface it leaves by; None: several next hops, or none (blackhole).
+    pub oif: Option<u32>,
+    /// Its table; 254 is main, 255 local.
+    pub table: u32,
+    /// Who made it (`rtm_protocol`): 2 is the kernel itself.
+    pub protocol: u8,
+    /// Among equal ones the least wins.
+    pub priority: u32,
+    /// Whether it leads to a neighbour or router, unlike local, broadcast, blackhole.
+    pub unicast: bool,
+}
+
+/// The main table.
+pub const MAIN: u32 = 254;
+
+impl HostRoute {
+    pub(super) fn parse(message: &RouteMessage) -> Option<Self> {
+        let unspecified: IpAddr = match message.header.address_family {
+            AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+            AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+            _ => return None,
+        };
+        let mut route = Self {
+            dst: IpNet::new(unspecified, message.header.destination_prefix_length).ok()?,
+            gateway: None,
+            oif: None,
+            table: u32::from(message.header.table),
+            protocol: message.header.protocol.into(),
+            priority: 0,
+            unicast: message.header.kind == RouteType::Unicast,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(address) => {
+                    route.dst = IpNet::new(ip(address)?, message.header.destination_prefix_length).ok()?;
+                }
+                RouteAttribute::Gateway(address) => route.gateway = ip(address),
+                RouteAttribute::Oif(oif) => route.oif = Some(*oif),
+                RouteAttribute::Table(table) => route.table = *table,
+                RouteAttribute::Priority(priority) => route.priority = *priority,
+                _ => {}
+            }
+        }
+        Some(route)
+    }
+
+    /// Whether it is a default route.
+    pub fn is_default(&self) -> bool {
+        self.dst.prefix_len() == 0
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+fn family(ipv6: bool) -> AddressFamily {
+    if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+/// Builds a default route by a gateway that need not lie in any of the interface's subnets.
+fn default_route(gateway: IpAddr, ifindex: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(gateway.is_ipv6()),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::from(PROTOCOL),
+        scope: RouteScope::Universe,
+        kind: RouteType::Unicast,
+        flags: RouteFlags::Onlink,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(ifindex)];
+    message
+}
+
+impl Links {
+    /// Reads the routes of every table, undisturbed.
+    pub async fn routes(&self) -> Result<Vec<HostRoute>, Error> {
+        let mut routes = Vec::new();
+        for ipv6 in [false, true] {
+            let mut filter = RouteMessage::default();
+            filter.header.address_family = family(ipv6);
+            let messages = self.socket.dump("list routes", RouteNetlinkMessage::GetRoute(filter)).await?;
+            routes.extend(messages.iter().filter_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(message) => HostRoute::parse(message),
+                _ => None,
+            }));
+        }
+        Ok(routes)
+    }
+
+    /// Leads everything of the gateway's family that has no other route to it, in place of netd's former default route.
+    pub async fn set_default_gateway(&self, ifindex: u32, gateway: IpAddr) -> Result<(), Error> {
+        let doing = format!("set default gateway {gateway} on interface {ifindex}");
+        let message = RouteNetlinkMessage::NewRoute(default_route(gateway, ifindex));
+        self.socket.send(&doing, Mode::Replace, message).await?;
+        self.remove_default_routes(gateway.is_ipv6(), Some((ifindex, gateway))).await
+    }
+
+    /// Removes netd's default route of one family. What is gone is success.
+    pub async fn remove_default_route(&self, ipv6: bool) -> Result<(), Error> {
+        self.remove_default_routes(ipv6, None).await
+    }
+
+    async fn remove_default_routes(&self, ipv6: bool, keep: Option<(u32, IpAddr)>) -> Result<(), Error> {
+        let ours = self.routes().await?.into_iter().filter(|route| {
+            route.protocol == PROTOCOL
+                && route.table == MAIN
+                && route.is_default()
+                && route.dst.addr().is_ipv6() == ipv6
+        });
+        for route in ours {
+            let (Some(ifindex), Some(gateway)) = (route.oif, route.gateway) else { continue };
+            if keep == Some((ifindex, gateway)) {
+                continue;
+            }
+            let doing = format!("remove default gateway {gateway} of interface {ifindex}");
+            let message = RouteNetlinkMessage::DelRoute(default_route(gateway, ifindex));
+            gone_is_success(self.socket.send(&doing, Mode::Change, message).await)?;
+        }
+        Ok(())
+    }
+}

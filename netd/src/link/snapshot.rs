@@ -1,0 +1,115 @@
+//! The host's links, addresses and routes at one moment, and what netd concludes from them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{Error, HostAddress, HostLink, HostRoute, Links, address::Scope};
+use crate::model::IfName;
+
+/// The links, addresses and routes of a namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostSnapshot {
+    /// Every link.
+    pub links: Vec<HostLink>,
+    /// Every address.
+    pub addresses: Vec<HostAddress>,
+    /// Every route of every table.
+    pub routes: Vec<HostRoute>,
+}
+
+/// An interface through which the outside is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub ifname: IfName,
+    /// Source of masqueraded IPv4 flows: the first address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Source of masqueraded IPv6 flows: a global address before a unique local one, none that expires or changes.
+    pub ipv6: Option<Ipv6Addr>,
+    /// In bytes.
+    pub mtu: u32,
+}
+
+impl Links {
+    /// Reads links, addresses and routes, each list undisturbed.
+    ///
+    /// # Errors
+    /// `is_interrupted` when one was disturbed ten times in a row: conclude nothing, try again later.
+    pub async fn snapshot(&self) -> Result<HostSnapshot, Error> {
+        Ok(HostSnapshot {
+            links: self.links().await?,
+            addresses: self.addresses(None).await?,
+            routes: self.routes().await?,
+        })
+    }
+}
+
+/// Returns the interfaces through which the outside is reached, in the order of their indexes.
+///
+/// With names given, those that exist. Otherwise every one that speaks Ethernet, has a global address, is no port of
+/// another (the bridge or bond above it has the address then), and whose label does not start with netd's own.
+pub fn uplinks(snapshot: &HostSnapshot, own_label_prefix: &str, only: &[IfName]) -> Vec<Uplink> {
+    let chosen = snapshot.links.iter().filter(|link| {
+        if !only.is_empty() {
+            return only.iter().any(|ifname| ifname.as_str() == link.name);
+        }
+        let own = link.alias.as_ref().is_some_and(|alias| alias.starts_with(own_label_prefix));
+        let addressed = || addresses_of(snapshot, link).any(|address| address.scope == Scope::Global);
+        link.ethernet && !link.loopback && link.master.is_none() && !own && addressed()
+    });
+    let mut uplinks: Vec<Uplink> = chosen.filter_map(|link| uplink(snapshot, link)).collect();
+    uplinks.sort_by_key(|uplink| uplink.ifindex);
+    uplinks
+}
+
+fn uplink(snapshot: &HostSnapshot, link: &HostLink) -> Option<Uplink> {
+    Some(Uplink {
+        ifindex: link.ifindex,
+        ifname: link.name.parse().ok()?,
+        ipv4: masquerade4(addresses_of(snapshot, link)),
+        ipv6: masquerade6(addresses_of(snapshot, link)),
+        mtu: link.mtu,
+    })
+}
+
+fn addresses_of<'a>(
+    snapshot: &'a HostSnapshot,
+    link: &HostLink,
+) -> impl Iterator<Item = &'a HostAddress> + use<'a> {
+    let ifindex = link.ifindex;
+    snapshot.addresses.iter().filter(move |address| address.ifindex == ifindex)
+}
+
+/// The first primary address of global scope, as the kernel would choose (`inet_select_addr`, net/ipv4/devinet.c).
+fn masquerade4<'a>(addresses: impl Iterator<Item = &'a HostAddress>) -> Option<Ipv4Addr> {
+    addresses.filter(|address| address.scope == Scope::Global && !address.secondary).find_map(|address| {
+        match address.net.addr() {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        }
+    })
+}
+
+/// The address that lasts longest and reaches farthest; the first one of equals.
+fn masquerade6<'a>(addresses: impl Iterator<Item = &'a HostAddress>) -> Option<Ipv6Addr> {
+    let usable = addresses.filter(|address| address.scope == Scope::Global && !address.unusable);
+    let ranked = usable.filter_map(|address| match address.net.addr() {
+        IpAddr::V6(ip) => Some(((address.deprecated, ip.is_unique_local(), address.secondary), ip)),
+        IpAddr::V4(_) => None,
+    });
+    ranked.min_by_key(|(rank, _)| *rank).map(|(_, ip)| ip)
+}
+
+/// Returns the addresses on which published ports answer: all but loopback and link-local ones, each once.
+pub fn local_addresses(addresses: &[HostAddress]) -> Vec<IpAddr> {
+    let mut local: Vec<IpAddr> = addresses
+        .iter()
+        .filter(|address| address.scope != Scope::Link)
+        .map(|address| address.net.addr())
+        .filter(|ip| !ip.is_loopback())
+        .collect();
+    local.sort_unstable();
+    local.dedup();
+    local
+}

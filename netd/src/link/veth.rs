@@ -1,0 +1,189 @@
+//! Veth pairs: an endpoint's two interfaces, one on the host and one in the sandbox.
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo,
+    LinkMessage,
+};
+
+use super::{Error, HostLink, Links, device};
+use crate::{
+    model::{IfName, Mac},
+    netns::Netns,
+    sysctl,
+};
+
+/// Indexes of host sides stay below this: the dataplane keeps an array by index.
+pub const MAX_IFINDEX: u32 = 65_536;
+/// Largest packet that the stack hands to a veth in one piece, in bytes (BIG TCP; the kernel's limit is 512 KiB).
+const BIG_TCP: u32 = 196_608;
+/// How often an index that was free is found taken before giving up.
+const INDEX_TRIES: usize = 8;
+
+/// How an endpoint's veth pair shall be.
+#[derive(Debug, Clone)]
+pub struct VethSpec {
+    /// Name of the host side.
+    pub host_ifname: IfName,
+    /// Its owner's label.
+    pub label: String,
+    /// Ethernet address of the host side.
+    pub host_mac: Mac,
+    /// Name inside the sandbox.
+    pub peer_ifname: IfName,
+    /// Ethernet address inside the sandbox.
+    pub peer_mac: Mac,
+    /// The sandbox's namespace.
+    pub peer_netns: Netns,
+    /// Of both sides, in bytes.
+    pub mtu: u32,
+}
+
+impl Links {
+    /// Makes a veth pair, both sides down, or makes netd's own equal to the description; returns the host side's index,
+    /// which is below `MAX_IFINDEX`.
+    ///
+    /// # Errors
+    /// `Foreign` when a link with the host side's name is not netd's for this endpoint, or when the name inside the
+    /// sandbox is taken.
+    pub async fn create_veth(&self, spec: &VethSpec) -> Result<u32, Error> {
+        self.create_veth_below(spec, MAX_IFINDEX).await
+    }
+
+    pub(super) async fn create_veth_below(&self, spec: &VethSpec, limit: u32) -> Result<u32, Error> {
+        let doing = format!("create veth {}", spec.host_ifname);
+        if let Some(present) = self.link(&spec.host_ifname).await? {
+            present.check_owner(&InfoKind::Veth, &spec.label)?;
+            if present.ifindex >= limit || !self.leads_into(&present, spec).await? {
+                self.delete_link(&spec.host_ifname).await?;
+            }
+        }
+        let mut host = match self.link(&spec.host_ifname).await? {
+            Some(present) => present,
+            None => self.create_pair(&doing, spec, 0).await?,
+        };
+        let mut tries = 0;
+        while host.ifindex >= limit {
+            self.delete_link(&spec.host_ifname).await?;
+            let used = self.links().await?.into_iter().map(|link| link.ifindex).collect();
+            let index = free_index(&used, spec.host_mac, limit).ok_or_else(|| {
+                Error::Limit(format!("{doing}: every interface index below {limit} is taken"))
+            })?;
+            host = match self.create_pair(&doing, spec, index).await {
+                Err(error) if error.is_exists() && tries < INDEX_TRIES => host,
+                other => other?,
+            };
+            tries += 1;
+        }
+        self.tune(&host, spec).await?;
+        Ok(host.ifindex)
+    }
+
+    async fn create_pair(&self, doing: &str, spec: &VethSpec, ifindex: u32) -> Result<HostLink, Error> {
+        let mut create = device::named(&spec.host_ifname);
+        create.header.index = ifindex;
+        create.attributes.extend([
+            LinkAttribute::Address(spec.host_mac.0.to_vec()),
+            LinkAttribute::Mtu(spec.mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer(spec)))),
+            ]),
+        ]);
+        let mut mark = device::named(&spec.host_ifname);
+        mark.attributes.push(LinkAttribute::IfAlias(spec.label.clone()));
+        self.create_marked(doing, &spec.host_ifname, create, mark).await?;
+        self.existing(doing, &spec.host_ifname).await
+    }
+
+    /// Whether the peer is where it belongs, under its name.
+    async fn leads_into(&self, host: &HostLink, spec: &VethSpec) -> Result<bool, Error> {
+        let inside = Self::open_in(&spec.peer_netns).await?;
+        let peer = inside.link(&spec.peer_ifname).await?;
+        Ok(peer.is_some_and(|peer| {
+            peer.kind.as_deref() == Some("veth")
+                && peer.lower == Some(host.ifindex)
+                && host.lower == Some(peer.ifindex)
+                && peer.mac == Some(spec.peer_mac)
+        }))
+    }
+
+    /// Sets what can only be set on an existing link, and what an existing one may have wrong.
+    async fn tune(&self, host: &HostLink, spec: &VethSpec) -> Result<(), Error> {
+        let mut set = device::indexed(host.ifindex);
+        if host.mac != Some(spec.host_mac) {
+            set.attributes.push(LinkAttribute::Address(spec.host_mac.0.to_vec()));
+        }
+        if host.mtu != spec.mtu {
+            set.attributes.push(LinkAttribute::Mtu(spec.mtu));
+        }
+        if sysctl::has_ipv6() {
+            // A port of a bridge has no addresses of its own.
+            set.attributes.push(no_link_local());
+        }
+        self.change_link(&format!("configure {}", spec.host_ifname), set).await?;
+        self.allow_big_tcp(host.ifindex).await;
+        Ok(())
+    }
+
+    /// Lets a link carry packets beyond 64 KiB; kernels before 6.3 refuse some of it and lose nothing but speed.
+    pub(super) async fn allow_big_tcp(&self, ifindex: u32) {
+        for size in [
+            LinkAttribute::GsoMaxSize(BIG_TCP),
+            LinkAttribute::GroMaxSize(BIG_TCP),
+            LinkAttribute::GsoIpv4MaxSize(BIG_TCP),
+            LinkAttribute::GroIpv4MaxSize(BIG_TCP),
+        ] {
+            let mut set = device::indexed(ifindex);
+            set.attributes.push(size);
+            if let Err(error) = self.change_link("allow packets beyond 64 KiB", set).await {
+                tracing::debug!(ifindex, %error, "kernel keeps its packet size");
+            }
+        }
+    }
+}
+
+fn peer(spec: &VethSpec) -> LinkMessage {
+    let mut peer = device::named(&spec.peer_ifname);
+    peer.attributes.extend([
+        LinkAttribute::Address(spec.peer_mac.0.to_vec()),
+        LinkAttribute::Mtu(spec.mtu),
+        LinkAttribute::NetNsFd(spec.peer_netns.as_fd().as_raw_fd()),
+    ]);
+    peer
+}
+
+fn no_link_local() -> LinkAttribute {
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+        In6AddrGenMode::None,
+    )])])
+}
+
+/// Returns a free index: the search starts at a point that differs from link to link, so that the index of one just
+/// deleted is not the next one's.
+fn free_index(used: &HashSet<u32>, mac: Mac, limit: u32) -> Option<u32> {
+    let seed = u32::from_be_bytes([mac.0[2], mac.0[3], mac.0[4], mac.0[5]]);
+    let span = limit.checked_sub(2).filter(|span| *span > 0)?; // 0 means none, 1 is lo
+    (0..span).map(|step| 2 + (seed % span + step) % span).find(|index| !used.contains(index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_index_is_found_wherever_it_is() {
+        let mac = Mac([2, 0, 0, 0, 0, 9]);
+        let mut used: HashSet<u32> = (1..16).collect();
+        assert_eq!(free_index(&used, mac, 16), None);
+        for free in 2..16 {
+            used.remove(&free);
+            assert_eq!(free_index(&used, mac, 16), Some(free));
+            used.insert(free);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Network namespaces: made, bind-mounted, opened and entered here and nowhere else.
+//!
+//! A thread that has entered another namespace is never given back: each visit has a thread of its own, which ends there.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+    sys::{
+        socket::{AddressFamily, SockFlag, SockType, socket},
+        statfs::{NSFS_MAGIC, fstatfs},
+    },
+};
+
+use crate::model::Name;
+
+/// The calling thread's namespace; `/proc/self` would be the main thread's.
+const CURRENT: &str = "/proc/thread-self/ns/net";
+/// `IFF_UP` in the width of `ifr_flags`.
+const UP: libc::c_short = 1;
+
+/// What went wrong with which namespace.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}")]
+pub struct Error {
+    doing: String,
+    #[source]
+    source: io::Error,
+}
+
+impl Error {
+    fn new(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self { doing: doing.into(), source: source.into() }
+    }
+
+    /// Whether the path or process does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+    }
+}
+
+/// An open network namespace; it lives at least as long as this value.
+#[derive(Debug, Clone)]
+pub struct Netns {
+    file: Arc<File>,
+    path: PathBuf,
+}
+
+impl Netns {
+    /// Returns the calling thread's namespace.
+    pub fn current() -> Result<Self, Error> {
+        Self::open_path(Path::new(CURRENT))
+    }
+
+    /// Opens the namespace at a path: a bind mount or `/proc/PID/ns/net`.
+    ///
+    /// # Errors
+    /// When nothing can be opened there, or when it is not a namespace.
+    pub fn open_path(path: &Path) -> Result<Self, Error> {
+        let doing = || format!("open network namespace {}", path.display());
+        let file = File::open(path).map_err(|source| Error::new(doing(), source))?;
+        if !is_namespace(&file).map_err(|source| Error::new(doing(), source))? {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "not a namespace");
+            return Err(Error::new(doing(), source));
+        }
+        Ok(Self { file: Arc::new(file), path: path.to_owned() })
+    }
+
+    /// Opens the namespace of a process.
+    pub fn of_pid(pid: u32) -> Result<Self, Error> {
+        Self::open_path(&PathBuf::from(format!("/proc/{pid}/ns/net")))
+    }
+
+    /// Makes a namespace with loopback up and mounts it at `DIR/NAME`; opens the one already mounted there.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or mounted upon, or when the kernel gives no namespace.
+    pub async fn create(name: &Name, dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(name.as_str());
+        let doing = format!("create network namespace {}", path.display());
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(dir)
+            .map_err(|source| Error::new(&doing, source))?;
+        // Held open: the mount goes upon this very file, whatever the path leads to by then.
+        let target = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .or_else(|_| OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path))
+            .map_err(|source| Error::new(&doing, source))?;
+        if is_namespace(&target).map_err(|source| Error::new(&doing, source))? {
+            return Self::open_path(&path);
+        }
+        on_thread(move || {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            raise_loopback()?;
+            let target = format!("/proc/thread-self/fd/{}", target.as_raw_fd());
+            mount(Some(CURRENT), target.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        })
+        .await
+        .and_then(|result| result.map_err(io::Error::from))
+        .map_err(|source| Error::new(doing, source))?;
+        Self::open_path(&path)
+    }
+
+    /// Unmounts and removes `DIR/NAME`; the namespace itself ends with its last process. What is gone is success.
+    pub fn remove(name: &Name, dir: &Path) -> Result<(), Error> {
+        let path = dir.join(name.as_str());
+        let failed =
+            |source: Errno| Error::new(format!("remove network namespace {}", path.display()), source);
+        loop {
+            match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => {} // something may have been mounted upon it twice
+                Err(Errno::EINVAL | Errno::ENOENT) => break,
+                Err(source) => return Err(failed(source)),
+            }
+        }
+        match nix::unistd::unlink(&path) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(source) => Err(failed(source)),
+        }
+    }
+
+    /// Returns the path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns its inode on nsfs, which identifies it until it ends (user's `lsns`, `/proc/PID/ns/net`).
+    pub fn inode(&self) -> Result<u64, Error> {
+        let doing = || format!("read inode of network namespace {}", self.path.display());
+        Ok(self.file.metadata().map_err(|source| Error::new(doing(), source))?.ino())
+    }
+
+    /// Returns its cookie, which is never reused until the next boot (`SO_NETNS_COOKIE`, 5.14).
+    pub async fn cookie(&self) -> Result<u64, Error> {
+        let cookie = self.run_in(netns_cookie).await?;
+        cookie.map_err(|source| {
+            Error::new(format!("read cookie of network namespace {}", self.path.display()), source)
+        })
+    }
+
+    /// Runs a closure on a thread of its own inside the namespace.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or when the closure panics.
+    pub async fn run_in<T: Send + 'static>(
+        &self,
+        closure: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let file = Arc::clone(&self.file);
+        on_thread(move || setns(&*file, CloneFlags::CLONE_NEWNET).map(|()| closure()))
+            .await
+            .and_then(|result| result.map_err(io::Error::from))
+            .map_err(|source| Error::new(format!("enter network namespace {}", self.path.display()), source))
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Whether mounts made below a directory stay invisible to the rest of the host, as in a service with private mounts.
+///
+/// True when this process has a mount namespace other than PID 1's and the directory's mount does not propagate.
+pub fn mounts_are_private(dir: &Path) -> io::Result<bool> {
+    let own = std::fs::metadata("/proc/self/ns/mnt")?.ino();
+    if std::fs::metadata("/proc/1/ns/mnt").is_ok_and(|init| init.ino() == own) {
+        return Ok(false);
+    }
+    let dir = dir.canonicalize()?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(!propagates(&table, &dir))
+}
+
+/// Whether the mount that holds a directory is in a peer group, by a mountinfo table (proc(5): field 5, then tags).
+fn propagates(mountinfo: &str, dir: &Path) -> bool {
+    let mounts = mountinfo.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(4);
+        let point = Path::new(fields.next()?);
+        let shared =
+            fields.skip(1).take_while(|field| *field != "-").any(|field| field.starts_with("shared:"));
+        dir.starts_with(point).then_some((point.as_os_str().len(), shared))
+    });
+    // The longest mount point holds it; of equal ones, the last is on top.
+    mounts.max_by_key(|(length, _)| *length).is_some_and(|(_, shared)| shared)
+}
+
+fn is_namespace(file: &File) -> io::Result<bool> {
+    Ok(fstatfs(file)?.filesystem_type() == NSFS_MAGIC)
+}
+
+/// Reads the cookie of the calling thread's namespace.
+fn netns_cookie() -> io::Result<u64> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let mut cookie = 0_u64;
+    let mut length: libc::socklen_t = 8;
+    // SAFETY: `cookie` is 8 writable bytes, as `length` says, and both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result)?;
+    Ok(cookie)
+}
+
+/// Raises `lo` in the calling thread's namespace; the kernel then gives it 127.0.0.1 and `::1`.
+fn raise_loopback() -> nix::Result<()> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: `ifreq` is plain data, valid when zeroed.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = UP;
+    // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which outlives the call.
+    let result =
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &raw const request) };
+    Errno::result(result).map(drop)
+}
+
+async fn on_thread<T: Send + 'static>(closure: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("netns".into()).spawn(move || {
+        let _ = sender.send(closure()); // nobody waits any more: nothing to tell
+    })?;
+    receiver.await.map_err(|_| io::Error::other("the thread panicked"))
+}

@@ -1,0 +1,197 @@
+//! Reads and writes `/proc/sys/net`, which shows each thread the settings of its own network namespace.
+
+use std::{fmt, fs, io, ops::RangeInclusive};
+
+use crate::netns::{self, Netns};
+
+const ROOT: &str = "/proc/sys/net";
+
+/// What went wrong with which setting.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The namespace could not be entered.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// The kernel refused, or has no such setting.
+    #[error("{doing} net/{key}")]
+    Setting {
+        /// "read" or "write VALUE to".
+        doing: String,
+        /// The path below `/proc/sys/net`.
+        key: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Whether the kernel has no such setting: no such interface, or no IPv6.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Setting { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Writes settings in a namespace, in order, as pairs of a path below `/proc/sys/net` and a value.
+///
+/// # Errors
+/// Names the first setting that was refused; the ones before it are written.
+pub async fn write(netns: &Netns, settings: Vec<(String, String)>) -> Result<(), Error> {
+    netns
+        .run_in(move || {
+            settings.into_iter().try_for_each(|(key, value)| {
+                // Equal already: nothing for others to notice.
+                if read_here(&key).is_ok_and(|present| present == value) {
+                    return Ok(());
+                }
+                // The newline is what clears a list: nothing at all would not reach the kernel.
+                fs::write(format!("{ROOT}/{key}"), format!("{value}\n")).map_err(|source| Error::Setting {
+                    doing: format!("write {value:?} to"),
+                    key,
+                    source,
+                })
+            })
+        })
+        .await?
+}
+
+/// Reads one setting in a namespace, without the newline.
+pub async fn read(netns: &Netns, key: &str) -> Result<String, Error> {
+    let key = key.to_owned();
+    netns.run_in(move || read_here(&key)).await?
+}
+
+/// Whether the kernel has IPv6 settings at all.
+pub fn has_ipv6() -> bool {
+    fs::exists(format!("{ROOT}/ipv6")).unwrap_or(false)
+}
+
+fn read_here(key: &str) -> Result<String, Error> {
+    let text = fs::read_to_string(format!("{ROOT}/{key}")).map_err(|source| Error::Setting {
+        doing: "read".into(),
+        key: key.into(),
+        source,
+    })?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// The host ports that the kernel hands out by itself (`ip_local_port_range`).
+pub async fn local_port_range(netns: &Netns) -> Result<RangeInclusive<u16>, Error> {
+    const KEY: &str = "ipv4/ip_local_port_range";
+    let text = read(netns, KEY).await?;
+    let mut bounds = text.split_whitespace().map(str::parse);
+    match (bounds.next(), bounds.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => Ok(first..=last),
+        _ => Err(malformed(KEY, &text)),
+    }
+}
+
+fn malformed(key: &str, text: &str) -> Error {
+    let source = io::Error::new(io::ErrorKind::InvalidData, format!("unexpected text {text:?}"));
+    Error::Setting { doing: "read".into(), key: key.into(), source }
+}
+
+const RESERVED: &str = "ipv4/ip_local_reserved_ports";
+
+/// Ports that the kernel never hands out by itself (`ip_local_reserved_ports`): sorted ranges without overlap.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReservedPorts(Vec<(u16, u16)>);
+
+impl ReservedPorts {
+    /// Reads the present list.
+    pub async fn read(netns: &Netns) -> Result<Self, Error> {
+        let text = read(netns, RESERVED).await?;
+        Self::parse(&text).ok_or_else(|| malformed(RESERVED, &text))
+    }
+
+    /// Makes this the list.
+    pub async fn write(&self, netns: &Netns) -> Result<(), Error> {
+        write(netns, vec![(RESERVED.into(), self.to_string())]).await
+    }
+
+    /// Returns the list with these ranges, first and last port of each, added.
+    #[must_use]
+    pub fn with(&self, ranges: &[(u16, u16)]) -> Self {
+        let mut all: Vec<_> = self.0.iter().chain(ranges).copied().collect();
+        all.sort_unstable();
+        let mut merged: Vec<(u16, u16)> = Vec::with_capacity(all.len());
+        for (first, last) in all {
+            match merged.last_mut() {
+                Some(previous) if first <= previous.1.saturating_add(1) => previous.1 = previous.1.max(last),
+                _ => merged.push((first, last)),
+            }
+        }
+        Self(merged)
+    }
+
+    /// Returns the list without these ranges, as far as `original` did not hold them: what restores the host's own list
+    /// and keeps what others added meanwhile.
+    #[must_use]
+    pub fn without(&self, ranges: &[(u16, u16)], original: &Self) -> Self {
+        let mut left = self.0.clone();
+        for &(first, last) in ranges {
+            left = left.into_iter().flat_map(|range| cut(range, (first, last))).flatten().collect();
+        }
+        Self(left).with(&original.0)
+    }
+
+    /// Returns the ranges, first and last port of each.
+    pub fn ranges(&self) -> &[(u16, u16)] {
+        &self.0
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let ranges = text.split(',').filter(|part| !part.is_empty()).map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            Some((first.parse().ok()?, last.parse().ok()?))
+        });
+        Some(Self::default().with(&ranges.collect::<Option<Vec<_>>>()?))
+    }
+}
+
+/// What is left of a range below and above the part cut out.
+fn cut((first, last): (u16, u16), (from, to): (u16, u16)) -> [Option<(u16, u16)>; 2] {
+    if to < first || last < from {
+        return [Some((first, last)), None];
+    }
+    [(first < from).then(|| (first, from - 1)), (to < last).then(|| (to + 1, last))]
+}
+
+impl fmt::Display for ReservedPorts {
+    /// Writes the list as the kernel reads it: `1000,2000-3000`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (first, last)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            if first == last {
+                write!(f, "{comma}{first}")?;
+            } else {
+                write!(f, "{comma}{first}-{last}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ports_come_back_as_they_were() {
+        let original = ReservedPorts::parse("80,8080-8090").expect("valid");
+        let ours = [(8085, 8100), (20000, 30000)];
+        let reserved = original.with(&ours);
+        assert_eq!(reserved.to_string(), "80,8080-8100,20000-30000");
+        assert_eq!(reserved.without(&ours, &original), original);
+        let with_others = reserved.with(&[(31000, 31000)]);
+        assert_eq!(with_others.without(&ours, &original).to_string(), "80,8080-8090,31000");
+    }
+
+    #[test]
+    fn edges_of_the_port_space_are_kept() {
+        let all = ReservedPorts::default().with(&[(0, 65535)]);
+        assert_eq!(all.without(&[(0, 0), (65535, 65535)], &ReservedPorts::default()).to_string(), "1-65534");
+        assert_eq!(ReservedPorts::parse(""), Some(ReservedPorts::default()));
+        assert_eq!(ReservedPorts::parse("x"), None);
+    }
+}
