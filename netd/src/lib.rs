@@ -2,6 +2,7 @@
 //!
 //! `cli` → `api` → `controller` (one writer) → `model`, `ipam`, plan → `link`, `netns`, `dataplane`, `store`.
 
+pub mod api;
 pub mod controller;
 pub mod dataplane;
 pub mod ipam;
