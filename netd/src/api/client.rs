@@ -74,6 +74,13 @@ impl FromStr for Client {
     }
 }
 
+impl Client {
+    /// Returns where the daemon listens, as `-H` takes it.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+}
+
 type Result<T, E = ClientError> = std::result::Result<T, E>;
 
 impl Client {
