@@ -3,10 +3,13 @@
 //! `cli` → `api` → `controller` (one writer) → `model`, `ipam`, plan → `link`, `netns`, `dataplane`, `store`.
 
 pub mod api;
+pub mod cli;
+pub mod config;
 pub mod controller;
 pub mod dataplane;
 pub mod ipam;
 pub mod link;
 pub mod model;
 pub mod netns;
+pub mod store;
 pub mod sysctl;

@@ -44,9 +44,18 @@ impl Failure {
         Self::new(code, format!("{doing}: {error}"))
     }
 
-    /// Whether the daemon could not be asked.
-    pub(super) fn is_unreachable(&self) -> bool {
-        self.exit == UNREACHABLE
+    /// Says what was being done, and every reason of an error that has several.
+    pub(super) fn chain(doing: &str, error: &dyn std::error::Error) -> Self {
+        let mut message = format!("{doing}: {error}");
+        let mut source = error.source();
+        while let Some(reason) = source {
+            let text = reason.to_string();
+            if !message.ends_with(&text) {
+                message = format!("{message}: {text}");
+            }
+            source = reason.source();
+        }
+        Self::new(Code::Failure, message)
     }
 
     /// Prints the failure to stderr.

@@ -72,7 +72,8 @@ impl Supervise {
             let sandbox: Container = client.sandbox(&self.sandbox).await.doing(&doing)?;
             let log = launch::open_log(&sandbox)?;
             let process = launch::launch(&sandbox, &self.command, Terminal::Log(log)).await?;
-            client.started(&sandbox.id, process.as_raw().unsigned_abs()).await.doing(&doing)?;
+            let pid = process.as_raw().unsigned_abs();
+            client.started(&sandbox.id, pid).await.doing(&doing).doing_last("report the command's start");
             Ok(process)
         })
     }

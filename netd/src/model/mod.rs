@@ -2,6 +2,7 @@
 //!
 //! Everything here was parsed once at an edge (CLI, API, state file) and is valid from then on. Nothing here touches the kernel.
 
+mod binding_ranges;
 mod bridge_options;
 mod names;
 mod network;

@@ -80,6 +80,7 @@ pub struct Sandbox {
     /// Exposed ports (`--expose`), for `-P`, links and `inspect`.
     pub exposed: Vec<(u16, Protocol)>,
     /// Published ports with their final host ports.
+    #[serde(with = "super::binding_ranges")]
     pub bindings: Vec<Binding>,
     /// `--link NAME[:ALIAS]` as (target, alias).
     pub links: Vec<(Id, String)>,

@@ -1,0 +1,196 @@
+//! What one daemon works with: built-in values, then the configuration file, then the command line; the later wins.
+
+mod cgroup;
+mod default_bridge;
+mod error;
+mod file;
+mod ports;
+mod timeouts;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+pub use error::Error;
+pub use timeouts::Timeouts;
+
+use crate::{
+    controller::CreateNetwork,
+    ipam::{DefaultPool, docker_default_pools},
+    model::{DnsConfig, IfName, Name},
+};
+use file::File;
+
+/// Read when there is no `--config`, if it exists.
+pub const DEFAULT_FILE: &str = "/etc/netd/netd.toml";
+
+/// Entries of each flow table: 131,072 flows (spec: dataplane.md 7.2).
+const FLOW_ENTRIES: u32 = 262_144;
+/// Share of the flow table that one endpoint may fill (spec: reliability.md S17).
+const ENDPOINT_SHARE: u32 = 8;
+/// Host ports of masqueraded flows (spec: dataplane.md 7.6): beside the kernel's ephemeral range 32768 to 60999.
+const NAT_PORT_RANGES: [(u16, u16); 2] = [(10_000, 32_767), (61_000, 65_535)];
+
+/// The options of `netd daemon`, as given.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--instance`.
+    pub instance: Option<String>,
+    /// `--state-dir`.
+    pub state_dir: Option<PathBuf>,
+    /// `--run-dir`.
+    pub run_dir: Option<PathBuf>,
+    /// `--bpffs`.
+    pub bpffs: Option<PathBuf>,
+    /// `--cgroup`.
+    pub cgroup: Option<PathBuf>,
+    /// Every `--uplink`.
+    pub uplinks: Vec<IfName>,
+    /// `--log-format`.
+    pub log_format: Option<LogFormat>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("invalid log format {text:?}: text or json")),
+        }
+    }
+}
+
+/// Everything a daemon is told before it starts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of the instance, in the labels of its kernel objects.
+    pub instance: Name,
+    /// Where the state is kept.
+    pub state_dir: PathBuf,
+    /// Where the socket and the namespaces are.
+    pub run_dir: PathBuf,
+    /// Where maps and links are pinned.
+    pub bpffs: PathBuf,
+    /// Root of the cgroup2 hierarchy whose sockets are the host's.
+    pub cgroup: PathBuf,
+    /// Interfaces to the outside; empty: every layer-3 interface that is not netd's own.
+    pub uplinks: Vec<IfName>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Entries of each flow table (two per flow).
+    pub flow_entries: u32,
+    /// Entries that one endpoint may fill.
+    pub flow_entries_per_endpoint: u32,
+    /// Host ports that masqueraded flows may take, first and last.
+    pub nat_port_ranges: Vec<(u16, u16)>,
+    /// How long flows live without a packet.
+    pub timeouts: Timeouts,
+    /// Subnets for networks that name none. Without an IPv6 one, `ipam::ula_pool` of the instance is to be added.
+    pub default_pools: Vec<DefaultPool>,
+    /// The network `bridge`: pools and options from the keys `bip`, `mtu`, `icc`, ...; for `controller::default_bridge`.
+    pub default_bridge: CreateNetwork,
+    /// `-o` for every new bridge network that does not give the key itself (`default-network-opts`).
+    pub network_options: BTreeMap<String, String>,
+    /// Name resolution of sandboxes that don't choose their own.
+    pub dns: DnsConfig,
+    /// What `host-gateway` means in `--add-host`; empty: the default network's gateways.
+    pub host_gateway: Vec<IpAddr>,
+}
+
+impl Settings {
+    /// Reads the configuration file and `/proc/self/mountinfo`, and merges them with the command line.
+    ///
+    /// # Errors
+    /// A file that cannot be read, an unknown key, a value out of range, or no cgroup2 hierarchy.
+    pub fn load(flags: &Flags) -> Result<Self, Error> {
+        let file = match &flags.config {
+            Some(path) => read_file(path)?,
+            None => match read_file(Path::new(DEFAULT_FILE)) {
+                Err(Error::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    File::default()
+                }
+                other => other?,
+            },
+        };
+        let mountinfo = fs::read_to_string(cgroup::MOUNTINFO)
+            .map_err(|source| Error::Read { path: cgroup::MOUNTINFO.into(), source })?;
+        Self::merge(flags, file, &mountinfo)
+    }
+
+    /// Merges without reading anything.
+    fn merge(flags: &Flags, file: File, mountinfo: &str) -> Result<Self, Error> {
+        let default_bridge = default_bridge::request(&file)?;
+        let instance = flags.instance.clone().or(file.instance).unwrap_or_else(|| "default".to_owned());
+        let path = |flag: &Option<PathBuf>, key: Option<PathBuf>, default: &str| {
+            flag.clone().or(key).unwrap_or_else(|| default.into())
+        };
+        let cgroup = flags.cgroup.clone().or(file.cgroup).or_else(|| cgroup::cgroup2_root(mountinfo));
+        let flow_entries = file.flows.entries.unwrap_or(FLOW_ENTRIES);
+        Ok(Self {
+            instance: parse_instance(&instance)?,
+            state_dir: path(&flags.state_dir, file.state_dir, "/var/lib/netd"),
+            run_dir: path(&flags.run_dir, file.run_dir, "/run/netd"),
+            bpffs: path(&flags.bpffs, file.bpffs, "/sys/fs/bpf/netd"),
+            cgroup: cgroup.ok_or(Error::NoCgroup)?,
+            uplinks: if flags.uplinks.is_empty() { file.uplinks } else { flags.uplinks.clone() },
+            log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
+            flow_entries,
+            flow_entries_per_endpoint: file
+                .flows
+                .per_endpoint
+                .unwrap_or((flow_entries / ENDPOINT_SHARE).max(1)),
+            nat_port_ranges: file.nat.port_range.map_or_else(|| NAT_PORT_RANGES.to_vec(), |ranges| ranges.0),
+            timeouts: file.timeouts,
+            default_pools: file.default_address_pools.unwrap_or_else(docker_default_pools),
+            default_bridge,
+            network_options: file.default_network_opts.bridge,
+            dns: DnsConfig {
+                servers: file.dns,
+                search: file.dns_search,
+                options: file.dns_opts,
+                extra_hosts: Vec::new(),
+            },
+            host_gateway: file.host_gateway_ips,
+        })
+    }
+}
+
+/// Reads and checks one file.
+fn read_file(path: &Path) -> Result<File, Error> {
+    let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    File::parse(&text).map_err(|fault| Error::Invalid {
+        path: path.to_owned(),
+        line: fault.line,
+        why: fault.why,
+    })
+}
+
+/// An instance's name is a part of paths and of interface labels, so it is short.
+fn parse_instance(text: &str) -> Result<Name, Error> {
+    let name: Name = text.parse().map_err(|error| Error::Value(format!("instance: {error}")))?;
+    if name.as_str().len() > 64 {
+        return Err(Error::Value(format!("instance: invalid name {text:?}: it has at most 64 characters")));
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests;

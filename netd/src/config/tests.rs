@@ -1,0 +1,150 @@
+use std::time::Duration;
+
+use super::*;
+
+const MOUNTS: &str = "35 24 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+
+fn settings(text: &str) -> Result<Settings, String> {
+    merged(&Flags::default(), text)
+}
+
+fn merged(flags: &Flags, text: &str) -> Result<Settings, String> {
+    let file = File::parse(text).map_err(|fault| format!("{}: {}", fault.line, fault.why))?;
+    Settings::merge(flags, file, MOUNTS).map_err(|error| error.to_string())
+}
+
+#[test]
+fn without_a_file_everything_has_its_documented_value() {
+    let settings = settings("").expect("valid");
+    assert_eq!(settings.state_dir, Path::new("/var/lib/netd"));
+    assert_eq!(settings.run_dir, Path::new("/run/netd"));
+    assert_eq!(settings.bpffs, Path::new("/sys/fs/bpf/netd"));
+    assert_eq!(settings.cgroup, Path::new("/sys/fs/cgroup"));
+    assert_eq!((settings.instance.as_str(), settings.log_format), ("default", LogFormat::Text));
+    assert_eq!((settings.flow_entries, settings.flow_entries_per_endpoint), (262_144, 32_768));
+    assert_eq!(settings.nat_port_ranges, [(10_000, 32_767), (61_000, 65_535)]);
+    assert_eq!(settings.timeouts, Timeouts::default());
+    assert_eq!(settings.default_pools, docker_default_pools());
+    assert!(settings.uplinks.is_empty() && settings.default_bridge.pools.is_empty());
+}
+
+#[test]
+fn the_file_overrides_and_flags_override_the_file() {
+    let text = r#"
+        instance = "blue"
+        state-dir = "/tmp/state"
+        run-dir = "/tmp/run"
+        uplinks = ["eth0"]
+        log-format = "json"
+        dns = ["192.0.2.53"]
+        dns-search = ["example.org"]
+        default-address-pools = [{ base = "10.8.0.0/16", size = 24 }, { base = "fd00:8::/48", size = 64 }]
+        [flows]
+        entries = 64
+        per_endpoint = 16
+        [nat]
+        port_range = "20000-20003"
+        [timeouts]
+        udp = 0.25
+        tcp_established = 10
+        [default-network-opts.bridge]
+        "com.docker.network.driver.mtu" = "1400"
+    "#;
+    let from_file = settings(text).expect("valid");
+    assert_eq!((from_file.instance.as_str(), from_file.log_format), ("blue", LogFormat::Json));
+    assert_eq!((from_file.flow_entries, from_file.flow_entries_per_endpoint), (64, 16));
+    assert_eq!(from_file.nat_port_ranges, [(20_000, 20_003)]);
+    assert_eq!(from_file.timeouts.udp, Duration::from_millis(250));
+    assert_eq!(from_file.timeouts.tcp_established, Duration::from_secs(10));
+    assert_eq!(from_file.timeouts.udp_replied, Duration::from_secs(120));
+    assert_eq!(from_file.default_pools.len(), 2);
+    assert_eq!(from_file.network_options["com.docker.network.driver.mtu"], "1400");
+    assert_eq!(from_file.dns.servers, ["192.0.2.53".parse::<IpAddr>().expect("an address")]);
+
+    let flags = Flags {
+        instance: Some("green".into()),
+        state_dir: Some("/flag".into()),
+        cgroup: Some("/cg".into()),
+        uplinks: vec!["wan0".parse().expect("a name")],
+        log_format: Some(LogFormat::Text),
+        ..Flags::default()
+    };
+    let merged = merged(&flags, text).expect("valid");
+    assert_eq!((merged.instance.as_str(), merged.log_format), ("green", LogFormat::Text));
+    assert_eq!((merged.state_dir.as_path(), merged.cgroup.as_path()), (Path::new("/flag"), Path::new("/cg")));
+    assert_eq!(merged.run_dir, Path::new("/tmp/run"));
+    assert_eq!(merged.uplinks, ["wan0".parse().expect("a name")]);
+}
+
+#[test]
+fn dockers_keys_shape_the_default_network() {
+    let text = r#"
+        bip = "192.168.7.1/24"
+        fixed-cidr = "192.168.7.128/25"
+        default-gateway = "192.168.7.254"
+        fixed-cidr-v6 = "fd00:7::/64"
+        icc = false
+        ip = "127.0.0.1"
+        ip-masq = false
+        ipv6 = true
+        mtu = 1400
+    "#;
+    let bridge = settings(text).expect("valid").default_bridge;
+    let [v4, v6] = bridge.pools.as_slice() else { panic!("two pools: {:?}", bridge.pools) };
+    assert_eq!(v4.subnet.map(|net| net.to_string()).as_deref(), Some("192.168.7.0/24"));
+    assert_eq!(v4.gateway, Some("192.168.7.1".parse().expect("an address")));
+    assert_eq!(v4.ip_range.map(|net| net.to_string()).as_deref(), Some("192.168.7.128/25"));
+    assert_eq!(v4.aux["DefaultGatewayIPv4"], "192.168.7.254".parse::<IpAddr>().expect("an address"));
+    assert_eq!(v6.subnet.map(|net| net.to_string()).as_deref(), Some("fd00:7::/64"));
+    assert_eq!((v6.ip_range, v6.gateway), (None, None));
+    assert_eq!(bridge.options["com.docker.network.bridge.enable_icc"], "false");
+    assert_eq!(bridge.options["com.docker.network.bridge.enable_ip_masquerade"], "false");
+    assert_eq!(bridge.options["com.docker.network.bridge.host_binding_ipv4"], "127.0.0.1");
+    assert_eq!(bridge.options["com.docker.network.driver.mtu"], "1400");
+    assert_eq!(bridge.ipv6, Some(true));
+}
+
+#[test]
+fn mistakes_name_the_line_and_the_key() {
+    for (text, start) in [
+        ("\n\ncolour = 1", "3: unknown key `colour`, expected one of"),
+        ("[flows]\nsize = 1", "2: unknown key `size`, expected `entries` or `per_endpoint`"),
+        ("[timeouts]\nudp = 1\nsctp = 2", "3: unknown key `sctp`"),
+        ("[timeouts]\nudp = 0", "2: udp: 0 is no timeout"),
+        ("[timeouts]\nudp = -1", "2: udp: -1 is no timeout"),
+        ("[timeouts]\nudp = nan", "2: udp: NaN is no timeout"),
+        ("[timeouts]\nudp = \"1s\"", "2: udp: invalid type: string \"1s\", expected f64"),
+        ("[flows]\nentries = 1", "2: entries: 1 entries: it is 2 to 4194304"),
+        ("[nat]\nport_range = \"x\"", "2: port_range: invalid port range \"x\": it is written LOW-HIGH"),
+        ("mtu = 1", "1: mtu: invalid MTU number: 1"),
+        ("dns = [\"localhost\"]", "1: dns: "),
+        ("bip = \"10.0.0.1\"", "1: bip: "),
+        ("uplinks = [\"a/b\"]", "1: uplinks: invalid interface name"),
+        ("log-format = \"xml\"", "1: log-format: "),
+        (
+            "default-address-pools = [{ base = \"10.0.0.0/16\", size = 8 }]",
+            "1: default-address-pools: invalid size 8",
+        ),
+        ("x = [", "1: "),
+        ("a = 1\na = 2", "2: "),
+        ("bip = \"10.0.0.0/24\"", "bip: 10.0.0.0/24 is a subnet; give the bridge's address in it"),
+        (
+            "bip = \"10.0.0.1/24\"\nfixed-cidr = \"fd00::/64\"",
+            "fixed-cidr: fd00::/64 is of another family than bip",
+        ),
+        ("instance = \"a b\"", "instance: invalid name \"a b\""),
+    ] {
+        let error = settings(text).expect_err(text);
+        assert!(error.starts_with(start), "{text:?}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_file_or_hierarchy_is_named() {
+    let flags = Flags { config: Some("/does/not/exist.toml".into()), ..Flags::default() };
+    let error = Settings::load(&flags).expect_err("no file").to_string();
+    assert!(error.starts_with("cannot read /does/not/exist.toml"), "{error}");
+    let error = Settings::merge(&Flags::default(), File::default(), "").expect_err("no cgroup2");
+    assert!(matches!(error, Error::NoCgroup), "{error}");
+}

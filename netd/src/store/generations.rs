@@ -1,0 +1,221 @@
+//! One file with its previous generation: written atomically, read with whatever is intact.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use atomic_write_file::{AtomicWriteFile, unix::OpenOptionsExt as _};
+use serde::de::DeserializeOwned;
+
+use super::{
+    Error,
+    envelope::{self, Damage, Kind, SCHEMA},
+    ignore_missing,
+};
+
+/// A larger file is none of ours: a sandbox with tens of thousands of scattered ports takes a few megabytes.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// A file and the generation before it.
+#[derive(Debug)]
+pub(super) struct Generations {
+    path: PathBuf,
+    kind: Kind,
+}
+
+/// The next generation of a file: its bytes are on disk, but not yet under its name.
+#[derive(Debug)]
+pub(super) struct Staged {
+    target: Generations,
+    text: Vec<u8>,
+    file: AtomicWriteFile,
+}
+
+/// Returns the names (without suffixes) of all files of a directory that have an intact or damaged generation.
+pub(super) fn names(directory: &Path) -> Result<BTreeSet<String>, Error> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
+        let entry = entry.map_err(Error::io("list", directory))?;
+        if let Some(name) = entry.file_name().to_str().and_then(|name| name.strip_suffix(".json")) {
+            names.insert(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+impl Generations {
+    pub(super) fn new(path: PathBuf, kind: Kind) -> Self {
+        Self { path, kind }
+    }
+
+    fn previous(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".prev");
+        name.into()
+    }
+
+    /// Writes the next generation.
+    pub(super) fn write(&self, text: &[u8]) -> Result<(), Error> {
+        self.next_file(text).and_then(|file| self.publish(file)).map_err(Error::io("write", &self.path))
+    }
+
+    /// Writes the next generation without making it the current one.
+    pub(super) fn stage(self, text: Vec<u8>) -> Result<Staged, Error> {
+        let file = self.next_file(&text).map_err(Error::io("write", &self.path))?;
+        Ok(Staged { target: self, text, file })
+    }
+
+    fn next_file(&self, text: &[u8]) -> io::Result<AtomicWriteFile> {
+        let mut options = AtomicWriteFile::options();
+        options.preserve_mode(false).preserve_owner(false).mode(0o600);
+        let mut file = options.open(&self.path)?;
+        file.write_all(text)?;
+        Ok(file)
+    }
+
+    /// Keeps the current generation as the previous one and puts the next one in its place; waits for the disk.
+    fn publish(&self, next: AtomicWriteFile) -> io::Result<()> {
+        let kept = ignore_missing(fs::remove_file(self.previous()))
+            .and_then(|()| ignore_missing(fs::hard_link(&self.path, self.previous())));
+        kept.and_then(|()| next.commit()).inspect_err(|_| self.restore())
+    }
+
+    /// Returns to the generation before a write that failed half way. Best effort: the disk has just refused to work.
+    fn restore(&self) {
+        let previous = self.previous();
+        let restored = if previous.exists() {
+            fs::rename(previous, &self.path)
+        } else {
+            ignore_missing(fs::remove_file(&self.path))
+        };
+        if let Err(error) = restored {
+            tracing::error!(path = %self.path.display(), %error, "state file not restored after a failed write");
+        }
+    }
+
+    /// Removes both generations; waits for the disk.
+    pub(super) fn remove(&self) -> Result<(), Error> {
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        // The previous generation first: alone it would come back to life.
+        ignore_missing(fs::remove_file(self.previous()))
+            .and_then(|()| ignore_missing(fs::remove_file(&self.path)))
+            .and_then(|()| File::open(directory)?.sync_all())
+            .map_err(Error::io("remove", &self.path))
+    }
+
+    /// Reads the newest intact generation; None: there is none.
+    pub(super) fn read<T: DeserializeOwned>(&self, warnings: &mut Vec<String>) -> Result<Option<T>, Error> {
+        self.read_checked(|_| Ok(()), warnings)
+    }
+
+    /// Reads the newest intact generation that passes a check. A damaged current one is set aside and replaced.
+    pub(super) fn read_checked<T: DeserializeOwned>(
+        &self,
+        check: impl Fn(&T) -> Result<(), String>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<T>, Error> {
+        let why = match self.read_one(&self.path, &check)? {
+            Found::Object(object) => return Ok(Some(object)),
+            Found::Nothing => None,
+            Found::Corrupt(why) => Some(why),
+        };
+        let previous = match self.read_one(&self.previous(), &check)? {
+            Found::Object(object) => Some(object),
+            Found::Nothing => None,
+            Found::Corrupt(why) => {
+                set_aside(&self.previous(), &why, warnings)?;
+                None
+            }
+        };
+        if let Some(why) = why {
+            set_aside(&self.path, &why, warnings)?;
+        }
+        if previous.is_some() {
+            fs::hard_link(self.previous(), &self.path).map_err(Error::io("restore", &self.path))?;
+            warnings.push(format!("{}: its previous generation is used", self.path.display()));
+        }
+        Ok(previous)
+    }
+
+    fn read_one<T: DeserializeOwned>(
+        &self,
+        path: &Path,
+        check: &impl Fn(&T) -> Result<(), String>,
+    ) -> Result<Found<T>, Error> {
+        let text = match read_file(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(error) => return Ok(Found::Corrupt(error.to_string())),
+        };
+        match envelope::decode::<T>(self.kind, &text) {
+            Ok(object) => Ok(check(&object).map_or_else(Found::Corrupt, |()| Found::Object(object))),
+            Err(Damage::Corrupt(why)) => Ok(Found::Corrupt(why)),
+            Err(Damage::Newer(found)) => {
+                Err(Error::NewerSchema { path: path.to_owned(), found, known: SCHEMA })
+            }
+        }
+    }
+}
+
+/// Keeps a damaged file for people to look at.
+pub(super) fn set_aside(path: &Path, why: &str, warnings: &mut Vec<String>) -> Result<(), Error> {
+    let mut bad = path.to_owned().into_os_string();
+    bad.push(format!(".bad-{}", jiff::Timestamp::now().as_nanosecond()));
+    let bad = PathBuf::from(bad);
+    fs::rename(path, &bad).map_err(Error::io("set aside", path))?;
+    warnings.push(format!("{}: {why}; kept as {}", path.display(), bad.display()));
+    Ok(())
+}
+
+/// What was found under a name.
+enum Found<T> {
+    Object(T),
+    Nothing,
+    Corrupt(String),
+}
+
+/// Reads a regular file of our own; links, devices and files of others are refused.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    check_ours(&file.metadata()?)?;
+    let mut text = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Checks that a path is free or leads to a regular file of our own of a sensible size.
+pub(super) fn regular_file_of_ours(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => check_ours(&other?),
+    }
+}
+
+fn check_ours(metadata: &fs::Metadata) -> io::Result<()> {
+    if !metadata.is_file() {
+        Err(io::Error::other("it is not a regular file"))
+    } else if metadata.uid() != nix::unistd::geteuid().as_raw() {
+        Err(io::Error::other(format!("it belongs to user {}", metadata.uid())))
+    } else if metadata.len() > MAX_BYTES {
+        Err(io::Error::other(format!("it has {} bytes", metadata.len())))
+    } else {
+        Ok(())
+    }
+}
+
+impl Staged {
+    /// Whether this is that file with that content.
+    pub(super) fn holds(&self, file: &Generations, text: &[u8]) -> bool {
+        self.target.path == file.path && self.text == text
+    }
+
+    /// Makes it the current generation; waits for the disk.
+    pub(super) fn commit(self) -> Result<(), Error> {
+        self.target.publish(self.file).map_err(Error::io("write", &self.target.path))
+    }
+}

@@ -1,0 +1,309 @@
+//! The state on disk: one JSON file per object, two generations of each, and a journal of the operation in flight.
+//!
+//! `STATE_DIR/{meta,journal}.json`, `STATE_DIR/{networks,sandboxes}/<id>.json`, each with its previous generation beside it as
+//! `*.prev`, and what could not be read as `*.bad-<time>`. Directories are 0700 and files 0600. This is the only code that opens
+//! files there. A caller writes its intent, changes the kernel, puts or removes the object, and clears the intent:
+//!
+//! - what an acknowledged call wrote is there after a power loss; what was in flight is there or not, and never half;
+//! - room for the object is taken together with the intent, so that a full disk is reported before the kernel is changed.
+
+mod envelope;
+mod error;
+mod generations;
+mod intent;
+mod journal;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use error::Error;
+pub use intent::Intent;
+
+use crate::model::{Id, Network, Sandbox};
+use envelope::Kind;
+use generations::{Generations, Staged};
+use journal::Journal;
+
+/// The state directory of one instance, locked for this process.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    journal: Journal,
+    staged: Option<Staged>,
+    meta: Meta,
+    warnings: Vec<String>,
+    /// Holds the lock until the store is dropped.
+    _lock: File,
+}
+
+/// What belongs to the instance as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Made at the first start: 64 hexadecimal digits.
+    pub instance: Id,
+    /// Settings under /proc/sys that netd changed, with their values from before.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// Everything the state directory knows.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// Every network.
+    pub networks: Vec<Network>,
+    /// Every sandbox.
+    pub sandboxes: Vec<Sandbox>,
+    /// The operation that was in flight when the last daemon ended. It may be complete: clearing the journal is not waited for.
+    pub journal: Option<Intent>,
+    /// What could not be read, and what was used in its place.
+    pub warnings: Vec<String>,
+}
+
+impl Store {
+    /// Opens, and at the first start creates, the state directory and locks it.
+    ///
+    /// # Errors
+    /// When another daemon uses the directory, when it cannot be created, or when a newer netd wrote it.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        for directory in [dir.to_owned(), dir.join("networks"), dir.join("sandboxes")] {
+            private_directory(&directory)?;
+            remove_temporary_files(&directory)?;
+        }
+        let lock = lock(dir)?;
+        let mut warnings = Vec::new();
+        let journal = Journal::open(&dir.join("journal.json"), &mut warnings)?;
+        let meta = meta_file(dir).read(&mut warnings)?;
+        let fresh = meta.is_none();
+        let meta = match meta {
+            Some(meta) => meta,
+            None => Meta { instance: Id::random().map_err(Error::Random)?, sysctls: BTreeMap::new() },
+        };
+        let mut store = Self { dir: dir.to_owned(), journal, staged: None, meta, warnings, _lock: lock };
+        if fresh {
+            // Twice: the instance's id must survive the loss of one generation.
+            store.save_meta()?;
+            store.save_meta()?;
+        }
+        Ok(store)
+    }
+
+    /// Returns the instance's id and saved settings.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Saves the value that a setting under /proc/sys had before netd changed it; the first value stays.
+    ///
+    /// # Errors
+    /// When it cannot be written; nothing has changed then.
+    pub fn remember_sysctl(&mut self, name: &str, old: &str) -> Result<(), Error> {
+        if self.meta.sysctls.contains_key(name) {
+            return Ok(());
+        }
+        self.meta.sysctls.insert(name.to_owned(), old.to_owned());
+        self.save_meta().inspect_err(|_| {
+            self.meta.sysctls.remove(name);
+        })
+    }
+
+    fn save_meta(&mut self) -> Result<(), Error> {
+        let text = envelope::encode(Kind::Meta, &self.meta)?;
+        meta_file(&self.dir).write(&text)
+    }
+
+    /// Reads everything. Damaged files are set aside and their previous generation is used; see `Loaded::warnings`.
+    ///
+    /// # Errors
+    /// When the directory cannot be read at all, or when a newer netd wrote a file in it.
+    pub fn load(&mut self) -> Result<Loaded, Error> {
+        let mut warnings = std::mem::take(&mut self.warnings);
+        let networks = self.load_all(Kind::Network, |network: &Network| &network.id, &mut warnings)?;
+        let sandboxes = self.load_all(Kind::Sandbox, |sandbox: &Sandbox| &sandbox.id, &mut warnings)?;
+        let journal = self.journal.read(&mut warnings)?;
+        Ok(Loaded { networks, sandboxes, journal, warnings })
+    }
+
+    fn load_all<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        id: impl Fn(&T) -> &Id,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<T>, Error> {
+        let mut objects = Vec::new();
+        for name in generations::names(&self.dir.join(kind.directory()))? {
+            let file = Generations::new(self.dir.join(kind.directory()).join(format!("{name}.json")), kind);
+            let fits = |object: &T| {
+                let wrong = || format!("it holds the object {}", id(object));
+                if id(object).as_str() == name { Ok(()) } else { Err(wrong()) }
+            };
+            objects.extend(file.read_checked(fits, warnings)?);
+        }
+        Ok(objects)
+    }
+
+    /// Saves a network.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old content is still there.
+    pub fn put_network(&mut self, network: &Network) -> Result<(), Error> {
+        self.put(Kind::Network, &network.id, network)
+    }
+
+    /// Saves a sandbox.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old content is still there.
+    pub fn put_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), Error> {
+        self.put(Kind::Sandbox, &sandbox.id, sandbox)
+    }
+
+    /// Forgets a network; one that is not there is fine.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn remove_network(&mut self, id: &Id) -> Result<(), Error> {
+        self.object(Kind::Network, id).remove()
+    }
+
+    /// Forgets a sandbox; one that is not there is fine.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn remove_sandbox(&mut self, id: &Id) -> Result<(), Error> {
+        self.object(Kind::Sandbox, id).remove()
+    }
+
+    /// Writes down what is about to be done, and takes the room that the object will need.
+    ///
+    /// # Errors
+    /// When it cannot be written; nothing has changed, and nothing must be done.
+    pub fn journal_begin(&mut self, intent: &Intent) -> Result<(), Error> {
+        self.staged = None;
+        let staged = match intent {
+            Intent::CreateNetwork(network) => Some(self.stage(Kind::Network, &network.id, network)?),
+            Intent::CreateSandbox(sandbox) | Intent::UpdateSandbox { after: sandbox, .. } => {
+                Some(self.stage(Kind::Sandbox, &sandbox.id, sandbox)?)
+            }
+            Intent::RemoveNetwork(_) | Intent::RemoveSandbox(_) => None,
+        };
+        self.journal.write(intent)?;
+        self.staged = staged;
+        Ok(())
+    }
+
+    /// Says that the operation in flight is complete or undone.
+    ///
+    /// Does not wait for the disk: after a power loss the intent may be read again, and repeating it changes nothing.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn journal_clear(&mut self) -> Result<(), Error> {
+        self.staged = None;
+        self.journal.clear()
+    }
+
+    /// Removes everything that netd keeps in the directory, for `netd down`, and the directory itself if nothing else is in it.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn wipe(self) -> Result<(), Error> {
+        for directory in ["networks", "sandboxes"] {
+            let path = self.dir.join(directory);
+            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+        }
+        for name in ["meta.json", "meta.json.prev", "journal.json", "lock"] {
+            let path = self.dir.join(name);
+            ignore_missing(fs::remove_file(&path)).map_err(Error::io("remove", &path))?;
+        }
+        match fs::remove_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            // Someone mounted something there, or made it a part of a larger directory: it stays, empty.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+            other => other.map_err(Error::io("remove", &self.dir)),
+        }
+    }
+
+    fn object(&self, kind: Kind, id: &Id) -> Generations {
+        Generations::new(self.dir.join(kind.directory()).join(format!("{id}.json")), kind)
+    }
+
+    fn stage<T: Serialize>(&self, kind: Kind, id: &Id, object: &T) -> Result<Staged, Error> {
+        self.object(kind, id).stage(envelope::encode(kind, object)?)
+    }
+
+    fn put<T: Serialize>(&mut self, kind: Kind, id: &Id, object: &T) -> Result<(), Error> {
+        let text = envelope::encode(kind, object)?;
+        let file = self.object(kind, id);
+        match self.staged.take() {
+            Some(staged) if staged.holds(&file, &text) => staged.commit(),
+            other => {
+                drop(other); // gives its room back first
+                file.write(&text)
+            }
+        }
+    }
+}
+
+fn meta_file(dir: &Path) -> Generations {
+    Generations::new(dir.join("meta.json"), Kind::Meta)
+}
+
+/// Makes a directory that only its owner may enter, or makes an existing one so.
+fn private_directory(path: &Path) -> Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(Error::io("create the state directory", path))?;
+    let mode = fs::metadata(path).map_err(Error::io("read", path))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        fs::set_permissions(path, Permissions::from_mode(0o700))
+            .map_err(Error::io("restrict access to", path))?;
+    }
+    Ok(())
+}
+
+/// Removes what a killed daemon was about to write. Only its own temporary files begin with a dot.
+fn remove_temporary_files(directory: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
+        let entry = entry.map_err(Error::io("list", directory))?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with('.') && name.contains(".json.")) {
+            ignore_missing(fs::remove_file(entry.path())).map_err(Error::io("remove", &entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(Error::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(Error::io("lock", &path)(source)),
+    }
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;
