@@ -64,7 +64,7 @@ impl Doctor {
     pub(super) async fn run(self, client: &Client) -> Outcome {
         let mut findings = checks::of_machine();
         findings.push(checks::of_daemon(client).await);
-        if self.format.format.is_some() {
+        if self.format.is_for_scripts() {
             self.format.print(&findings)?;
         } else {
             print(&text(&findings))?;
@@ -98,8 +98,10 @@ mod tests {
 
     #[test]
     fn a_hint_stands_below_what_was_found() {
-        let findings =
-            [Finding::new(Status::Ok, "kernel", "6.18"), Finding::new(Status::Missing, "x", "no").hint("do y")];
+        let findings = [
+            Finding::new(Status::Ok, "kernel", "6.18"),
+            Finding::new(Status::Missing, "x", "no").hint("do y"),
+        ];
         assert_eq!(
             text(&findings),
             "ok       kernel  6.18\nMISSING  x       no\n                 hint: do y\n"

@@ -222,14 +222,23 @@ mod tests {
         assert_eq!(option.aliases, ["a", "b"]);
         assert_eq!(option.driver_opts["k"], "x,y");
         assert_eq!("name=app".parse::<NetworkOption>().expect("docker's long form").network, "app");
-        for bad in ["", "ip=10.0.0.1", "app,ip=x", "app,ip6=10.0.0.1", "app,colour=red", "app,bare", "app,gw-priority=x"] {
+        for bad in [
+            "",
+            "ip=10.0.0.1",
+            "app,ip=x",
+            "app,ip6=10.0.0.1",
+            "app,colour=red",
+            "app,bare",
+            "app,gw-priority=x",
+        ] {
             assert!(bad.parse::<NetworkOption>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn short_options_speak_of_the_first_network() {
-        let made = request(&["--network", "a", "--network", "b", "--ip", "10.0.0.2", "--network-alias", "www"]);
+        let made =
+            request(&["--network", "a", "--network", "b", "--ip", "10.0.0.2", "--network-alias", "www"]);
         let made = made.expect("valid");
         assert_eq!(made.networks[0].endpoint.ipam_config.ipv4_address, "10.0.0.2");
         assert_eq!(made.networks[0].endpoint.aliases, ["www"]);

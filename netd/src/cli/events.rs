@@ -5,9 +5,12 @@ use clap::Args;
 use super::{
     Outcome,
     failure::Doing,
-    output::{Format, FormatOption, print},
+    output::{FormatOption, print},
 };
-use crate::api::{Client, Filters, dto::EventMessage};
+use crate::{
+    api::{Client, Filters, dto::EventMessage},
+    template::Format,
+};
 
 const FILTERS: &[&str] = &["container", "event", "network", "scope", "type"];
 
@@ -50,9 +53,11 @@ impl Events {
 
     fn print(&self, event: &EventMessage) -> Result<(), super::failure::Failure> {
         match &self.format.format {
-            None => print(&line(event)),
+            None | Some(Format::Table) => print(&line(event)),
             // An endless stream has no closing bracket: an object a line.
-            Some(Format::Json) => FormatOption { format: Some(Format::JsonLines) }.print(std::slice::from_ref(event)),
+            Some(Format::Json) => {
+                FormatOption { format: Some(Format::Jsonl) }.print(std::slice::from_ref(event))
+            }
             Some(_) => self.format.print(std::slice::from_ref(event)),
         }
     }

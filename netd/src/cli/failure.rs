@@ -60,8 +60,11 @@ impl Failure {
 
     /// Prints the failure to stderr.
     pub(super) fn print(&self, colored: bool) {
-        let (error, hint, plain) =
-            if colored { ("\x1b[1;31merror:\x1b[0m", "\x1b[1;36mhint:\x1b[0m", "") } else { ("error:", "hint:", "") };
+        let (error, hint, plain) = if colored {
+            ("\x1b[1;31merror:\x1b[0m", "\x1b[1;36mhint:\x1b[0m", "")
+        } else {
+            ("error:", "hint:", "")
+        };
         eprintln!("{error} {}{plain}", one_line(&self.message));
         if let Some(text) = &self.hint {
             eprintln!("{hint} {}", one_line(text));
@@ -140,12 +143,15 @@ mod tests {
 
     #[test]
     fn claps_paragraphs_become_one_line_and_a_hint() {
-        let failure = complaint("error: the following required arguments were not provided:\n  <NAME>\n\nUsage: netd network create <NAME>\n\nFor more information, try '--help'.\n");
+        let failure = complaint(
+            "error: the following required arguments were not provided:\n  <NAME>\n\nUsage: netd network create <NAME>\n\nFor more information, try '--help'.\n",
+        );
         assert_eq!(failure.message, "the following required arguments were not provided: <NAME>");
         assert_eq!(failure.hint.as_deref(), Some("usage: netd network create <NAME>"));
         assert_eq!(failure.exit, 2);
-        let failure =
-            complaint("error: unrecognized subcommand 'netwrk'\n\n  tip: a similar subcommand exists: 'network'\n\nUsage: netd [OPTIONS] <COMMAND>\n");
+        let failure = complaint(
+            "error: unrecognized subcommand 'netwrk'\n\n  tip: a similar subcommand exists: 'network'\n\nUsage: netd [OPTIONS] <COMMAND>\n",
+        );
         assert_eq!(failure.hint.as_deref(), Some("a similar subcommand exists: 'network'"));
     }
 }

@@ -16,11 +16,14 @@ const FILTERS: &[&str] = &["sandbox", "network", "proto", "port"];
 
 /// Look at and empty the connection table
 #[derive(Debug, Args)]
-#[command(arg_required_else_help = true, after_help = "\
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
 EXAMPLES:
   netd flow ls
   netd flow ls --filter sandbox=web --filter proto=tcp
-  netd flow flush --filter sandbox=web")]
+  netd flow flush --filter sandbox=web"
+)]
 pub(super) struct Flow {
     #[command(subcommand)]
     verb: Verb,
@@ -105,7 +108,7 @@ impl Ls {
     async fn run(self, client: &Client) -> Outcome {
         let filters = Filters::from_options(&self.filter, FILTERS)?;
         let flows = client.flows(&query(&filters)?).await.doing("list flows")?;
-        if self.format.format.is_some() {
+        if self.format.is_for_scripts() {
             self.format.print(&flows)?;
         } else {
             let columns = ["PROTO", "STATE", "SOURCE", "DESTINATION", "TRANSLATED", "IDLE", "EXPIRES"];
@@ -151,7 +154,7 @@ impl Flush {
 impl Drops {
     pub(super) async fn run(self, client: &Client) -> Outcome {
         let drops = client.drops().await.doing("list drops")?;
-        if self.format.format.is_some() {
+        if self.format.is_for_scripts() {
             self.format.print(&drops)?;
         } else {
             let shown = drops.iter().filter(|drop| self.all || drop.packets > 0);

@@ -91,7 +91,11 @@ fn refused(doing: &str, error: &netns::Error) -> Failure {
     };
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let failure = Failure::new(code, format!("{doing}: {error}{why}"));
-    if code == Code::Permission { failure.hint("run as root: entering a namespace needs CAP_SYS_ADMIN") } else { failure }
+    if code == Code::Permission {
+        failure.hint("run as root: entering a namespace needs CAP_SYS_ADMIN")
+    } else {
+        failure
+    }
 }
 
 /// Opens the file for a detached command's output; earlier output is kept.

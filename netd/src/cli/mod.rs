@@ -32,6 +32,8 @@ use failure::Failure;
 /// What a command ends with: its exit code, or why it failed.
 type Outcome = Result<u8, Failure>;
 
+const DEFAULT_HOST: &str = "unix:///run/netd/netd.sock";
+
 const ABOUT: &str = "Container networking on Linux with eBPF, without iptables";
 
 const LONG_ABOUT: &str = "\
@@ -68,16 +70,27 @@ struct Cli {
 /// Options that every command takes.
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// The daemon's socket
-    #[arg(short = 'H', long, global = true, env = "NETD_HOST", value_name = "unix://PATH")]
-    #[arg(default_value = "unix:///run/netd/netd.sock", help_heading = "Global options")]
-    host: Client,
+    /// The daemon's socket [env: NETD_HOST] [default: unix:///run/netd/netd.sock]
+    #[arg(short = 'H', long, global = true, value_name = "unix://PATH", help_heading = "Global options")]
+    host: Option<Client>,
     /// Say more about what is done (twice: everything)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     verbose: u8,
     /// When to use colour
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
     color: Color,
+}
+
+impl Global {
+    /// Returns the daemon's address: the option, else the variable, else the default.
+    fn client(&self) -> Result<Client, Failure> {
+        if let Some(host) = &self.host {
+            return Ok(host.clone());
+        }
+        let host = std::env::var("NETD_HOST").ok().filter(|host| !host.is_empty());
+        let host = host.as_deref().unwrap_or(DEFAULT_HOST);
+        host.parse().map_err(|why| Failure::usage(format!("NETD_HOST: {why}")))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -133,7 +146,7 @@ fn dispatch(cli: Cli) -> Outcome {
     if !matches!(command, Command::Daemon(_)) {
         logging::to_stderr(global.verbose);
     }
-    let client = &global.host;
+    let client = &global.client()?;
     match command {
         Command::Daemon(command) => command.run(global.verbose),
         Command::Run(command) => command.run(client),
@@ -194,7 +207,8 @@ fn colored(color: Color) -> bool {
         Color::Always => true,
         Color::Never => false,
         Color::Auto => {
-            std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stderr().is_terminal()
+            std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                && std::io::stderr().is_terminal()
         }
     }
 }

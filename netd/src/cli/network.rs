@@ -26,14 +26,17 @@ use crate::{
 
 /// Make, look at and remove networks
 #[derive(Debug, Args)]
-#[command(arg_required_else_help = true, after_help = "\
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
 EXAMPLES:
   netd network create app
   netd network create --subnet 172.30.0.0/24 --gateway 172.30.0.254 --ipv6 app
   netd network ls
   netd network connect app web
   netd network inspect app
-  netd network rm app")]
+  netd network rm app"
+)]
 pub(super) struct Network {
     #[command(subcommand)]
     verb: Verb,
@@ -470,10 +473,16 @@ mod tests {
             #[command(subcommand)]
             _verb: Verb,
         }
-        for arguments in
-            ["create --subnet 172.30.0.0 a", "create --gateway 1.2.3.4/8 a", "connect --ip fd00::1 a b", "create"]
-        {
-            assert!(Line::try_parse_from(["x"].into_iter().chain(arguments.split(' '))).is_err(), "{arguments}");
+        for arguments in [
+            "create --subnet 172.30.0.0 a",
+            "create --gateway 1.2.3.4/8 a",
+            "connect --ip fd00::1 a b",
+            "create",
+        ] {
+            assert!(
+                Line::try_parse_from(["x"].into_iter().chain(arguments.split(' '))).is_err(),
+                "{arguments}"
+            );
         }
     }
 }

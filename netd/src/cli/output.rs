@@ -7,23 +7,16 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::failure::Failure;
-use crate::{api::Filters, controller::Code, template::Template};
-
-/// What `--format` asks for.
-#[derive(Debug, Clone)]
-pub(super) enum Format {
-    /// One array.
-    Json,
-    /// An object a line.
-    JsonLines,
-    /// A line for each object.
-    Template(Template),
-}
+use crate::{
+    api::Filters,
+    controller::Code,
+    template::{Format, Template},
+};
 
 /// `--format` on commands that print objects.
 #[derive(Debug, clap::Args)]
 pub(super) struct FormatOption {
-    /// json (one array), jsonl (an object a line) or a template such as '{{.Name}}'
+    /// json (one array), jsonl (an object a line), table, or a template such as '{{.Name}}'
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     pub(super) format: Option<Format>,
 }
@@ -67,9 +60,9 @@ impl Listing {
             let ids = items.iter().map(|item| shorten((view.id)(item)) + "\n");
             return print(&ids.collect::<String>());
         }
-        match &self.format.format {
-            None => print(&table(view.columns, items.iter().map(|item| (view.row)(item, &shorten)))),
-            Some(Format::Template(template)) => {
+        match self.format.format.as_ref().unwrap_or(&Format::Table) {
+            Format::Table => print(&table(view.columns, items.iter().map(|item| (view.row)(item, &shorten)))),
+            Format::Template(template) => {
                 // Docker's lists call the id `ID`, and shorten it.
                 let values = values(items)?.into_iter().map(|mut value| {
                     if let Some(Value::String(id)) = value.get("Id") {
@@ -79,12 +72,17 @@ impl Listing {
                 });
                 render(template, &values.collect::<Vec<_>>())
             }
-            Some(format) => print_objects(items, format),
+            format => print_objects(items, format),
         }
     }
 }
 
 impl FormatOption {
+    /// Whether something else than the command's own table is wanted.
+    pub(super) fn is_for_scripts(&self) -> bool {
+        !matches!(self.format, None | Some(Format::Table))
+    }
+
     /// Prints objects in full; without `--format` as one JSON array.
     pub(super) fn print<T: Serialize>(&self, items: &[T]) -> Result<(), Failure> {
         print_objects(items, self.format.as_ref().unwrap_or(&Format::Json))
@@ -96,18 +94,18 @@ impl FormatOption {
         item: &T,
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
-        match &self.format {
-            None => print(&text()),
-            Some(Format::Json) => print(&(json(item, true)? + "\n")),
-            Some(format) => print_objects(std::slice::from_ref(item), format),
+        match self.format.as_ref().unwrap_or(&Format::Table) {
+            Format::Table => print(&text()),
+            Format::Json => print(&(json(item, true)? + "\n")),
+            format => print_objects(std::slice::from_ref(item), format),
         }
     }
 }
 
 fn print_objects<T: Serialize>(items: &[T], format: &Format) -> Result<(), Failure> {
     match format {
-        Format::Json => print(&(json(&items, true)? + "\n")),
-        Format::JsonLines => {
+        Format::Table | Format::Json => print(&(json(&items, true)? + "\n")),
+        Format::Jsonl => {
             let lines: Result<Vec<String>, Failure> = items.iter().map(|item| json(item, false)).collect();
             print(&lines?.into_iter().map(|line| line + "\n").collect::<String>())
         }
@@ -115,12 +113,13 @@ fn print_objects<T: Serialize>(items: &[T], format: &Format) -> Result<(), Failu
     }
 }
 
+/// Takes what the template language takes, except text without any field: that is a misspelt `json`.
 fn parse_format(text: &str) -> Result<Format, String> {
-    match text {
-        "json" => Ok(Format::Json),
-        "jsonl" => Ok(Format::JsonLines),
-        _ if text.contains("{{") => text.parse().map(Format::Template).map_err(|why| format!("{why}")),
-        _ => Err("json, jsonl or a template such as '{{.Name}}'".into()),
+    match Format::parse(text).map_err(|why| why.to_string())? {
+        Format::Template(_) if !text.contains("{{") => {
+            Err("json, jsonl, table or a template such as '{{.Name}}'".into())
+        }
+        format => Ok(format),
     }
 }
 
@@ -134,9 +133,11 @@ fn values<T: Serialize>(items: &[T]) -> Result<Vec<Value>, Failure> {
     values.map_err(|error| Failure::new(Code::Failure, format!("print as JSON: {error}")))
 }
 
+/// Heads of template tables that docker names otherwise than the field.
+const HEADERS: &[(&str, &str)] = &[("ID", "ID"), ("CreatedAt", "CREATED AT")];
+
 fn render(template: &Template, values: &[Value]) -> Result<(), Failure> {
-    let text = template.render_all(values).map_err(|why| Failure::usage(format!("--format: {why}")))?;
-    print(&text)
+    print(&template.render(values, HEADERS).map_err(|why| Failure::usage(format!("--format: {why}")))?)
 }
 
 /// Returns a table with aligned columns, three spaces apart, as docker's; numbers are not aligned to the right.

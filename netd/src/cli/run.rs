@@ -85,7 +85,9 @@ impl Run {
         }
         let process = block_on(launch::launch(&sandbox, &command, Terminal::Inherited)).map_err(undone)?;
         let pid = process.as_raw().unsigned_abs();
-        report(block_on(async { client.started(&sandbox.id, pid).await.doing("report the command's start") }));
+        report(block_on(async {
+            client.started(&sandbox.id, pid).await.doing("report the command's start")
+        }));
         let code = signals.wait(process)?;
         report(block_on(async { client.exited(&sandbox.id, code).await.doing("report the command's end") }));
         if rm {

@@ -25,13 +25,16 @@ const FILTERS: &[&str] = &["id", "label", "name", "network", "status"];
 ///
 /// A sandbox is one network namespace with its endpoints: what docker makes for a container.
 #[derive(Debug, Args)]
-#[command(arg_required_else_help = true, after_help = "\
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
 EXAMPLES:
   netd sandbox create --network app -p 8080:80 web
   netd sandbox create --pid $(pidof myserver) myserver
   netd sandbox ls
   netd sandbox inspect web
-  netd sandbox rm web")]
+  netd sandbox rm web"
+)]
 pub(super) struct Sandbox {
     #[command(subcommand)]
     verb: Verb,

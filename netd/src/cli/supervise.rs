@@ -90,7 +90,9 @@ async fn patiently<F: Future<Output = Result<(), ClientError>>>(call: impl Fn() 
     let start = Instant::now();
     loop {
         match call().await {
-            Err(ClientError::Unreachable { .. } | ClientError::NoAnswer { .. }) if start.elapsed() < PATIENCE => {
+            Err(ClientError::Unreachable { .. } | ClientError::NoAnswer { .. })
+                if start.elapsed() < PATIENCE =>
+            {
                 tokio::time::sleep(PAUSE).await;
             }
             result => return result.doing("call the daemon"),

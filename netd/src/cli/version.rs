@@ -44,7 +44,9 @@ impl Version {
             server: server.as_ref().ok().cloned(),
         };
         let daemon = match &server {
-            Ok(server) if server.object_sha256 == OBJECT_SHA256 => format!("{}, the same object", server.version),
+            Ok(server) if server.object_sha256 == OBJECT_SHA256 => {
+                format!("{}, the same object", server.version)
+            }
             Ok(server) => format!("{}, object {}", server.version, server.object_sha256),
             Err(error) => error.to_string(),
         };

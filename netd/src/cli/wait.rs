@@ -57,7 +57,9 @@ impl Signals {
                 WaitStatus::Exited(_, code) => return Ok(u8::try_from(code).unwrap_or(u8::MAX)),
                 WaitStatus::Signaled(_, signal, _) => return Ok(killed_by(signal)),
                 // The shell must see its job stopped. It continues the job by SIGCONT, which is then passed on.
-                WaitStatus::Stopped(..) if !continued => kill(Pid::this(), Signal::SIGSTOP).map_err(failed)?,
+                WaitStatus::Stopped(..) if !continued => {
+                    kill(Pid::this(), Signal::SIGSTOP).map_err(failed)?
+                }
                 WaitStatus::StillAlive => self.sleep()?,
                 _ => {}
             }

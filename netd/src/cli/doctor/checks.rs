@@ -10,13 +10,8 @@ const FLOOR: (u32, u32) = (6, 1);
 /// First kernel with TCX links (Linux 6.6, `BPF_TCX_INGRESS`).
 const TCX: (u32, u32) = (6, 6);
 /// Capabilities that the daemon works with, by their number (linux/capability.h).
-const CAPABILITIES: [(u8, &str); 5] = [
-    (12, "CAP_NET_ADMIN"),
-    (13, "CAP_NET_RAW"),
-    (21, "CAP_SYS_ADMIN"),
-    (38, "CAP_PERFMON"),
-    (39, "CAP_BPF"),
-];
+const CAPABILITIES: [(u8, &str); 5] =
+    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 
 pub(super) fn of_machine() -> Vec<Finding> {
     let mut findings = kernel();
@@ -84,8 +79,12 @@ fn bpffs() -> Finding {
 fn cgroup2() -> Finding {
     match mounted(&mountinfo(), "cgroup2").first() {
         Some(path) => Finding::new(Status::Ok, "cgroup2", format!("mounted at {path}")),
-        None => Finding::new(Status::Missing, "cgroup2", "not mounted: host processes cannot reach published ports")
-            .hint("mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"),
+        None => Finding::new(
+            Status::Missing,
+            "cgroup2",
+            "not mounted: host processes cannot reach published ports",
+        )
+        .hint("mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"),
     }
 }
 
@@ -115,8 +114,10 @@ fn missing_capabilities(status: &str) -> Vec<&'static str> {
 
 fn mounts() -> Finding {
     match crate::netns::mounts_are_private(Path::new("/run")) {
-        Ok(true) => Finding::new(Status::Warning, "mounts", "private: others will not see the namespaces netd makes")
-            .hint("remove ProtectSystem=, PrivateTmp= and their like from the service"),
+        Ok(true) => {
+            Finding::new(Status::Warning, "mounts", "private: others will not see the namespaces netd makes")
+                .hint("remove ProtectSystem=, PrivateTmp= and their like from the service")
+        }
         Ok(false) => Finding::new(Status::Ok, "mounts", "visible to the host"),
         Err(error) => Finding::new(Status::Note, "mounts", error.to_string()),
     }
@@ -127,7 +128,9 @@ fn memory_lock() -> Finding {
     match getrlimit(Resource::RLIMIT_MEMLOCK) {
         Ok((RLIM_INFINITY, _)) => Finding::new(Status::Ok, "locked memory", "unlimited"),
         // Since 5.11 the kernel accounts eBPF memory to the cgroup; the floor is above that.
-        Ok((bytes, _)) => Finding::new(Status::Ok, "locked memory", format!("{bytes} bytes; eBPF is not bound by it")),
+        Ok((bytes, _)) => {
+            Finding::new(Status::Ok, "locked memory", format!("{bytes} bytes; eBPF is not bound by it"))
+        }
         Err(error) => Finding::new(Status::Note, "locked memory", error.to_string()),
     }
 }
@@ -138,7 +141,9 @@ fn sysctls() -> Vec<Finding> {
     for name in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
         findings.push(match value(name).as_deref() {
             Some("1") => Finding::new(Status::Ok, name, "1"),
-            Some(other) => Finding::new(Status::Note, name, format!("{other}; the daemon sets what it needs")),
+            Some(other) => {
+                Finding::new(Status::Note, name, format!("{other}; the daemon sets what it needs"))
+            }
             None => Finding::new(Status::Note, name, "not there"),
         });
     }
@@ -165,16 +170,26 @@ fn sysctls() -> Vec<Finding> {
 fn forward_policy() -> Finding {
     let tables = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
     let used = tables.iter().filter_map(|path| read(path)).any(|names| !names.is_empty());
-    let found = if used { "iptables is in use; its FORWARD policy is not read" } else { "no iptables tables are loaded" };
+    let found = if used {
+        "iptables is in use; its FORWARD policy is not read"
+    } else {
+        "no iptables tables are loaded"
+    };
     let finding = Finding::new(Status::Note, "FORWARD policy", found);
-    if used { finding.hint("`iptables -S FORWARD`: a DROP policy blocks what netd leaves to the kernel's routing") } else { finding }
+    if used {
+        finding.hint("`iptables -S FORWARD`: a DROP policy blocks what netd leaves to the kernel's routing")
+    } else {
+        finding
+    }
 }
 
 pub(super) async fn of_daemon(client: &Client) -> Finding {
     match client.status().await {
         Ok(status) if status.state == "ready" => Finding::new(Status::Ok, "daemon", "ready"),
         Ok(status) => Finding::new(Status::Warning, "daemon", status.state),
-        Err(error) => Finding::new(Status::Note, "daemon", error.to_string()).hint("start it with `netd daemon`"),
+        Err(error) => {
+            Finding::new(Status::Note, "daemon", error.to_string()).hint("start it with `netd daemon`")
+        }
     }
 }
 
