@@ -250,3 +250,26 @@ async fn on_thread<T: Send + 'static>(closure: impl FnOnce() -> T + Send + 'stat
     })?;
     receiver.await.map_err(|_| io::Error::other("the thread panicked"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_that_holds_a_directory_decides_whether_others_see_it() {
+        let table = "\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 22 0:25 / /run rw,nosuid shared:5 - tmpfs tmpfs rw
+31 30 0:26 / /run/private rw master:7 - tmpfs tmpfs rw
+32 22 0:27 / /runner rw - tmpfs tmpfs rw
+";
+        for (dir, seen) in [
+            ("/run/netd/netns", true),
+            ("/run/private/netns", false),
+            ("/runner/netns", false),
+            ("/var", true),
+        ] {
+            assert_eq!(propagates(table, Path::new(dir)), seen, "{dir}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ pub(super) const MOUNTINFO: &str = "/proc/self/mountinfo";
 
 /// Returns where cgroup2 is mounted: a mount of the whole hierarchy before one of a part, short paths first.
 ///
-/// Format: proc_pid_mountinfo(5); the optional fields end with a lone `-`, the file system's type follows.
+/// Format: man page `proc_pid_mountinfo`; the optional fields end with a lone `-`, the file system's type follows.
 pub(super) fn cgroup2_root(mountinfo: &str) -> Option<PathBuf> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;

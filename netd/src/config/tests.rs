@@ -56,7 +56,7 @@ fn the_file_overrides_and_flags_override_the_file() {
     assert_eq!(from_file.nat_port_ranges, [(20_000, 20_003)]);
     assert_eq!(from_file.timeouts.udp, Duration::from_millis(250));
     assert_eq!(from_file.timeouts.tcp_established, Duration::from_secs(10));
-    assert_eq!(from_file.timeouts.udp_replied, Duration::from_secs(120));
+    assert_eq!(from_file.timeouts.udp_replied, Duration::from_mins(2));
     assert_eq!(from_file.default_pools.len(), 2);
     assert_eq!(from_file.network_options["com.docker.network.driver.mtu"], "1400");
     assert_eq!(from_file.dns.servers, ["192.0.2.53".parse::<IpAddr>().expect("an address")]);

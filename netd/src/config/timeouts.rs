@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// Longest timeout: the dataplane counts time in 32 bits, and nobody waits a year.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+const LONGEST: Duration = Duration::from_hours(365 * 24);
 
 /// `[timeouts]`: seconds in the file, fractions allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -42,17 +42,16 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        let days = |days: u64| Duration::from_secs(days * 24 * 3600);
         Self {
-            tcp_syn_sent: Duration::from_secs(120),
-            tcp_syn_recv: Duration::from_secs(60),
-            tcp_established: days(5),
-            tcp_closing: days(5),
+            tcp_syn_sent: Duration::from_mins(2),
+            tcp_syn_recv: Duration::from_mins(1),
+            tcp_established: Duration::from_hours(5 * 24),
+            tcp_closing: Duration::from_hours(5 * 24),
             tcp_closed: Duration::from_secs(10),
             udp: Duration::from_secs(30),
-            udp_replied: Duration::from_secs(120),
+            udp_replied: Duration::from_mins(2),
             icmp: Duration::from_secs(30),
-            other: Duration::from_secs(600),
+            other: Duration::from_mins(10),
         }
     }
 }

@@ -2,9 +2,22 @@
 //!
 //! Every call is idempotent, so that applying a plan again after a crash is safe.
 
+mod attach;
+mod flows;
+mod kernel;
+mod load;
+mod maps;
+mod object;
+mod raw;
+
+pub use kernel::Kernel;
+pub use load::{ProgramReport, kernel_release, verify};
+pub use object::OBJECT_SHA256;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    time::Duration,
 };
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -22,6 +35,64 @@ pub struct Settings {
     pub flow_entries: u32,
     /// Host ports that masqueraded flows may take, first and last.
     pub nat_port_ranges: Vec<(u16, u16)>,
+    /// How long flows live.
+    pub timeouts: Timeouts,
+    /// How packet programs are attached.
+    pub attach: AttachMode,
+}
+
+/// How packet programs are attached to interfaces.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// TCX links where the kernel has them (6.6), else clsact filters.
+    #[default]
+    Auto,
+    /// TCX links.
+    Tcx,
+    /// Filters of the clsact qdisc.
+    Tc,
+}
+
+/// How long flows live without a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, SYN seen.
+    pub tcp_syn_sent: Duration,
+    /// TCP, SYN and SYN+ACK seen.
+    pub tcp_syn_recv: Duration,
+    /// TCP, open.
+    pub tcp_established: Duration,
+    /// TCP, one side closed.
+    pub tcp_closing: Duration,
+    /// TCP, both sides closed, or reset.
+    pub tcp_closed: Duration,
+    /// UDP without an answer yet.
+    pub udp: Duration,
+    /// UDP, answered.
+    pub udp_replied: Duration,
+    /// ICMP echo.
+    pub icmp: Duration,
+    /// Other protocols.
+    pub other: Duration,
+}
+
+impl Default for Timeouts {
+    /// The kernel's own (net/netfilter/nf_conntrack_proto_*.c), but a half-closed connection lives as long as an open one.
+    fn default() -> Self {
+        const DAY: u64 = 24 * 60 * 60;
+        Self {
+            tcp_syn_sent: Duration::from_secs(120),
+            tcp_syn_recv: Duration::from_secs(60),
+            tcp_established: Duration::from_secs(5 * DAY),
+            tcp_closing: Duration::from_secs(5 * DAY),
+            tcp_closed: Duration::from_secs(10),
+            udp: Duration::from_secs(30),
+            udp_replied: Duration::from_secs(120),
+            icmp: Duration::from_secs(30),
+            other: Duration::from_secs(600),
+        }
+    }
 }
 
 /// A bridge network in the dataplane.
@@ -159,6 +230,13 @@ pub enum Error {
     /// The kernel lacks something that netd needs.
     #[error("{0}")]
     Unsupported(String),
+}
+
+impl Error {
+    /// Makes an error of the kernel's refusal.
+    fn kernel(doing: String, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Kernel { doing, source: Box::new(source) }
+    }
 }
 
 /// The packet path. One implementation fills BPF maps; tests use one in memory.

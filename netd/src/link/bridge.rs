@@ -49,8 +49,8 @@ impl Links {
         Ok(bridge.ifindex)
     }
 
-    /// Takes an existing bridge of somebody else's into use: adds the gateways' addresses and switches it on, no more
-    /// (Docker semantics B1). Returns it as it is now.
+    /// Takes an existing bridge of somebody else's into use: adds the gateways' addresses, lets the host forward what comes
+    /// from it, and switches it on, no more (Docker semantics B1). Returns it as it is now.
     ///
     /// # Errors
     /// `Foreign` when the link of that name is no bridge.
@@ -60,12 +60,14 @@ impl Links {
         if bridge.kind.as_deref() != Some("bridge") {
             return Err(Error::Foreign { name: bridge.name.clone(), owner: bridge.owner() });
         }
+        sysctl::write(&self.netns, adopted_sysctls(ifname, addresses)).await?;
         self.ensure_addresses(bridge.ifindex, addresses).await?;
         self.set_up(ifname).await?;
         self.existing(&doing, ifname).await
     }
 
-    /// Gives an adopted bridge back: takes netd's addresses from it. What is gone is success.
+    /// Gives an adopted bridge back: takes netd's addresses from it. Forwarding stays on, since its owner may have come to
+    /// rely on it. What is gone is success.
     pub async fn release_bridge(&self, ifname: &IfName) -> Result<(), Error> {
         match self.link(ifname).await? {
             Some(bridge) => self.ensure_addresses(bridge.ifindex, &[]).await,
@@ -148,6 +150,16 @@ fn settings() -> LinkAttribute {
     ])
 }
 
+/// Routes are looked up as for a packet from the bridge, which only a forwarding interface may send on.
+fn adopted_sysctls(ifname: &IfName, addresses: &[IpNet]) -> Vec<(String, String)> {
+    let mut settings = vec![(format!("ipv4/conf/{ifname}/forwarding"), "1".into())];
+    if addresses.iter().any(|net| net.addr().is_ipv6()) {
+        settings.push((format!("ipv6/conf/{ifname}/disable_ipv6"), "0".into()));
+        settings.push((format!("ipv6/conf/{ifname}/forwarding"), "1".into()));
+    }
+    settings
+}
+
 /// Forwarding for this bridge alone, and no word of a sandbox's changes the host's routes (Docker semantics B23).
 fn bridge_sysctls(spec: &BridgeSpec) -> Vec<(String, String)> {
     let set = |family: &str, key: &str, value: u8| {
@@ -170,4 +182,30 @@ fn bridge_sysctls(spec: &BridgeSpec) -> Vec<(String, String)> {
         ]);
     }
     settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::tests::in_new_netns;
+
+    #[test]
+    fn a_link_made_by_others_in_the_last_moment_loses_the_label_again() {
+        in_new_netns(async || {
+            let links = Links::open().await.expect("socket");
+            let ifname: IfName = "br0".parse().expect("valid");
+            let make = || {
+                let mut create = device::named(&ifname);
+                create.attributes.push(settings());
+                let mut mark = device::named(&ifname);
+                mark.attributes.push(LinkAttribute::IfAlias("netd:test:network:0".into()));
+                links.create_marked("create bridge br0", &ifname, create, mark)
+            };
+            make().await.expect("created");
+            assert!(links.link(&ifname).await.expect("answer").expect("present").alias.is_some());
+            let error = make().await.expect_err("there already");
+            assert!(matches!(error, Error::Foreign { .. }), "{error:?}");
+            assert_eq!(links.link(&ifname).await.expect("answer").expect("present").alias, None);
+        });
+    }
 }

@@ -14,6 +14,7 @@ mod route;
 mod snapshot;
 mod socket;
 mod veth;
+mod watch;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ pub use route::{HostRoute, MAIN};
 pub use snapshot::{HostSnapshot, Uplink, local_addresses, uplinks};
 use socket::{Mode, Socket};
 pub use veth::{MAX_IFINDEX, VethSpec};
+pub use watch::{Changes, Watcher};
 
 use crate::netns::Netns;
 
@@ -57,5 +59,23 @@ impl Links {
     /// Returns the namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+
+    /// Runs a test on a thread with a namespace of its own, which ends with the thread.
+    pub fn in_new_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+        let run = move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(test());
+        };
+        if let Err(panic) = std::thread::spawn(run).join() {
+            std::panic::resume_unwind(panic);
+        }
     }
 }

@@ -34,10 +34,6 @@ impl Links {
         let doing = format!("make {port} a port of bridge {bridge}");
         let mut join = device::named(port);
         join.attributes.push(LinkAttribute::Controller(bridge));
-        self.change_link(&doing, join).await.map_err(|error| match error.errno() {
-            Some(libc::EXFULL) => Error::Limit(format!("{doing}: a bridge has at most 1023 ports")),
-            _ => error,
-        })?;
         let mut set = device::named(port);
         set.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
@@ -48,7 +44,11 @@ impl Links {
                 InfoBridgePort::Isolated(flags.isolated),
             ])),
         ]));
-        self.change_link(&format!("set port flags of {port}"), set).await
+        let both = [join, set].map(|message| (Mode::Change, RouteNetlinkMessage::NewLink(message)));
+        self.socket.send_together(&doing, both.into()).await.map_err(|error| match error.errno() {
+            Some(libc::EXFULL) => Error::Limit(format!("{doing}: a bridge has at most 1023 ports")),
+            _ => error,
+        })
     }
 
     /// Takes a port out of its bridge.

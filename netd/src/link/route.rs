@@ -103,17 +103,20 @@ fn default_route(gateway: IpAddr, ifindex: u32) -> RouteMessage {
 impl Links {
     /// Reads the routes of every table, undisturbed.
     pub async fn routes(&self) -> Result<Vec<HostRoute>, Error> {
-        let mut routes = Vec::new();
-        for ipv6 in [false, true] {
-            let mut filter = RouteMessage::default();
-            filter.header.address_family = family(ipv6);
-            let messages = self.socket.dump("list routes", RouteNetlinkMessage::GetRoute(filter)).await?;
-            routes.extend(messages.iter().filter_map(|message| match message {
-                RouteNetlinkMessage::NewRoute(message) => HostRoute::parse(message),
-                _ => None,
-            }));
-        }
+        let mut routes = self.routes_of(false).await?;
+        routes.extend(self.routes_of(true).await?);
         Ok(routes)
+    }
+
+    async fn routes_of(&self, ipv6: bool) -> Result<Vec<HostRoute>, Error> {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = family(ipv6);
+        let messages = self.socket.dump("list routes", RouteNetlinkMessage::GetRoute(filter)).await?;
+        let routes = messages.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(message) => HostRoute::parse(message),
+            _ => None,
+        });
+        Ok(routes.collect())
     }
 
     /// Leads everything of the gateway's family that has no other route to it, in place of netd's former default route.
@@ -130,12 +133,9 @@ impl Links {
     }
 
     async fn remove_default_routes(&self, ipv6: bool, keep: Option<(u32, IpAddr)>) -> Result<(), Error> {
-        let ours = self.routes().await?.into_iter().filter(|route| {
-            route.protocol == PROTOCOL
-                && route.table == MAIN
-                && route.is_default()
-                && route.dst.addr().is_ipv6() == ipv6
-        });
+        let routes = self.routes_of(ipv6).await?.into_iter();
+        let ours =
+            routes.filter(|route| route.protocol == PROTOCOL && route.table == MAIN && route.is_default());
         for route in ours {
             let (Some(ifindex), Some(gateway)) = (route.oif, route.gateway) else { continue };
             if keep == Some((ifindex, gateway)) {

@@ -48,13 +48,21 @@ impl Links {
 /// Returns the interfaces through which the outside is reached, in the order of their indexes.
 ///
 /// With names given, those that exist. Otherwise every one that speaks Ethernet, has a global address, is no port of
-/// another (the bridge or bond above it has the address then), and whose label does not start with netd's own.
-pub fn uplinks(snapshot: &HostSnapshot, own_label_prefix: &str, only: &[IfName]) -> Vec<Uplink> {
+/// another (the bridge or bond above it has the address then), whose label does not start with netd's own, and that is not
+/// an adopted bridge.
+pub fn uplinks(
+    snapshot: &HostSnapshot,
+    own_label_prefix: &str,
+    adopted: &[IfName],
+    only: &[IfName],
+) -> Vec<Uplink> {
     let chosen = snapshot.links.iter().filter(|link| {
+        let named = |names: &[IfName]| names.iter().any(|ifname| ifname.as_str() == link.name);
         if !only.is_empty() {
-            return only.iter().any(|ifname| ifname.as_str() == link.name);
+            return named(only);
         }
-        let own = link.alias.as_ref().is_some_and(|alias| alias.starts_with(own_label_prefix));
+        let labelled = link.alias.as_ref().is_some_and(|alias| alias.starts_with(own_label_prefix));
+        let own = labelled || named(adopted);
         let addressed = || addresses_of(snapshot, link).any(|address| address.scope == Scope::Global);
         link.ethernet && !link.loopback && link.master.is_none() && !own && addressed()
     });

@@ -22,6 +22,8 @@ use crate::netns::Netns;
 
 /// Longest wait for a message of the kernel's, which answers from memory.
 const RECEIVE: Duration = Duration::from_secs(5);
+/// Between tries while an abandoned dump is read to its end.
+const PAUSE: Duration = Duration::from_millis(5);
 /// A dump disturbed this often is given up.
 const DUMP_TRIES: usize = 10;
 /// `NLMSGERR_ATTR_MSG` (linux/netlink.h): the reason in words.
@@ -52,27 +54,13 @@ impl Mode {
 pub(super) struct Socket {
     // Held from request to last answer: the kernel refuses a second dump on one socket.
     handle: Mutex<ConnectionHandle<RouteNetlinkMessage>>,
+    netns: Netns,
 }
 
 impl Socket {
     /// Opens a socket in a namespace; the descriptor belongs to it from then on, whoever uses it.
     pub(super) async fn open(netns: &Netns) -> Result<Self, Error> {
-        let runtime = tokio::runtime::Handle::current();
-        let opened = netns.run_in(move || {
-            let _guard = runtime.enter();
-            let (mut connection, handle, _) = proto::new_connection::<RouteNetlinkMessage>(NETLINK_ROUTE)?;
-            connection.set_forward_ack(true);
-            connection.set_forward_done(true);
-            let socket = AsyncSocket::socket_ref(connection.socket_mut());
-            socket.set_ext_ack(true)?;
-            socket.set_cap_ack(true)?;
-            socket.set_netlink_get_strict_chk(true)?;
-            Ok((connection, handle))
-        });
-        let (connection, handle): (proto::Connection<_, TokioSocket>, _) =
-            opened.await?.map_err(|source| Error::kernel("open a route netlink socket", source))?;
-        tokio::spawn(connection);
-        Ok(Self { handle: Mutex::new(handle) })
+        Ok(Self { handle: Mutex::new(connect(netns).await?), netns: netns.clone() })
     }
 
     /// Sends one request and waits for the kernel's acknowledgement.
@@ -120,6 +108,11 @@ impl Socket {
         loop {
             match self.exchange(doing, vec![request(message.clone(), NLM_F_DUMP)]).await {
                 Err(error) if error.is_interrupted() && tries < DUMP_TRIES => tries += 1,
+                // A dump that nobody waits for any more is still being read.
+                Err(error) if error.errno() == Some(libc::EBUSY) && tries < DUMP_TRIES => {
+                    tokio::time::sleep(PAUSE).await;
+                    tries += 1;
+                }
                 other => return other,
             }
         }
@@ -131,39 +124,87 @@ impl Socket {
         requests: Vec<NetlinkMessage<RouteNetlinkMessage>>,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
         let failed = |source| Error::kernel(doing, source);
-        let handle = self.handle.lock().await;
-        let mut answers = handle
-            .request_batch(requests, SocketAddr::new(0, 0))
-            .map_err(|_| failed(io::Error::from(io::ErrorKind::BrokenPipe)))?;
-        let (mut objects, mut failure, mut disturbed) = (Vec::new(), None, false);
+        let expected = requests.len();
+        let mut handle = self.handle.lock().await;
+        let sent = handle.request_batch(requests.clone(), SocketAddr::new(0, 0));
+        let mut answers = if let Ok(answers) = sent {
+            answers.left_stream()
+        } else {
+            // The connection ended with its socket, on an error such as ENOMEM.
+            *handle = connect(&self.netns).await?;
+            let again = handle.request_batch(requests, SocketAddr::new(0, 0));
+            again.map_err(|_| failed(io::ErrorKind::BrokenPipe.into()))?.right_stream()
+        };
+        let mut outcome = Outcome::default();
         while let Some(answer) = tokio::time::timeout(RECEIVE, answers.next())
             .await
             .map_err(|_| failed(io::Error::new(io::ErrorKind::TimedOut, "no answer from the kernel")))?
         {
-            disturbed |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-            match answer.payload {
-                NetlinkPayload::InnerMessage(object) => objects.push(object),
-                NetlinkPayload::Error(error) if error.code.is_some() => {
-                    let doing = match reason(&error.header) {
-                        Some(reason) => format!("{doing} ({reason})"),
-                        None => doing.to_owned(),
-                    };
-                    failure = failure.or(Some(Error::kernel(doing, error.to_io())));
-                }
-                NetlinkPayload::Done(done) if done.code < 0 => {
-                    failure = failure.or(Some(failed(io::Error::from_raw_os_error(-done.code))));
-                }
-                _ => {}
-            }
+            outcome.take(doing, answer);
         }
-        match failure {
+        match outcome.failure {
             Some(failure) => Err(failure),
-            None if disturbed => {
+            None if outcome.finished < expected => Err(failed(io::ErrorKind::UnexpectedEof.into())),
+            None if outcome.disturbed => {
                 Err(failed(io::Error::new(io::ErrorKind::Interrupted, "the table changed while it was read")))
             }
-            None => Ok(objects),
+            None => Ok(outcome.objects),
         }
     }
+}
+
+/// What the answers so far say.
+#[derive(Default)]
+struct Outcome {
+    objects: Vec<RouteNetlinkMessage>,
+    failure: Option<Error>,
+    /// Requests that got their last answer.
+    finished: usize,
+    disturbed: bool,
+}
+
+impl Outcome {
+    fn take(&mut self, doing: &str, answer: NetlinkMessage<RouteNetlinkMessage>) {
+        self.disturbed |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+        let failure = match answer.payload {
+            NetlinkPayload::InnerMessage(object) => return self.objects.push(object),
+            NetlinkPayload::Error(error) if error.code.is_none() => None,
+            NetlinkPayload::Error(error) => Some(Error::kernel(
+                match reason(&error.header) {
+                    Some(reason) => format!("{doing} ({reason})"),
+                    None => doing.to_owned(),
+                },
+                error.to_io(),
+            )),
+            NetlinkPayload::Done(done) if done.code < 0 => {
+                Some(Error::kernel(doing, io::Error::from_raw_os_error(-done.code)))
+            }
+            NetlinkPayload::Done(_) => None,
+            _ => return,
+        };
+        self.finished += 1;
+        self.failure = self.failure.take().or(failure);
+    }
+}
+
+/// Opens a connection inside a namespace and lets it run on this runtime until its handle is gone.
+async fn connect(netns: &Netns) -> Result<ConnectionHandle<RouteNetlinkMessage>, Error> {
+    let runtime = tokio::runtime::Handle::current();
+    let opened = netns.run_in(move || {
+        let _guard = runtime.enter();
+        let (mut connection, handle, _) = proto::new_connection::<RouteNetlinkMessage>(NETLINK_ROUTE)?;
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
+        let socket = AsyncSocket::socket_ref(connection.socket_mut());
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        socket.set_netlink_get_strict_chk(true)?;
+        Ok((connection, handle))
+    });
+    let (connection, handle): (proto::Connection<_, TokioSocket>, _) =
+        opened.await?.map_err(|source| Error::kernel("open a route netlink socket", source))?;
+    tokio::spawn(connection);
+    Ok(handle)
 }
 
 fn request(message: RouteNetlinkMessage, flags: u16) -> NetlinkMessage<RouteNetlinkMessage> {

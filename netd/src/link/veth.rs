@@ -5,12 +5,15 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo,
-    LinkMessage,
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo,
+        LinkMessage,
+    },
 };
 
-use super::{Error, HostLink, Links, device};
+use super::{Error, HostLink, Links, Mode, device};
 use crate::{
     model::{IfName, Mac},
     netns::Netns,
@@ -132,17 +135,19 @@ impl Links {
 
     /// Lets a link carry packets beyond 64 KiB; kernels before 6.3 refuse some of it and lose nothing but speed.
     pub(super) async fn allow_big_tcp(&self, ifindex: u32) {
-        for size in [
+        let sizes = [
             LinkAttribute::GsoMaxSize(BIG_TCP),
             LinkAttribute::GroMaxSize(BIG_TCP),
             LinkAttribute::GsoIpv4MaxSize(BIG_TCP),
             LinkAttribute::GroIpv4MaxSize(BIG_TCP),
-        ] {
+        ];
+        let each = sizes.map(|size| {
             let mut set = device::indexed(ifindex);
             set.attributes.push(size);
-            if let Err(error) = self.change_link("allow packets beyond 64 KiB", set).await {
-                tracing::debug!(ifindex, %error, "kernel keeps its packet size");
-            }
+            (Mode::Change, RouteNetlinkMessage::NewLink(set))
+        });
+        if let Err(error) = self.socket.send_together("allow packets beyond 64 KiB", each.into()).await {
+            tracing::debug!(ifindex, %error, "kernel keeps its packet size");
         }
     }
 }
@@ -174,6 +179,40 @@ fn free_index(used: &HashSet<u32>, mac: Mac, limit: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::{label, tests::in_new_netns};
+
+    #[test]
+    fn an_index_beyond_the_array_is_exchanged_for_a_free_one() {
+        in_new_netns(async || {
+            let links = Links::open().await.expect("socket");
+            let mut spec = VethSpec {
+                host_ifname: "veth0".parse().expect("valid"),
+                label: label("test", "endpoint", "0"),
+                host_mac: Mac([2, 0, 0, 0, 0, 1]),
+                peer_ifname: "peer0".parse().expect("valid"),
+                peer_mac: Mac([2, 0, 0, 0, 1, 1]),
+                peer_netns: Netns::current().expect("own"),
+                mtu: 1500,
+            };
+            // The kernel counts upwards: four pairs take the indexes up to 9.
+            for number in 0..4 {
+                spec.host_ifname = format!("veth{number}").parse().expect("valid");
+                spec.peer_ifname = format!("peer{number}").parse().expect("valid");
+                links.create_veth(&spec).await.expect("veth");
+            }
+            links.delete_link(&"veth0".parse().expect("valid")).await.expect("deleted");
+            spec.host_ifname = "veth9".parse().expect("valid");
+            spec.peer_ifname = "peer9".parse().expect("valid");
+            let index = links.create_veth_below(&spec, 6).await.expect("veth");
+            assert!(index < 6, "{index}");
+            let link = links.link(&spec.host_ifname).await.expect("answer").expect("present");
+            assert_eq!((link.ifindex, link.alias), (index, Some(spec.label.clone())));
+            assert_eq!(links.create_veth_below(&spec, 6).await.expect("again"), index);
+            let error = links.create_veth_below(&spec, 2).await.expect_err("full");
+            assert!(matches!(error, Error::Limit(_)), "{error:?}");
+            assert!(links.link(&spec.host_ifname).await.expect("answer").is_none(), "nothing left");
+        });
+    }
 
     #[test]
     fn a_free_index_is_found_wherever_it_is() {

@@ -1,0 +1,333 @@
+//! Flows: found, opened, reopened, routed again.
+//!
+//! A flow is two entries, one for each direction, each keyed by what a packet of that direction looks like where it is seen. Inserting the
+//! reply's entry is the reservation of its ports: two CPUs cannot take one.
+
+mod tcp;
+
+pub use tcp::{State, seen};
+
+use crate::{
+    env::{ClaimError, Draft, Env, Packet, Route},
+    family::{Address, Ip},
+    maps::{Flow, Tuple, endpoint_flags, flow_flags},
+    nat::{
+        masquerade::{self, Candidates},
+        rewrite,
+    },
+    net::{IfIndex, UPLINK_ZONE},
+    verdict::{DropReason, Verdict},
+    wire::{
+        Headers, L4,
+        l4::{FIN, RST, SYN},
+    },
+};
+
+/// What an established packet needs besides its flow, read once per packet.
+#[derive(Clone, Copy)]
+pub struct Moment {
+    /// The configuration's epoch.
+    pub epoch: u32,
+    /// The time in ticks.
+    pub now: u32,
+}
+
+/// Moves a packet of an established flow, with one look-up. None: the flow is missing or wants a decision.
+#[inline(always)]
+pub fn forward<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &mut P,
+    headers: &Headers<F>,
+    key: &Tuple<F::Addr>,
+    moment: Moment,
+) -> Option<Result<Verdict<F::Addr>, DropReason>> {
+    env.with_flow(key, |flow| {
+        let dies = flow.flags & flow_flags::ROUTED != 0 && headers.ttl <= 1;
+        if flow.epoch != moment.epoch || dies || exceeds(packet, headers, flow) {
+            return None;
+        }
+        touch(flow, headers, moment.now);
+        Some(rewrite::apply(packet, headers, flow, true).map(|()| way_out(flow)))
+    })?
+}
+
+/// Returns the verdict that a flow's entry stands for.
+#[inline(always)]
+pub fn way_out<A: Address>(flow: &Flow<A>) -> Verdict<A> {
+    if flow.flags & flow_flags::TO_SANDBOX != 0 {
+        Verdict::ToSandbox(flow.out)
+    } else {
+        Verdict::ToNeighbour(flow.out, flow.nexthop)
+    }
+}
+
+/// Records that a packet passed. Writes only what differs: the line stays shared between CPUs.
+#[inline(always)]
+pub fn touch<F: Ip>(flow: &mut Flow<F::Addr>, headers: &Headers<F>, now: u32) {
+    if flow.last_seen != now {
+        flow.last_seen = now;
+    }
+    if let L4::Tcp { flags, .. } = headers.l4 {
+        let after = seen(flow.seen, flags);
+        if after != flow.seen {
+            flow.seen = after;
+        }
+    }
+}
+
+/// Whether the packet, or each segment of it, is larger than its way out takes.
+#[inline(always)]
+pub fn exceeds<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>, flow: &Flow<F::Addr>) -> bool {
+    let segment = packet.segment_payload();
+    let size = if segment == 0 { packet.length() - crate::wire::headers::L3 } else { segment + headers.header_length() };
+    flow.mtu != 0 && size > u32::from(flow.mtu)
+}
+
+/// Where a new flow goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Out by an uplink, by whatever route its first packet finds.
+    #[default]
+    World,
+    /// To the sandbox behind this veth.
+    Sandbox(IfIndex),
+}
+
+/// The source a new flow shows to its target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source<A> {
+    /// The opener's own.
+    #[default]
+    Keep,
+    /// The opener's own; where that would be ambiguous, this address.
+    KeepOr(A),
+    /// This address, with a port that netd chooses.
+    Masquerade(A),
+}
+
+/// A flow to be opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opening<A> {
+    /// Its first packet.
+    pub original: Tuple<A>,
+    /// Destination after translation.
+    pub dst: A,
+    /// Destination port after translation.
+    pub dport: crate::net::Be16,
+    /// Where it goes.
+    pub target: Target,
+    /// The source it shows.
+    pub source: Source<A>,
+    /// Whether it crosses a router.
+    pub routed: bool,
+}
+
+/// Opens the flow that the draft's opening describes: reserves the reply's tuple, then inserts the original's entry.
+///
+/// Both entries have epoch 0, so that the first packet of each direction asks for its route.
+///
+/// # Errors
+/// `NatExhausted` or `NatConflict` when no reply tuple is free, `TableFull` when there is no room.
+#[inline(always)]
+pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F::Addr>) -> Result<(), DropReason> {
+    let opening = &draft.opening;
+    let config = env.config().ok_or(DropReason::EndpointDown)?;
+    let original = &opening.original;
+    let (now, generation) = (env.now(), env.random());
+    let routed = if opening.routed { flow_flags::ROUTED } else { 0 };
+    let reply_zone = match opening.target {
+        Target::Sandbox(ifindex) => ifindex,
+        Target::World => UPLINK_ZONE,
+    };
+    draft.reply = Tuple {
+        src: opening.dst,
+        dst: original.src,
+        sport: opening.dport,
+        dport: original.sport,
+        zone: reply_zone,
+        proto: original.proto,
+        pad: [0; 3],
+    };
+    draft.flow = Flow {
+        flags: flow_flags::TRANSLATE | routed | to_sandbox(original.zone),
+        src: original.dst,
+        dst: original.src,
+        sport: original.dport,
+        dport: original.sport,
+        out: original.zone,
+        generation,
+        created: now,
+        ..Flow::default()
+    };
+    let (masquerade_as, may_keep) = match opening.source {
+        Source::Keep => (F::Addr::UNSPECIFIED, true),
+        Source::KeepOr(fallback) => (fallback, true),
+        Source::Masquerade(addr) => (addr, false),
+    };
+    let candidates = Candidates::of(config, original);
+    let kept = if may_keep { reserve(env, &draft.reply, &draft.flow, now) } else { Err(DropReason::NatConflict) };
+    let mut masqueraded = 0;
+    match kept {
+        Err(DropReason::NatConflict) if masquerade_as != F::Addr::UNSPECIFIED => {
+            draft.reply.dst = masquerade_as;
+            masquerade::reserve(env, config, draft, candidates, now)?;
+            masqueraded = flow_flags::MASQUERADED;
+        }
+        done => done?,
+    }
+    let (opening, flow) = (&draft.opening, &mut draft.flow);
+    flow.flags = flow_flags::ORIGINAL | flow_flags::TRANSLATE | masqueraded | routed | to_sandbox(reply_zone);
+    (flow.src, flow.sport) = (draft.reply.dst, draft.reply.dport);
+    (flow.dst, flow.dport) = (opening.dst, opening.dport);
+    flow.out = reply_zone;
+    match env.claim(&opening.original, flow) {
+        Ok(()) => Ok(()),
+        // Another CPU opened this very flow: its entry stands, ours goes.
+        Err(ClaimError::Taken) => {
+            env.remove(&draft.reply);
+            Ok(())
+        }
+        Err(ClaimError::Full) => {
+            env.remove(&draft.reply);
+            Err(DropReason::TableFull)
+        }
+    }
+}
+
+const fn to_sandbox(zone: IfIndex) -> u16 {
+    if zone == UPLINK_ZONE { 0 } else { flow_flags::TO_SANDBOX }
+}
+
+/// Inserts a reply's entry; takes over one whose flow is dead.
+///
+/// # Errors
+/// `NatConflict` when a live flow has the tuple, `TableFull` when there is no room.
+#[inline(always)]
+pub fn reserve<F: Ip, E: Env<F>>(
+    env: &E,
+    reply: &Tuple<F::Addr>,
+    flow: &Flow<F::Addr>,
+    now: u32,
+) -> Result<(), DropReason> {
+    match env.claim(reply, flow) {
+        Ok(()) => Ok(()),
+        Err(ClaimError::Full) => Err(DropReason::TableFull),
+        Err(ClaimError::Taken) => {
+            let (other, mine) = env.with_flow(reply, |old| (reply.counterpart(old), Half::of(old))).unwrap_or_default();
+            let theirs = env.with_flow(&other, |old| Half::of(old)).unwrap_or_default();
+            let config = env.config().ok_or(DropReason::EndpointDown)?;
+            if !mine.is_dead_with(theirs, reply.proto, &config.timeouts, now) {
+                return Err(DropReason::NatConflict);
+            }
+            env.remove(&other);
+            env.replace(reply, flow).map_err(|_| DropReason::TableFull)
+        }
+    }
+}
+
+/// What the life of a flow depends on, from one of its entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Half {
+    /// TCP flags seen.
+    pub seen: u8,
+    /// Whether a packet came.
+    pub used: bool,
+    /// Whether this direction opened the flow.
+    pub original: bool,
+    /// Tick of the last packet, or of creation.
+    pub last: u32,
+}
+
+impl Half {
+    /// Takes what matters out of an entry.
+    pub fn of<A>(flow: &Flow<A>) -> Self {
+        Self {
+            seen: flow.seen,
+            used: flow.last_seen != 0,
+            original: flow.flags & flow_flags::ORIGINAL != 0,
+            last: if flow.last_seen == 0 { flow.created } else { flow.last_seen },
+        }
+    }
+
+    /// Returns the state of the flow whose other half is given.
+    pub fn state_with(self, other: Self, proto: u8) -> State {
+        let (original, reply) = if self.original { (self, other) } else { (other, self) };
+        match (proto, reply.used) {
+            (crate::wire::l4::TCP, _) => State::of_tcp(original.seen, reply.seen),
+            (_, true) => State::Replied,
+            (_, false) => State::Unreplied,
+        }
+    }
+
+    /// Returns the ticks since the last packet of either half.
+    pub fn idle_with(self, other: Self, now: u32) -> u32 {
+        let (a, b) = (now.wrapping_sub(self.last), now.wrapping_sub(other.last));
+        if a < b { a } else { b }
+    }
+
+    /// Whether the flow has outlived its timeout. A missing other half counts as silent.
+    pub fn is_dead_with(self, other: Self, proto: u8, timeouts: &crate::maps::Timeouts, now: u32) -> bool {
+        self.idle_with(other, now) > self.state_with(other, proto).timeout(proto, timeouts)
+    }
+}
+
+/// Brings a flow's entry up to date for a packet that [`forward`] left alone: reopens it on a new SYN, asks for its route.
+///
+/// `bridge` is the device whose packets the route is asked for. Returns false when the flow is to be forgotten and decided anew.
+///
+/// # Errors
+/// `EndpointDown` or `NoRoute` when its way out is gone.
+#[inline(always)]
+pub fn refresh<F: Ip, E: Env<F>>(
+    env: &E,
+    headers: &Headers<F>,
+    key: &Tuple<F::Addr>,
+    bridge: IfIndex,
+) -> Result<bool, DropReason> {
+    let config = env.config().ok_or(DropReason::EndpointDown)?;
+    let Some((other, half, flags, out, dst)) =
+        env.with_flow(key, |flow| (key.counterpart(flow), Half::of(flow), flow.flags, flow.out, flow.dst))
+    else {
+        return Ok(false);
+    };
+    let Some(reply) = env.with_flow(&other, |flow| Half::of(flow)) else {
+        env.remove(key); // an orphan: its other half was taken over
+        return Ok(false);
+    };
+    if headers.is_opening() && half.state_with(reply, key.proto) == State::Closed {
+        reopen(env, key, &other, env.now());
+    }
+    if flags & flow_flags::TO_SANDBOX != 0 {
+        let endpoint = env.endpoint(out).filter(|e| e.flags & endpoint_flags::ACTIVE != 0);
+        let endpoint = endpoint.ok_or(DropReason::EndpointDown)?;
+        let network = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
+        let (dmac, smac) = (endpoint.mac, network.mac);
+        env.with_flow(key, |flow| {
+            (flow.dmac, flow.smac) = (dmac, smac);
+            rewrite::prepare(key, flow);
+            flow.epoch = config.epoch;
+        });
+        return Ok(true);
+    }
+    let Route::Forward { out, nexthop, mtu } = env.route(bridge, &key.src, &dst) else {
+        return Err(DropReason::NoRoute);
+    };
+    let uplink = env.uplink(out).ok_or(DropReason::NoRoute)?;
+    let mtu = if mtu == 0 { uplink.mtu as u16 } else { mtu };
+    env.with_flow(key, |flow| {
+        (flow.out, flow.nexthop, flow.mtu) = (out, nexthop, mtu);
+        rewrite::prepare(key, flow);
+        flow.epoch = config.epoch;
+    });
+    Ok(true)
+}
+
+/// Starts a closed flow again under the same translation.
+#[inline(always)]
+fn reopen<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, other: &Tuple<F::Addr>, now: u32) {
+    env.with_flow(key, |flow| {
+        flow.seen = SYN;
+        flow.created = now;
+    });
+    env.with_flow(other, |flow| flow.seen &= !(SYN | FIN | RST));
+}

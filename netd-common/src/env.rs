@@ -1,0 +1,130 @@
+//! What the decisions see of the world: a packet's bytes, and the maps, clock and routes of the host.
+
+use crate::{
+    conntrack::Opening,
+    family::Family,
+    maps::{Config, Endpoint, Flow, Network, Owner, Publish, PublishKey, Tuple, Uplink},
+    net::IfIndex,
+    verdict::DropReason,
+};
+
+/// A packet: an skb in the kernel, a byte vector in a test. Values out, values in: no pointer can go stale.
+pub trait Packet {
+    /// Reads `N` bytes at an offset from the start of the frame.
+    ///
+    /// # Errors
+    /// `Malformed` when the packet ends before.
+    fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], DropReason>;
+    /// Writes `N` bytes; checksums are the caller's business.
+    ///
+    /// # Errors
+    /// `Malformed` when the packet ends before.
+    fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason>;
+    /// Changes a transport checksum by a delta, whether it is complete or left to the device.
+    ///
+    /// # Errors
+    /// `Malformed` when the packet ends before.
+    fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason>;
+    /// Returns the device it arrived on, or leaves by.
+    fn ifindex(&self) -> IfIndex;
+    /// Returns the device by which it entered the host; 0: the host made it.
+    fn ingress_ifindex(&self) -> IfIndex;
+    /// Returns the length of the frame in bytes; a GSO packet counts whole.
+    fn length(&self) -> u32;
+    /// Returns the payload of each segment of a GSO packet in bytes; 0: it is not one.
+    fn segment_payload(&self) -> u32;
+    /// Whether the frame carries a VLAN tag in its metadata.
+    fn has_vlan_tag(&self) -> bool;
+}
+
+/// What of the packet changed under a transport checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChecksumChange {
+    /// Addresses, which a pseudo header covers; else data of the transport header itself.
+    pub pseudo_header: bool,
+    /// The addresses are IPv6 ones.
+    pub ipv6: bool,
+    /// A zero checksum means "none" and stays zero (UDP over IPv4).
+    pub zero_is_none: bool,
+}
+
+/// Where the host's routing table sends a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route<A> {
+    /// Out by a device.
+    Forward {
+        /// The device.
+        out: IfIndex,
+        /// The gateway, or the destination itself.
+        nexthop: A,
+        /// The route's MTU in bytes; 0: the device's.
+        mtu: u16,
+    },
+    /// No way that a program could take: local, broadcast, unreachable. The stack answers.
+    Stack,
+}
+
+/// Why an entry was not inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimError {
+    /// The key exists.
+    Taken,
+    /// The table is full.
+    Full,
+}
+
+/// A flow while it is being opened. Working memory: the kernel's 512 bytes of stack do not hold an IPv6 one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Draft<A> {
+    /// What was decided.
+    pub opening: Opening<A>,
+    /// The key of the reply's entry.
+    pub reply: Tuple<A>,
+    /// The entry to insert next.
+    pub flow: Flow<A>,
+}
+
+/// The maps, clock and routes of the host, for one family.
+pub trait Env<F: Family> {
+    /// Returns the configuration; None only before the daemon wrote it.
+    fn config(&self) -> Option<&Config>;
+    /// Returns the time in ticks.
+    fn now(&self) -> u32;
+    /// Returns a random number.
+    fn random(&self) -> u32;
+    /// Returns the endpoint behind a veth.
+    fn endpoint(&self, ifindex: IfIndex) -> Option<&Endpoint>;
+    /// Returns a network by its slot.
+    fn network(&self, slot: u16) -> Option<&Network>;
+    /// Returns who has an address.
+    fn owner(&self, addr: &F::Addr) -> Option<&Owner>;
+    /// Returns the slot of the network whose subnet has the address.
+    fn subnet(&self, addr: &F::Addr) -> Option<u16>;
+    /// Whether the host itself has the address.
+    fn is_local(&self, addr: &F::Addr) -> bool;
+    /// Returns where a published port leads.
+    fn publish(&self, key: &PublishKey<F::Addr>) -> Option<Publish<F::Addr>>;
+    /// Whether a port is in a set of `port_set`.
+    fn in_port_set(&self, set: u32, port: u16) -> bool;
+    /// Returns an uplink.
+    fn uplink(&self, ifindex: IfIndex) -> Option<&Uplink>;
+    /// Asks the host's routing table, as a packet arriving on `from`.
+    fn route(&self, from: IfIndex, src: &F::Addr, dst: &F::Addr) -> Route<F::Addr>;
+    /// Whether a socket of the host itself would receive a packet with this tuple.
+    fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
+    /// Runs `f` on a flow in place; no reference outlives the look-up.
+    fn with_flow<R>(&self, key: &Tuple<F::Addr>, f: impl FnOnce(&mut Flow<F::Addr>) -> R) -> Option<R>;
+    /// Inserts a flow where none is: the insertion *is* the reservation of its tuple.
+    ///
+    /// # Errors
+    /// `Taken` when the tuple has a flow, `Full` when the table is.
+    fn claim(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), ClaimError>;
+    /// Replaces a flow.
+    ///
+    /// # Errors
+    /// `Full` when it was gone and the table is full.
+    fn replace(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), ClaimError>;
+    /// Removes a flow; gone already is fine.
+    fn remove(&self, key: &Tuple<F::Addr>);
+}

@@ -1,0 +1,183 @@
+//! `from_endpoint`: what a sandbox sends. Runs where the host side of its veth receives.
+
+use super::{Decision, Partial, interests, published};
+use crate::{
+    conntrack::{self, Moment, Opening, Source, Target},
+    env::{Env, Packet, Route},
+    family::{Address, Ip},
+    maps::{Endpoint, Publish, endpoint_flags},
+    net::Be16,
+    policy::{self, has},
+    verdict::{DropReason, Verdict},
+    wire::{Headers, L4, ethernet},
+};
+
+/// Frames that are not IP: ARP is checked, the rest passes where sandboxes may talk to each other.
+///
+/// # Errors
+/// The reason of the drop.
+#[inline(always)]
+pub fn from_endpoint_frame<P: Packet>(packet: &P, endpoint: Option<&Endpoint>, ethertype: Be16) -> Result<(), DropReason> {
+    let endpoint = active(endpoint)?;
+    policy::check_mac(packet, endpoint)?;
+    if ethertype == ethernet::ARP { policy::check_arp(packet, endpoint) } else { policy::check_other_frame(endpoint) }
+}
+
+fn active(endpoint: Option<&Endpoint>) -> Result<&Endpoint, DropReason> {
+    endpoint.filter(|e| has(e.flags, endpoint_flags::ACTIVE)).ok_or(DropReason::EndpointDown)
+}
+
+/// The ordinary packet: to a neighbour, to the host, or of an established flow. None: the next part goes on.
+#[inline(always)]
+pub fn from_endpoint_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) -> Option<Decision<F>> {
+    let headers = Headers::<F>::read_plain(packet)?;
+    let ifindex = packet.ifindex();
+    let endpoint = active(env.endpoint(ifindex)).ok()?;
+    let config = env.config()?;
+    if policy::same_network::<F>(endpoint, &headers.dst) {
+        let (source_ok, icc) = (headers.src == F::addr(endpoint), has(endpoint.flags, endpoint_flags::ICC));
+        if !source_ok || policy::check_mac(packet, endpoint).is_err() {
+            return None;
+        }
+        // Gateway traffic first: DNS and host services meet no table.
+        if headers.dst == F::gateway(endpoint) {
+            if !interests(env, headers.proto, headers.dport) {
+                return Some(Ok(Verdict::Pass));
+            }
+        } else if icc && !policy::may_be_published(endpoint, headers.sport.into()) {
+            let owner = env.owner(&headers.dst)?;
+            return (owner.network == endpoint.network).then_some(Ok(Verdict::ToSandbox(owner.ifindex)));
+        }
+    }
+    if headers.is_opening() {
+        return None;
+    }
+    let moment = Moment { epoch: config.epoch, now: env.now() };
+    conntrack::forward(env, packet, &headers, &headers.tuple(ifindex), moment)
+}
+
+/// Everything else a sandbox sends that belongs to no flow. None: the opening says which flow to open.
+///
+/// # Errors
+/// The reason of the drop.
+#[inline(always)]
+pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &mut P,
+    opening: &mut Opening<F::Addr>,
+) -> Partial<F> {
+    let ifindex = packet.ifindex();
+    let endpoint = active(env.endpoint(ifindex))?;
+    let config = env.config().ok_or(DropReason::EndpointDown)?;
+    policy::check_mac(packet, endpoint)?;
+    let headers = Headers::<F>::read(packet)?;
+    policy::check_source(endpoint, &headers)?;
+    policy::check_control(packet, endpoint, &headers)?;
+    if headers.dst.is_multicast() || headers.dst.is_link_local() {
+        return Ok(Some(Verdict::Pass));
+    }
+    if env.is_local(&headers.dst) {
+        return match published(env, &headers) {
+            Some(publish) if may_open(&headers) => {
+                to_published(env, endpoint, &headers, ifindex, &publish, opening).map(|()| None)
+            }
+            _ => Ok(Some(Verdict::Pass)),
+        };
+    }
+    if policy::same_network::<F>(endpoint, &headers.dst) {
+        return neighbour(env, endpoint, &headers).map(Some);
+    }
+    if has(endpoint.flags, endpoint_flags::INTERNAL) {
+        return Err(DropReason::Internal);
+    }
+    if F::may_be_ours(config, &headers.dst) && env.subnet(&headers.dst).is_some() {
+        return Err(DropReason::Isolation);
+    }
+    if !may_open(&headers) {
+        return Err(DropReason::CtInvalid);
+    }
+    to_world(env, endpoint, &headers, ifindex, opening)
+}
+
+/// The world beyond an uplink.
+#[inline(always)]
+fn to_world<F: Ip, E: Env<F>>(
+    env: &E,
+    endpoint: &Endpoint,
+    headers: &Headers<F>,
+    ifindex: u32,
+    opening: &mut Opening<F::Addr>,
+) -> Partial<F> {
+    let network = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
+    let Route::Forward { out, .. } = env.route(network.bridge, &headers.src, &headers.dst) else {
+        return Ok(Some(Verdict::Pass)); // the stack says why: no route, prohibited, ...
+    };
+    let uplink = env.uplink(out).ok_or(DropReason::NoRoute)?;
+    opening.source = Source::Keep;
+    if has(endpoint.flags, endpoint_flags::MASQUERADE) {
+        let fixed = F::fixed_source(network);
+        let addr = if fixed == F::Addr::UNSPECIFIED { F::uplink_addr(uplink) } else { fixed };
+        if addr == F::Addr::UNSPECIFIED {
+            return Err(DropReason::NoRoute);
+        }
+        opening.source = Source::Masquerade(addr);
+    }
+    opening.original = headers.tuple(ifindex);
+    (opening.dst, opening.dport) = (headers.dst, headers.dport);
+    opening.target = Target::World;
+    opening.routed = true;
+    Ok(None)
+}
+
+/// Whether a packet may open a flow: TCP by a lone SYN, ICMP by an echo request, other protocols by any packet.
+pub(super) fn may_open<F: Ip>(headers: &Headers<F>) -> bool {
+    match headers.l4 {
+        L4::Tcp { .. } => headers.is_opening(),
+        L4::Icmp(_) => false,
+        L4::Echo => headers.dport == Be16::ZERO,
+        L4::Udp => true,
+        L4::Other => matches!(headers.fragment, crate::wire::Fragment::Whole),
+    }
+}
+
+/// A sandbox of the same network.
+#[inline(always)]
+fn neighbour<F: Ip, E: Env<F>>(env: &E, endpoint: &Endpoint, headers: &Headers<F>) -> Decision<F> {
+    if !has(endpoint.flags, endpoint_flags::ICC) {
+        return Err(DropReason::Icc);
+    }
+    match env.owner(&headers.dst) {
+        Some(owner) if owner.network == endpoint.network => Ok(Verdict::ToSandbox(owner.ifindex)),
+        // Nobody, or the subnet's broadcast address: the bridge knows.
+        _ => Ok(Verdict::Pass),
+    }
+}
+
+/// A published port, dialled by a sandbox through an address of the host (truth table T37 to T40).
+#[inline(always)]
+fn to_published<F: Ip, E: Env<F>>(
+    env: &E,
+    endpoint: &Endpoint,
+    headers: &Headers<F>,
+    ifindex: u32,
+    publish: &Publish<F::Addr>,
+    opening: &mut Opening<F::Addr>,
+) -> Result<(), DropReason> {
+    let same_network = publish.network == endpoint.network;
+    if has(endpoint.flags, endpoint_flags::INTERNAL) && !same_network {
+        return Err(DropReason::Internal);
+    }
+    let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
+    let gateway = F::network_gateway(target);
+    // Itself: its own address as source would be a martian. Another network: as Docker has it.
+    opening.source = if publish.ifindex == ifindex || !same_network {
+        Source::Masquerade(gateway)
+    } else {
+        Source::KeepOr(gateway)
+    };
+    opening.original = headers.tuple(ifindex);
+    (opening.dst, opening.dport) = (publish.backend, publish.port);
+    opening.target = Target::Sandbox(publish.ifindex);
+    opening.routed = !same_network;
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! `from_uplink`: what arrives from outside. Drops only what is addressed to netd's own subnets or flows (dataplane.md 7.4):
+//! with every map empty, the host is as reachable as without netd.
+
+use super::{Decision, Partial, from_endpoint::may_open, interests, published};
+use crate::{
+    conntrack::{self, Moment, Opening, Source, Target},
+    env::{Env, Packet},
+    family::{Address, Ip},
+    maps::{PublishKey, endpoint_flags},
+    net::UPLINK_ZONE,
+    policy::has,
+    verdict::{DropReason, Verdict},
+    wire::Headers,
+};
+
+/// The ordinary packet: for the host alone, or of an established flow. None: the next part goes on.
+#[inline(always)]
+pub fn from_uplink_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) -> Option<Decision<F>> {
+    if packet.has_vlan_tag() {
+        return Some(Ok(Verdict::Pass)); // for the VLAN device, which has its own programs
+    }
+    let headers = Headers::<F>::read_plain(packet)?;
+    let config = env.config()?;
+    if !interests(env, headers.proto, headers.dport) && !F::may_be_ours(config, &headers.dst) {
+        return Some(Ok(Verdict::Pass));
+    }
+    if headers.is_opening() {
+        return None;
+    }
+    let moment = Moment { epoch: config.epoch, now: env.now() };
+    conntrack::forward(env, packet, &headers, &headers.tuple(UPLINK_ZONE), moment)
+}
+
+/// Everything else from outside that belongs to no flow. None: the opening says which flow to open.
+///
+/// # Errors
+/// The reason of the drop.
+#[inline(always)]
+pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &mut P,
+    opening: &mut Opening<F::Addr>,
+) -> Partial<F> {
+    let Some(config) = env.config() else { return Ok(Some(Verdict::Pass)) };
+    let Ok(headers) = Headers::<F>::read(packet) else {
+        return Ok(Some(Verdict::Pass)); // garbage for the host is the host's to judge
+    };
+    if F::may_be_ours(config, &headers.dst) && !env.is_local(&headers.dst) {
+        if let Some(owner) = env.owner(&headers.dst) {
+            let internal = has(owner.flags, endpoint_flags::INTERNAL);
+            return Err(if internal { DropReason::Internal } else { DropReason::DirectAccess });
+        }
+        if env.subnet(&headers.dst).is_some() {
+            return Err(DropReason::DirectAccess);
+        }
+    }
+    if headers.dst.is_loopback() {
+        let key = PublishKey { addr: headers.dst, port: headers.dport, proto: headers.proto, pad: 0 };
+        return if env.publish(&key).is_some() { Err(DropReason::RemoteLoopback) } else { Ok(Some(Verdict::Pass)) };
+    }
+    if !may_open(&headers) || headers.src.is_link_local() {
+        return Ok(Some(Verdict::Pass));
+    }
+    let Some(publish) = published(env, &headers).filter(|_| env.is_local(&headers.dst)) else {
+        return Ok(Some(Verdict::Pass));
+    };
+    let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
+    opening.original = headers.tuple(UPLINK_ZONE);
+    (opening.dst, opening.dport) = (publish.backend, publish.port);
+    opening.target = Target::Sandbox(publish.ifindex);
+    opening.source = Source::KeepOr(F::network_gateway(target));
+    opening.routed = true;
+    Ok(None)
+}

@@ -1,0 +1,108 @@
+//! The four hooks, readable top to bottom.
+//!
+//! A packet that arrives takes up to four parts: *fast* moves what is established with one look-up; [`settle`] moves what belongs to a flow that
+//! has to be routed again or reopened; *decide* judges the rest and may leave an opening, which [`crate::conntrack::open`] carries out, and
+//! `settle` then moves the packet. In the kernel each part is a function of its own: their stacks lie side by side.
+
+mod from_endpoint;
+mod from_uplink;
+mod to_endpoint;
+mod to_uplink;
+
+pub use from_endpoint::{from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
+pub use from_uplink::{from_uplink_decide, from_uplink_fast};
+pub use to_endpoint::to_endpoint;
+pub use to_uplink::to_uplink;
+
+use crate::{
+    conntrack::{self, Moment, Opening},
+    env::{Draft, Env, Packet},
+    family::{Address, Ip},
+    maps::{Publish, PublishKey, port_set},
+    net::{Be16, IfIndex, UPLINK_ZONE, Zone},
+    verdict::{DropReason, Verdict},
+    wire::{Headers, L4},
+};
+
+/// A hook's answer; the error is the reason of a drop.
+pub type Decision<F> = Result<Verdict<<F as crate::family::Family>::Addr>, DropReason>;
+
+/// Whether a packet to this port may belong to a flow or a published port. Protocols without ports always may.
+#[inline(always)]
+fn interests<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
+    match port_set::index(port_set::INTEREST, proto) {
+        Some(set) => env.in_port_set(set, port.into()),
+        None => true,
+    }
+}
+
+/// Returns where a published port of this host address leads, the exact address before every address (reliability: S5).
+#[inline(always)]
+fn published<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>) -> Option<Publish<F::Addr>> {
+    if !matches!(headers.l4, L4::Tcp { .. } | L4::Udp) {
+        return None;
+    }
+    let mut key = PublishKey { addr: headers.dst, port: headers.dport, proto: headers.proto, pad: 0 };
+    let found = match env.publish(&key) {
+        Some(exact) => exact,
+        None => {
+            key.addr = F::Addr::UNSPECIFIED;
+            env.publish(&key)?
+        }
+    };
+    // Only reserved so far, or served by the other family's address, which takes the socket programs.
+    (found.backend != F::Addr::UNSPECIFIED && !found.backend.is_mapped()).then_some(found)
+}
+
+/// What a part answers: a verdict, or None when the next part is to go on.
+pub type Partial<F> = Result<Option<Verdict<<F as crate::family::Family>::Addr>>, DropReason>;
+
+/// Moves a packet by its flow, if it has one: routes or reopens the flow first where that is due. None: it has none.
+///
+/// # Errors
+/// The reason of the drop.
+#[inline(always)]
+pub fn settle<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, zone: Zone) -> Partial<F> {
+    let Some(config) = env.config() else { return Ok(None) };
+    let Ok(headers) = Headers::<F>::read(packet) else { return Ok(None) };
+    let key = headers.tuple(zone);
+    let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
+    if !conntrack::refresh(env, &headers, &key, bridge)? {
+        return Ok(None);
+    }
+    let moment = Moment { epoch: config.epoch, now: env.now() };
+    match conntrack::forward(env, packet, &headers, &key, moment) {
+        Some(done) => done.map(Some),
+        // TTL at its end, or too large: the stack answers or fragments, and `to_uplink` translates what comes of it.
+        None if zone != UPLINK_ZONE => Ok(Some(Verdict::Pass)),
+        None => Err(DropReason::Ttl),
+    }
+}
+
+/// Returns the bridge of an endpoint's network, as which its packets ask for their route.
+#[inline(always)]
+fn bridge_of<F: Ip, E: Env<F>>(env: &E, ifindex: IfIndex) -> Result<IfIndex, DropReason> {
+    let endpoint = env.endpoint(ifindex).ok_or(DropReason::EndpointDown)?;
+    env.network(endpoint.network).map(|network| network.bridge).ok_or(DropReason::EndpointDown)
+}
+
+/// The parts after the fast one, in one go: how a test on the host walks them.
+///
+/// # Errors
+/// The reason of the drop.
+pub fn slow<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &mut P,
+    zone: Zone,
+    decide: impl Fn(&E, &mut P, &mut Opening<F::Addr>) -> Partial<F>,
+) -> Decision<F> {
+    if let Some(verdict) = settle(env, packet, zone)? {
+        return Ok(verdict);
+    }
+    let mut draft = Draft::default();
+    if let Some(verdict) = decide(env, packet, &mut draft.opening)? {
+        return Ok(verdict);
+    }
+    conntrack::open(env, &mut draft)?;
+    settle(env, packet, zone)?.ok_or(DropReason::CtInvalid)
+}

@@ -1,0 +1,412 @@
+//! Every key and value that the programs and the daemon share, their names and sizes.
+//!
+//! All types are `repr(C)` without padding, checked at compile time: hash maps compare keys byte by byte.
+
+use crate::{
+    family::Address,
+    net::{Addr4, Addr6, Be16, IfIndex, Mac, Zone},
+};
+
+/// Version of everything below, and of the meaning of each field; it is part of the pin path.
+pub const LAYOUT: u32 = 1;
+
+/// One direction of a flow as seen in a zone: the key of `FLOW4` and `FLOW6`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tuple<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port; see [`crate::wire::Headers`] for protocols without ports.
+    pub sport: Be16,
+    /// Destination port.
+    pub dport: Be16,
+    /// Where it is seen.
+    pub zone: Zone,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// What to do with packets of one direction of a flow. Constant after creation but for `epoch`, the way out, `seen` and `last_seen`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow<A> {
+    /// The configuration epoch its route was found in; another one: ask again.
+    pub epoch: u32,
+    /// `flow_flags`.
+    pub flags: u16,
+    /// TCP flags seen in this direction, or'ed.
+    pub seen: u8,
+    /// Always zero.
+    pub pad: u8,
+    /// Source address after translation.
+    pub src: A,
+    /// Destination address after translation.
+    pub dst: A,
+    /// Source port after translation.
+    pub sport: Be16,
+    /// Destination port after translation.
+    pub dport: Be16,
+    /// The way out: host side of a veth, or an uplink.
+    pub out: IfIndex,
+    /// What checksums over addresses change by.
+    pub addr_delta: u32,
+    /// What checksums over ports change by.
+    pub port_delta: u32,
+    /// Ethernet destination towards a sandbox.
+    pub dmac: Mac,
+    /// Largest IP packet the way out takes, in bytes; 0: any.
+    pub mtu: u16,
+    /// Ethernet source towards a sandbox.
+    pub smac: Mac,
+    /// Always zero.
+    pub pad2: u16,
+    /// Next hop on the uplink.
+    pub nexthop: A,
+    /// The same random number in both directions of a flow.
+    pub generation: u32,
+    /// When its last packet came, in ticks; 0: none came.
+    pub last_seen: u32,
+    /// When it was made, in ticks.
+    pub created: u32,
+}
+
+/// Bits of [`Flow::flags`].
+pub mod flow_flags {
+    /// This is the direction that opened the flow.
+    pub const ORIGINAL: u16 = 1 << 0;
+    /// Addresses or ports change.
+    pub const TRANSLATE: u16 = 1 << 1;
+    /// The way out is the host side of a veth; else it is an uplink.
+    pub const TO_SANDBOX: u16 = 1 << 2;
+    /// It crosses a router: TTL goes down by one.
+    pub const ROUTED: u16 = 1 << 3;
+    /// The source port was allocated by netd.
+    pub const MASQUERADED: u16 = 1 << 4;
+}
+
+/// An endpoint, by the index of its veth's host side: `ENDPOINT`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `endpoint_flags`.
+    pub flags: u32,
+    /// Slot of its network.
+    pub network: u16,
+    /// The only Ethernet source it may use.
+    pub mac: Mac,
+    /// The only IPv4 source it may use; zero: none.
+    pub addr4: Addr4,
+    /// IPv4 netmask of its network.
+    pub mask4: Addr4,
+    /// The bridge's IPv4 address.
+    pub gateway4: Addr4,
+    /// Bit `port & 63` is set for each of its published ports: only then can a reply need un-DNAT.
+    pub published: [u32; 2],
+    /// The only global IPv6 source it may use; zero: none.
+    pub addr6: Addr6,
+    /// IPv6 netmask of its network.
+    pub mask6: Addr6,
+    /// The bridge's IPv6 address.
+    pub gateway6: Addr6,
+}
+
+/// Bits of [`Endpoint::flags`].
+pub mod endpoint_flags {
+    /// It exists.
+    pub const ACTIVE: u32 = 1 << 0;
+    /// Sandboxes of its network may talk to each other.
+    pub const ICC: u32 = 1 << 1;
+    /// Nothing enters or leaves its network.
+    pub const INTERNAL: u32 = 1 << 2;
+    /// Its network's egress takes the host's address.
+    pub const MASQUERADE: u32 = 1 << 3;
+}
+
+/// Who has an address: `ADDRESS4` and `ADDRESS6`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// Host side of the endpoint's veth.
+    pub ifindex: IfIndex,
+    /// Slot of its network.
+    pub network: u16,
+    /// The endpoint's address on the link.
+    pub mac: Mac,
+    /// `endpoint_flags`.
+    pub flags: u32,
+}
+
+/// A bridge network: `NETWORK`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// The bridge's index.
+    pub bridge: IfIndex,
+    /// `endpoint_flags` that its endpoints inherit.
+    pub flags: u32,
+    /// The bridge's address on the link.
+    pub mac: Mac,
+    /// Always zero.
+    pub pad: u16,
+    /// The bridge's IPv4 address.
+    pub gateway4: Addr4,
+    /// Fixed source of masqueraded IPv4 flows; zero: the uplink's.
+    pub source4: Addr4,
+    /// The bridge's IPv6 address.
+    pub gateway6: Addr6,
+    /// Fixed source of masqueraded IPv6 flows; zero: the uplink's.
+    pub source6: Addr6,
+}
+
+/// A device through which the outside is reached: `UPLINK`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uplink {
+    /// Source of masqueraded IPv4 flows; zero: none.
+    pub addr4: Addr4,
+    /// Source of masqueraded IPv6 flows; zero: none.
+    pub addr6: Addr6,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+}
+
+/// A published port: the key of `PUBLISH4` and `PUBLISH6`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublishKey<A> {
+    /// A host address; unspecified: every local one.
+    pub addr: A,
+    /// Port on the host.
+    pub port: Be16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Always zero.
+    pub pad: u8,
+}
+
+/// Where a published port leads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Publish<A> {
+    /// The endpoint's address; unspecified while the port is only reserved. In IPv6 a mapped one for an IPv4-only sandbox.
+    pub backend: A,
+    /// Host side of the endpoint's veth.
+    pub ifindex: IfIndex,
+    /// Port there.
+    pub port: Be16,
+    /// Slot of its network.
+    pub network: u16,
+}
+
+/// A prefix: the data of `SUBNET4` and `SUBNET6` keys lie behind its length.
+pub type Slot = u32;
+
+/// What the dialled address of a host socket was: the key of `DIALLED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DialledKey {
+    /// The socket's cookie, as two words.
+    pub cookie: [u32; 2],
+    /// The backend's address, IPv4 as a mapped one.
+    pub addr: Addr6,
+    /// The backend's port.
+    pub port: Be16,
+    /// IP protocol number.
+    pub proto: u16,
+}
+
+/// The address and port that a host process dialled.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dialled {
+    /// The dialled address, IPv4 as a mapped one.
+    pub addr: Addr6,
+    /// The dialled port.
+    pub port: Be16,
+    /// Always zero.
+    pub pad: u16,
+}
+
+/// Ticks: 2^26 ns (67.1 ms) of the coarse monotonic clock since boot. 32 bits last nine years.
+pub const TICK_SHIFT: u32 = 26;
+
+/// Timeouts of flows, in ticks.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, SYN seen.
+    pub tcp_syn_sent: u32,
+    /// TCP, SYN and SYN+ACK seen.
+    pub tcp_syn_recv: u32,
+    /// TCP, open.
+    pub tcp_established: u32,
+    /// TCP, one side closed.
+    pub tcp_closing: u32,
+    /// TCP, both sides closed, or reset.
+    pub tcp_closed: u32,
+    /// UDP without an answer yet.
+    pub udp: u32,
+    /// UDP, answered.
+    pub udp_replied: u32,
+    /// ICMP echo.
+    pub icmp: u32,
+    /// Other protocols.
+    pub other: u32,
+}
+
+/// An inclusive range of host ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortRange {
+    /// First port, in host order.
+    pub first: u16,
+    /// Number of ports; 0: unused.
+    pub count: u16,
+}
+
+/// Ranges of ports for masqueraded flows.
+pub const PORT_RANGES: usize = 4;
+
+/// What all programs read: `CONFIG`, one entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Goes up with each change of routes or links.
+    pub epoch: u32,
+    /// `features`.
+    pub features: u32,
+    /// Cookie of the namespace netd works in, as two words.
+    pub netns_cookie: [u32; 2],
+    /// Key of the port choice.
+    pub secret: u32,
+    /// Sum of the counts of `ports`.
+    pub port_count: u32,
+    /// Where masqueraded flows take their ports.
+    pub ports: [PortRange; PORT_RANGES],
+    /// Timeouts of flows.
+    pub timeouts: Timeouts,
+    /// Bit `Address::filter_bit` is set when an IPv4 subnet of netd may have the address.
+    pub filter4: [u32; 8],
+    /// The same for IPv6.
+    pub filter6: [u32; 8],
+}
+
+/// Bits of [`Config::features`].
+pub mod features {
+    /// `bpf_redirect_peer` makes the packet the host's own (kernel c43272299488); else netd has to.
+    pub const PEER_SCRUBS: u32 = 1 << 0;
+    /// `bpf_l4_csum_replace` knows `BPF_F_IPV6` (kernel ead7f9b8de65).
+    pub const CSUM_IPV6: u32 = 1 << 1;
+}
+
+/// A set of ports, one bit each.
+pub type PortSet = [u32; 2048];
+
+/// Indexes of `PORTS`: a set of ports per protocol and purpose.
+pub mod port_set {
+    use crate::wire::l4;
+
+    /// Published on an IPv4 address: guarded against host sockets and never given to a masqueraded flow.
+    pub const PUBLISHED4: u32 = 0;
+    /// The same for IPv6 addresses.
+    pub const PUBLISHED6: u32 = 1;
+    /// A packet to this port may belong to a flow: published, or in a range of masqueraded ports.
+    pub const INTEREST: u32 = 2;
+    /// Number of sets.
+    pub const COUNT: u32 = 9;
+
+    /// Returns the index of a protocol's set; None: the protocol has no ports.
+    pub const fn index(purpose: u32, proto: u8) -> Option<u32> {
+        match proto {
+            l4::TCP => Some(purpose),
+            l4::UDP => Some(3 + purpose),
+            1 | 58 => Some(6 + purpose),
+            _ => None,
+        }
+    }
+}
+
+/// Default sizes; the daemon's configuration changes those of flows and publishes.
+pub mod capacity {
+    /// `FLOW4`: two entries a flow.
+    pub const FLOW4: u32 = 262_144;
+    /// `FLOW6`.
+    pub const FLOW6: u32 = 65_536;
+    /// `ENDPOINT`: interface indexes below this.
+    pub const ENDPOINT: u32 = 65_536;
+    /// `ADDRESS4`, `ADDRESS6`.
+    pub const ADDRESS: u32 = 16_384;
+    /// `NETWORK`.
+    pub const NETWORK: u32 = 4_096;
+    /// `SUBNET4`, `SUBNET6`.
+    pub const SUBNET: u32 = 8_192;
+    /// `LOCAL4`, `LOCAL6`.
+    pub const LOCAL: u32 = 8_192;
+    /// `PUBLISH4`, `PUBLISH6`: every port of both protocols once.
+    pub const PUBLISH: u32 = 131_072;
+    /// `UPLINK`.
+    pub const UPLINK: u32 = 256;
+    /// `DIALLED`.
+    pub const DIALLED: u32 = 65_536;
+}
+
+impl<A: Address> Tuple<A> {
+    /// Returns the key of the other direction of the flow that this key leads to.
+    #[inline(always)]
+    pub fn counterpart(&self, flow: &Flow<A>) -> Self {
+        let zone = if flow.flags & flow_flags::TO_SANDBOX != 0 { flow.out } else { crate::net::UPLINK_ZONE };
+        Self {
+            src: flow.dst,
+            dst: flow.src,
+            sport: flow.dport,
+            dport: flow.sport,
+            zone,
+            proto: self.proto,
+            pad: [0; 3],
+        }
+    }
+}
+
+/// Asserts that a type's size is the sum of its fields: no hidden padding.
+macro_rules! no_padding {
+    ($($type:ty = $($size:expr),+;)*) => { $( const _: () = assert!(size_of::<$type>() == 0 $(+ $size)+); )* };
+}
+no_padding! {
+    Tuple<Addr4> = 4, 4, 2, 2, 4, 1, 3;
+    Tuple<Addr6> = 16, 16, 2, 2, 4, 1, 3;
+    Flow<Addr4> = 8, 4, 4, 4, 4, 8, 8, 8, 4, 12;
+    Flow<Addr6> = 8, 16, 16, 4, 4, 8, 8, 8, 16, 12;
+    Endpoint = 4, 2, 6, 4, 4, 4, 8, 16, 16, 16;
+    Owner = 4, 2, 6, 4;
+    Network = 4, 4, 6, 2, 4, 4, 16, 16;
+    Uplink = 4, 16, 4;
+    PublishKey<Addr4> = 4, 2, 1, 1;
+    PublishKey<Addr6> = 16, 2, 1, 1;
+    Publish<Addr4> = 4, 4, 2, 2;
+    Publish<Addr6> = 16, 4, 2, 2;
+    DialledKey = 8, 16, 2, 2;
+    Dialled = 16, 2, 2;
+    Config = 4, 4, 8, 4, 4, 16, 36, 32, 32;
+}
+// One cache line: an established IPv4 packet touches one entry.
+const _: () = assert!(size_of::<Flow<Addr4>>() == 64);
+
+/// Plain data for the daemon's map handles.
+#[cfg(feature = "user")]
+mod user {
+    use super::*;
+    macro_rules! pod {
+        ($($type:ty),*) => { $(
+            // SAFETY: repr(C), `Copy`, no padding (asserted above), every bit pattern is a value of every field.
+            unsafe impl aya::Pod for $type {}
+        )* };
+    }
+    pod!(
+        Tuple<Addr4>, Tuple<Addr6>, Flow<Addr4>, Flow<Addr6>, Endpoint, Owner, Network, Uplink, PublishKey<Addr4>,
+        PublishKey<Addr6>, Publish<Addr4>, Publish<Addr6>, DialledKey, Dialled, Config, Addr4, Addr6
+    );
+}

@@ -1,0 +1,149 @@
+//! Chooses the port that a masqueraded flow shows to the outside.
+//!
+//! One internal address and port gets the same external port towards every destination where that is free (RFC 4787 §4.1 endpoint-independent
+//! mapping), which a keyed hash gives without state. The ranges are disjoint from the host's own ports, so no host socket autobinds there.
+
+use crate::{
+    conntrack::reserve as reserve_tuple,
+    env::{Draft, Env},
+    family::{Address, Ip},
+    maps::{Config, PORT_RANGES, Tuple, port_set},
+    net::Be16,
+    verdict::DropReason,
+    wire::l4,
+};
+
+/// Ports tried one after the other from the hashed one on.
+const NEIGHBOURS: u32 = 12;
+/// Ports tried in all; it also bounds the verifier's walk. The rest are random.
+const TRIES: u32 = 24;
+
+/// The ports a flow may take, as positions in the configured ranges.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidates {
+    /// The first position to try.
+    start: u32,
+    /// Whether the protocol has ports at all.
+    ported: bool,
+    /// Whether the port is an ICMP echo id.
+    echo: bool,
+}
+
+impl Candidates {
+    /// Returns the candidates for a flow by its original tuple.
+    #[inline(always)]
+    pub fn of<A: Address>(config: &Config, original: &Tuple<A>) -> Self {
+        let words = original.src.mix() ^ (u32::from(original.sport.raw()) << 16 | u32::from(original.proto));
+        let hash = scramble(words ^ config.secret);
+        let echo = matches!(original.proto, 1 | 58);
+        let ported = matches!(original.proto, l4::TCP | l4::UDP) || echo;
+        Self { start: scale(hash, config.port_count), ported, echo }
+    }
+
+    /// Returns the port of the given try.
+    #[inline(always)]
+    fn port(&self, config: &Config, attempt: u32, random: u32) -> u16 {
+        let position = if attempt < NEIGHBOURS {
+            let next = self.start + attempt;
+            if next >= config.port_count { next - config.port_count } else { next }
+        } else {
+            scale(random, config.port_count)
+        };
+        nth_port(config, position)
+    }
+}
+
+/// Mixes 32 bits (the finaliser of MurmurHash3).
+const fn scramble(mut word: u32) -> u32 {
+    word ^= word >> 16;
+    word = word.wrapping_mul(0x85eb_ca6b);
+    word ^= word >> 13;
+    word = word.wrapping_mul(0xc2b2_ae35);
+    word ^ (word >> 16)
+}
+
+/// Maps a random word to `0..count` without a division.
+const fn scale(word: u32, count: u32) -> u32 {
+    ((word as u64 * count as u64) >> 32) as u32
+}
+
+/// Returns the port at a position in the configured ranges.
+#[inline(always)]
+fn nth_port(config: &Config, mut position: u32) -> u16 {
+    let mut port = config.ports[0].first;
+    let mut found = false;
+    for range in &config.ports[..PORT_RANGES] {
+        let count = u32::from(range.count);
+        if !found && position < count {
+            port = range.first + position as u16;
+            found = true;
+        }
+        position = position.wrapping_sub(count);
+    }
+    port
+}
+
+/// Reserves the draft's reply tuple with a free port, and leaves that port in it.
+///
+/// # Errors
+/// `NatExhausted` when no try finds a free port, `NatConflict` for a protocol without ports that another sandbox uses towards the same
+/// remote, `TableFull` when there is no room.
+#[inline(always)]
+pub fn reserve<F: Ip, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    draft: &mut Draft<F::Addr>,
+    candidates: Candidates,
+    now: u32,
+) -> Result<(), DropReason> {
+    if !candidates.ported {
+        return reserve_tuple(env, &draft.reply, &draft.flow, now);
+    }
+    let purpose = if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 };
+    let published = port_set::index(purpose, draft.reply.proto).unwrap_or(0);
+    for attempt in 0..TRIES {
+        let port = candidates.port(config, attempt, env.random());
+        if !candidates.echo && env.in_port_set(published, port) {
+            continue;
+        }
+        draft.reply.dport = Be16::from(port);
+        if !candidates.echo && env.host_socket(&draft.reply) {
+            continue;
+        }
+        match reserve_tuple(env, &draft.reply, &draft.flow, now) {
+            Err(DropReason::NatConflict) => {}
+            done => return done,
+        }
+    }
+    Err(DropReason::NatExhausted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::maps::PortRange;
+
+    fn config(ranges: &[(u16, u16)]) -> Config {
+        let mut config = Config::default();
+        for (slot, (first, last)) in config.ports.iter_mut().zip(ranges) {
+            *slot = PortRange { first: *first, count: last - first + 1 };
+        }
+        config.port_count = config.ports.iter().map(|range| u32::from(range.count)).sum();
+        config
+    }
+
+    #[test]
+    fn positions_walk_every_range_and_nothing_else() {
+        let config = config(&[(10_000, 10_003), (61_000, 61_001)]);
+        let ports: std::vec::Vec<u16> = (0..config.port_count).map(|position| nth_port(&config, position)).collect();
+        assert_eq!(ports, [10_000, 10_001, 10_002, 10_003, 61_000, 61_001]);
+    }
+
+    #[test]
+    fn the_last_position_wraps_to_the_first() {
+        let config = config(&[(100, 103)]);
+        let candidates = Candidates { start: 3, ported: true, echo: false };
+        assert_eq!(candidates.port(&config, 0, 0), 103);
+        assert_eq!(candidates.port(&config, 1, 0), 100);
+    }
+}

@@ -1,0 +1,94 @@
+//! Writes a flow's translation into a packet: addresses, ports, checksums, TTL, link addresses.
+
+use crate::{
+    env::{ChecksumChange, Packet},
+    family::{Address, Ip},
+    maps::{Flow, Tuple, flow_flags},
+    net::Be16,
+    verdict::DropReason,
+    wire::{Headers, L4, csum, ethernet, headers::L3},
+};
+
+/// Works out a flow's checksum deltas from the key it translates.
+#[inline(always)]
+pub fn prepare<A: Address>(key: &Tuple<A>, flow: &mut Flow<A>) {
+    flow.addr_delta = csum::delta(key.src.sum() + key.dst.sum(), flow.src.sum() + flow.dst.sum());
+    flow.port_delta = csum::delta(ports(key.sport, key.dport), ports(flow.sport, flow.dport));
+    if (key.src, key.dst, key.sport, key.dport) == (flow.src, flow.dst, flow.sport, flow.dport) {
+        flow.flags &= !flow_flags::TRANSLATE;
+    }
+}
+
+fn ports(a: Be16, b: Be16) -> u32 {
+    u32::from(a.raw()) + u32::from(b.raw())
+}
+
+/// Rewrites a packet as its flow says. With `routed`, TTL goes down where the flow crosses a router, and a packet for a sandbox gets its
+/// link addresses; without, both were done by the stack.
+///
+/// # Errors
+/// `KernelRefused` when the packet's memory cannot be changed.
+#[inline(always)]
+pub fn apply<F: Ip, P: Packet>(
+    packet: &mut P,
+    headers: &Headers<F>,
+    flow: &Flow<F::Addr>,
+    routed: bool,
+) -> Result<(), DropReason> {
+    let routes = routed && flow.flags & flow_flags::ROUTED != 0;
+    if flow.flags & flow_flags::TRANSLATE != 0 {
+        translate(packet, headers, flow)?;
+    }
+    if let Some(checksum) = F::HEADER_CHECKSUM {
+        let mut delta = if flow.flags & flow_flags::TRANSLATE != 0 { flow.addr_delta } else { 0 };
+        if routes {
+            delta += ttl_delta(headers);
+        }
+        if delta != 0 {
+            let old = Be16::from_wire(packet.load::<2>(L3 + checksum)?);
+            packet.store(L3 + checksum, csum::update(old.raw(), delta).to_ne_bytes())?;
+        }
+    }
+    if routes {
+        packet.store(L3 + F::TTL, [headers.ttl.wrapping_sub(1)])?;
+    }
+    if routed && flow.flags & flow_flags::TO_SANDBOX != 0 {
+        let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (flow.dmac.into(), flow.smac.into());
+        packet.store(ethernet::DESTINATION, [a, b, c, d, e, f, g, h, i, j, k, l])?;
+    }
+    Ok(())
+}
+
+/// What the IPv4 header's checksum changes by when TTL, which shares a word with the protocol, goes down by one.
+fn ttl_delta<F: Ip>(headers: &Headers<F>) -> u32 {
+    let word = |ttl: u8| u32::from(u16::from_ne_bytes([ttl, headers.proto]));
+    csum::delta(word(headers.ttl), word(headers.ttl.wrapping_sub(1)))
+}
+
+/// Writes addresses and ports, and what they change in the transport checksum.
+#[inline(always)]
+fn translate<F: Ip, P: Packet>(
+    packet: &mut P,
+    headers: &Headers<F>,
+    flow: &Flow<F::Addr>,
+) -> Result<(), DropReason> {
+    F::store_addresses(packet, &flow.src, &flow.dst)?;
+    let Some(checksum) = headers.checksum_offset() else { return Ok(()) };
+    let zero_is_none = F::UDP_ZERO_IS_NONE && headers.l4 == L4::Udp;
+    let change = |pseudo_header| ChecksumChange { pseudo_header, ipv6: F::V6, zero_is_none };
+    let covers_addresses = F::ICMP_PSEUDO_HEADER || headers.l4 != L4::Echo;
+    if covers_addresses && flow.addr_delta != 0 {
+        packet.update_checksum(checksum, flow.addr_delta, change(true))?;
+    }
+    if (flow.sport, flow.dport) == (headers.sport, headers.dport) {
+        return Ok(());
+    }
+    packet.update_checksum(checksum, flow.port_delta, change(false))?;
+    if headers.l4 == L4::Echo {
+        // One of the two is zero: see `Headers`.
+        let id = if flow.sport == Be16::ZERO { flow.dport } else { flow.sport };
+        return packet.store(headers.l4_offset + crate::wire::l4::ECHO_ID, id.to_wire());
+    }
+    let ([a, b], [c, d]) = (flow.sport.to_wire(), flow.dport.to_wire());
+    packet.store(headers.l4_offset + crate::wire::l4::PORTS, [a, b, c, d])
+}

@@ -1,0 +1,122 @@
+//! Who may talk to whom: anti-spoofing, inter-container control, isolation.
+
+use crate::{
+    env::Packet,
+    family::{Address, Ip},
+    maps::{Endpoint, endpoint_flags},
+    net::{Addr4, Be16, Mac},
+    verdict::DropReason,
+    wire::{
+        Headers, L4, arp, ethernet,
+        headers::L3,
+        l4::{self, NEIGHBOUR_ADVERTISEMENT, REDIRECT, ROUTER_ADVERTISEMENT},
+    },
+};
+
+/// Port of DHCP servers, to which a client without an address yet may send.
+const DHCP_SERVER: u16 = 67;
+
+/// Refuses a frame whose Ethernet source is not the endpoint's.
+///
+/// # Errors
+/// `SpoofMac`.
+#[inline(always)]
+pub fn check_mac<P: Packet>(packet: &P, endpoint: &Endpoint) -> Result<(), DropReason> {
+    let source = Mac::from(packet.load::<6>(ethernet::SOURCE)?);
+    if source == endpoint.mac { Ok(()) } else { Err(DropReason::SpoofMac) }
+}
+
+/// Refuses a packet whose IP source is not the endpoint's, but for what an address configuration needs.
+///
+/// # Errors
+/// `SpoofIp`; `UnknownL3` when the network does not carry the family; `RemoteLoopback` for a loopback destination.
+#[inline(always)]
+pub fn check_source<F: Ip>(endpoint: &Endpoint, headers: &Headers<F>) -> Result<(), DropReason> {
+    let own = F::addr(endpoint);
+    if own == F::Addr::UNSPECIFIED {
+        return Err(DropReason::UnknownL3);
+    }
+    if headers.dst.is_loopback() {
+        return Err(DropReason::RemoteLoopback);
+    }
+    if headers.src == own || headers.src.is_link_local() {
+        return Ok(());
+    }
+    // IPv4: a DHCP client. IPv6: duplicate address detection and MLD reports (RFC 4862 §5.4, RFC 3590).
+    let asks_dhcp = !F::V6 && headers.l4 == L4::Udp && headers.dport == Be16::from(DHCP_SERVER);
+    let joins = F::V6 && headers.dst.is_multicast();
+    if headers.src == F::Addr::UNSPECIFIED && (asks_dhcp || joins) { Ok(()) } else { Err(DropReason::SpoofIp) }
+}
+
+/// Refuses an ARP packet that claims an address the endpoint does not have. Probes (RFC 5227: sender address zero) pass.
+///
+/// # Errors
+/// `SpoofMac`, `SpoofIp`, `UnknownL3` when the network has no IPv4.
+#[inline(always)]
+pub fn check_arp<P: Packet>(packet: &P, endpoint: &Endpoint) -> Result<(), DropReason> {
+    if endpoint.addr4 == Addr4::UNSPECIFIED {
+        return Err(DropReason::UnknownL3);
+    }
+    if packet.load::<6>(L3)? != arp::ETHERNET_IPV4 {
+        return Err(DropReason::UnknownL3);
+    }
+    let s = packet.load::<10>(L3 + arp::SENDER)?;
+    if Mac::from([s[0], s[1], s[2], s[3], s[4], s[5]]) != endpoint.mac {
+        return Err(DropReason::SpoofMac);
+    }
+    let claimed = Addr4::from_wire([s[6], s[7], s[8], s[9]]);
+    if claimed == endpoint.addr4 || claimed == Addr4::UNSPECIFIED { Ok(()) } else { Err(DropReason::SpoofIp) }
+}
+
+/// Refuses control messages of IPv6 that only a router may send, and advertisements of others' addresses.
+///
+/// # Errors
+/// `RogueControl`, `SpoofIp`.
+#[inline(always)]
+pub fn check_control<F: Ip, P: Packet>(
+    packet: &P,
+    endpoint: &Endpoint,
+    headers: &Headers<F>,
+) -> Result<(), DropReason> {
+    let L4::Icmp(kind) = headers.l4 else { return Ok(()) };
+    if !F::V6 {
+        return Ok(());
+    }
+    match kind {
+        ROUTER_ADVERTISEMENT | REDIRECT => Err(DropReason::RogueControl),
+        NEIGHBOUR_ADVERTISEMENT => {
+            let target = packet.load::<16>(headers.l4_offset + l4::ND_TARGET)?;
+            let link_local = target[0] == 0xfe && target[1] & 0xc0 == 0x80;
+            let own = target == endpoint.addr6.to_wire();
+            if own || link_local { Ok(()) } else { Err(DropReason::SpoofIp) }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the destination lies in the endpoint's own subnet.
+#[inline(always)]
+pub fn same_network<F: Ip>(endpoint: &Endpoint, dst: &F::Addr) -> bool {
+    F::addr(endpoint).matches(dst, &F::mask(endpoint))
+}
+
+/// Whether a reply from this port may belong to a published one.
+#[inline(always)]
+pub const fn may_be_published(endpoint: &Endpoint, sport: u16) -> bool {
+    endpoint.published[(sport >> 5 & 1) as usize] >> (sport & 31) & 1 == 1
+}
+
+/// Whether an endpoint flag is set.
+#[inline(always)]
+pub const fn has(flags: u32, flag: u32) -> bool {
+    flags & flag != 0
+}
+
+/// Refuses frames that are neither IP nor ARP where only unicast to the gateway is wanted.
+///
+/// # Errors
+/// `UnknownL3` on networks whose sandboxes may not talk to each other.
+#[inline(always)]
+pub const fn check_other_frame(endpoint: &Endpoint) -> Result<(), DropReason> {
+    if has(endpoint.flags, endpoint_flags::ICC) { Ok(()) } else { Err(DropReason::UnknownL3) }
+}

@@ -1,0 +1,106 @@
+//! What happens to a packet, and why it is dropped.
+
+use crate::{family::Address, net::IfIndex};
+
+/// What happens to a packet. The packet's bytes were already rewritten where the verdict needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict<A: Address> {
+    /// The next program, then the stack or the bridge.
+    Pass,
+    /// Into the sandbox behind this veth, without the host's stack.
+    ToSandbox(IfIndex),
+    /// Out by this device, to this next hop on the link (unspecified: the destination itself).
+    ToNeighbour(IfIndex, A),
+    /// Nowhere, and counted.
+    Drop(DropReason),
+}
+
+macro_rules! drop_reasons {
+    ($( $(#[doc = $doc:literal])+ $number:literal $name:ident $text:literal; )*) => {
+        /// Why a packet was dropped. The numbers are stable: counter index, event field, CLI and documentation share them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $( $(#[doc = $doc])+ $name = $number, )* }
+
+        impl DropReason {
+            /// Every reason, by number.
+            pub const ALL: &'static [Self] = &[$( Self::$name, )*];
+
+            /// Returns the name that the CLI, events and metrics use.
+            pub const fn as_str(self) -> &'static str {
+                match self { $( Self::$name => $text, )* }
+            }
+
+            /// Returns one sentence of explanation.
+            pub const fn explanation(self) -> &'static str {
+                match self { $( Self::$name => concat!($( $doc ),+), )* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The Ethernet source is not the endpoint's.
+    1 SpoofMac "SPOOF_MAC";
+    /// The IP or ARP source is not an address of the endpoint.
+    2 SpoofIp "SPOOF_IP";
+    /// Direct traffic between two networks.
+    3 Isolation "ISOLATION";
+    /// Traffic between sandboxes of a network whose inter-container communication is off.
+    4 Icc "ICC";
+    /// A port of a routed network that is not published.
+    5 Unpublished "UNPUBLISHED";
+    /// A sandbox's address used from outside its network.
+    6 DirectAccess "DIRECT_ACCESS";
+    /// A loopback address used from outside the host.
+    7 RemoteLoopback "REMOTE_LOOPBACK";
+    /// Traffic into or out of an internal network.
+    8 Internal "INTERNAL";
+    /// A TCP segment or ICMP error that belongs to no known flow.
+    9 CtInvalid "CT_INVALID";
+    /// No port is left for a masqueraded flow to this destination.
+    10 NatExhausted "NAT_EXHAUSTED";
+    /// Another sandbox already uses a protocol without ports towards this destination.
+    11 NatConflict "NAT_CONFLICT";
+    /// The flow table is full.
+    12 TableFull "TABLE_FULL";
+    /// A later fragment came without its first one.
+    13 FragNoFirst "FRAG_NO_FIRST";
+    /// A header does not fit in the packet or contradicts itself.
+    14 Malformed "MALFORMED";
+    /// The time to live ran out.
+    15 Ttl "TTL";
+    /// The packet is larger than the way out takes.
+    16 Mtu "MTU";
+    /// A protocol that netd cannot translate.
+    17 UnknownL4 "UNKNOWN_L4";
+    /// No route leads to the destination by an uplink.
+    18 NoRoute "NO_ROUTE";
+    /// The endpoint is not ready, or gone.
+    19 EndpointDown "EP_DOWN";
+    /// A sandbox's address was about to leave by an uplink.
+    20 LeakGuard "LEAK_GUARD";
+    /// A router advertisement, redirect or other control message that a sandbox may not send.
+    21 RogueControl "ROGUE_CONTROL";
+    /// An address family or link protocol that the network does not carry.
+    22 UnknownL3 "UNKNOWN_L3";
+    /// The kernel refused to change or read the packet.
+    23 KernelRefused "KERNEL_REFUSED";
+}
+
+/// Slots of the counter array: more than reasons exist, so that a new reason does not change the map.
+pub const COUNTERS: u32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_without_gaps_and_fit_the_counters() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index + 1);
+            assert!((*reason as u32) < COUNTERS);
+        }
+    }
+}

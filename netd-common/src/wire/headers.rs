@@ -1,0 +1,303 @@
+//! What a packet says: addresses, protocol, ports, flags. Two ways in, one value out.
+
+use crate::{
+    env::Packet,
+    family::Family,
+    maps::Tuple,
+    net::{Addr4, Addr6, Be16, Zone},
+    verdict::DropReason,
+    wire::{ethernet, ipv4, ipv6, l4},
+};
+
+/// The transport part of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum L4 {
+    /// TCP with its flags and the length of its header in bytes.
+    Tcp {
+        /// The flags byte.
+        flags: u8,
+        /// Header length in bytes.
+        header: u32,
+    },
+    /// UDP.
+    Udp,
+    /// An ICMP echo request or reply; the identifier takes the place of the asker's port.
+    Echo,
+    /// Any other ICMP or ICMPv6 message, by type.
+    Icmp(u8),
+    /// A protocol without ports that netd can read; translated by address.
+    Other,
+}
+
+/// The place of a packet among the fragments of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// Not a fragment (or an atomic one, RFC 6946).
+    Whole,
+    /// The first: it has the ports.
+    First {
+        /// The datagram's identification.
+        id: u32,
+    },
+    /// A later one.
+    Later {
+        /// The datagram's identification.
+        id: u32,
+    },
+}
+
+/// What a packet says. Ports of an echo request are (id, 0), of its reply (0, id); of protocols without ports (0, 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers<F: Family> {
+    /// Source address.
+    pub src: F::Addr,
+    /// Destination address.
+    pub dst: F::Addr,
+    /// Source port.
+    pub sport: Be16,
+    /// Destination port.
+    pub dport: Be16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Offset of the transport header from the start of the frame.
+    pub l4_offset: u32,
+    /// The transport part.
+    pub l4: L4,
+    /// Its place in a fragmented datagram.
+    pub fragment: Fragment,
+}
+
+/// Where IP starts in an Ethernet frame.
+pub const L3: u32 = ethernet::HEADER;
+
+/// IP families whose header netd can read.
+pub trait Readable: Family {
+    /// Reads the fixed header: (source, destination, protocol, TTL), or None for options, extensions and fragments.
+    fn plain<P: Packet>(packet: &P) -> Option<(Self::Addr, Self::Addr, u8, u8)>;
+    /// Reads the header with everything it may carry: (source, destination, protocol, TTL, offset of L4, fragment).
+    #[allow(clippy::type_complexity, reason = "a tuple taken apart at once")]
+    fn full<P: Packet>(packet: &P) -> Result<(Self::Addr, Self::Addr, u8, u8, u32, Fragment), DropReason>;
+    /// Reads one address.
+    fn load_address<P: Packet>(packet: &P, offset: u32) -> Option<Self::Addr>;
+    /// Writes both addresses.
+    ///
+    /// # Errors
+    /// `KernelRefused` when the packet's memory cannot be changed.
+    fn store_addresses<P: Packet>(packet: &mut P, src: &Self::Addr, dst: &Self::Addr) -> Result<(), DropReason>;
+}
+
+impl<F: Readable> Headers<F> {
+    /// Reads the ordinary packet: no options, no extension headers, no fragment; TCP, UDP or echo.
+    ///
+    /// Every offset is a constant, so that the kernel side compiles to direct loads. None: leave it to [`Headers::read`].
+    #[inline(always)]
+    pub fn read_plain<P: Packet>(packet: &P) -> Option<Self> {
+        let (src, dst, proto, ttl) = F::plain(packet)?;
+        let l4_offset = L3 + F::HEADER;
+        let (sport, dport, l4) = transport::<F, P>(packet, proto, l4_offset).ok()?;
+        match l4 {
+            L4::Icmp(_) | L4::Other => None,
+            L4::Tcp { .. } | L4::Udp | L4::Echo => {
+                Some(Self { src, dst, sport, dport, proto, ttl, l4_offset, l4, fragment: Fragment::Whole })
+            }
+        }
+    }
+
+    /// Reads any packet of the family.
+    ///
+    /// # Errors
+    /// `Malformed` when a header does not fit in the packet or contradicts itself.
+    #[inline(always)]
+    pub fn read<P: Packet>(packet: &P) -> Result<Self, DropReason> {
+        let (src, dst, proto, ttl, l4_offset, fragment) = F::full(packet)?;
+        let (sport, dport, l4) = match fragment {
+            Fragment::Later { .. } => (Be16::ZERO, Be16::ZERO, L4::Other),
+            Fragment::Whole | Fragment::First { .. } => transport::<F, P>(packet, proto, l4_offset)?,
+        };
+        Ok(Self { src, dst, sport, dport, proto, ttl, l4_offset, l4, fragment })
+    }
+
+    /// Returns the packet's tuple as seen in a zone.
+    pub fn tuple(&self, zone: Zone) -> Tuple<F::Addr> {
+        Tuple { src: self.src, dst: self.dst, sport: self.sport, dport: self.dport, zone, proto: self.proto, pad: [0; 3] }
+    }
+
+    /// Whether it opens a TCP connection: SYN without ACK, RST or FIN.
+    pub const fn is_opening(&self) -> bool {
+        matches!(self.l4, L4::Tcp { flags, .. } if flags & (l4::SYN | l4::ACK | l4::RST | l4::FIN) == l4::SYN)
+    }
+
+    /// Returns the length of the headers from IP on, in bytes.
+    pub const fn header_length(&self) -> u32 {
+        let transport = match self.l4 {
+            L4::Tcp { header, .. } => header,
+            L4::Udp | L4::Echo | L4::Icmp(_) | L4::Other => 8,
+        };
+        self.l4_offset - L3 + transport
+    }
+
+    /// Returns the offset of the transport checksum from the start of the frame, where the protocol has one that netd knows.
+    pub const fn checksum_offset(&self) -> Option<u32> {
+        match self.l4 {
+            L4::Tcp { .. } => Some(self.l4_offset + l4::TCP_CHECKSUM),
+            L4::Udp => Some(self.l4_offset + l4::UDP_CHECKSUM),
+            L4::Echo | L4::Icmp(_) => Some(self.l4_offset + l4::ICMP_CHECKSUM),
+            L4::Other => None,
+        }
+    }
+}
+
+/// Reads ports and flags.
+#[inline(always)]
+fn transport<F: Family, P: Packet>(packet: &P, proto: u8, at: u32) -> Result<(Be16, Be16, L4), DropReason> {
+    let ports = |packet: &P| -> Result<(Be16, Be16), DropReason> {
+        let [a, b, c, d] = packet.load::<4>(at + l4::PORTS)?;
+        Ok((Be16::from_wire([a, b]), Be16::from_wire([c, d])))
+    };
+    if proto == l4::TCP {
+        let (sport, dport) = ports(packet)?;
+        let [offset, flags] = packet.load::<2>(at + l4::TCP_OFFSET)?;
+        return Ok((sport, dport, L4::Tcp { flags, header: u32::from(offset >> 4) * 4 }));
+    }
+    if proto == l4::UDP {
+        let (sport, dport) = ports(packet)?;
+        return Ok((sport, dport, L4::Udp));
+    }
+    if proto == F::ICMP {
+        let [kind, ..] = packet.load::<2>(at + l4::ICMP_TYPE)?;
+        if kind == F::ECHO_REQUEST || kind == F::ECHO_REPLY {
+            let id = Be16::from_wire(packet.load::<2>(at + l4::ECHO_ID)?);
+            let (sport, dport) = if kind == F::ECHO_REQUEST { (id, Be16::ZERO) } else { (Be16::ZERO, id) };
+            return Ok((sport, dport, L4::Echo));
+        }
+        return Ok((Be16::ZERO, Be16::ZERO, L4::Icmp(kind)));
+    }
+    Ok((Be16::ZERO, Be16::ZERO, L4::Other))
+}
+
+impl Readable for crate::family::V4 {
+    #[inline(always)]
+    fn plain<P: Packet>(packet: &P) -> Option<(Addr4, Addr4, u8, u8)> {
+        let h = packet.load::<20>(L3).ok()?;
+        let fragment = u16::from_be_bytes([h[6], h[7]]) & (ipv4::OFFSET_MASK | ipv4::MORE);
+        (h[0] == ipv4::PLAIN && fragment == 0).then(|| {
+            let (src, dst) = ([h[12], h[13], h[14], h[15]], [h[16], h[17], h[18], h[19]]);
+            (Addr4::from_wire(src), Addr4::from_wire(dst), h[9], h[8])
+        })
+    }
+
+    #[inline(always)]
+    fn full<P: Packet>(packet: &P) -> Result<(Addr4, Addr4, u8, u8, u32, Fragment), DropReason> {
+        let h = packet.load::<20>(L3)?;
+        let length = u32::from(h[0] & 0x0f) * 4;
+        // BIG TCP leaves the total length zero (kernel 6.3): then the buffer's own length counts.
+        let total = u32::from(u16::from_be_bytes([h[2], h[3]]));
+        if h[0] >> 4 != 4 || length < ipv4::HEADER || (total != 0 && total < length) {
+            return Err(DropReason::Malformed);
+        }
+        let bits = u16::from_be_bytes([h[6], h[7]]);
+        let id = u32::from(u16::from_be_bytes([h[4], h[5]]));
+        let fragment = match (bits & ipv4::OFFSET_MASK, bits & ipv4::MORE) {
+            (0, 0) => Fragment::Whole,
+            (0, _) => Fragment::First { id },
+            _ => Fragment::Later { id },
+        };
+        let (src, dst) = ([h[12], h[13], h[14], h[15]], [h[16], h[17], h[18], h[19]]);
+        Ok((Addr4::from_wire(src), Addr4::from_wire(dst), h[9], h[8], L3 + length, fragment))
+    }
+
+    #[inline(always)]
+    fn load_address<P: Packet>(packet: &P, offset: u32) -> Option<Addr4> {
+        packet.load::<4>(offset).ok().map(Addr4::from_wire)
+    }
+
+    #[inline(always)]
+    fn store_addresses<P: Packet>(packet: &mut P, src: &Addr4, dst: &Addr4) -> Result<(), DropReason> {
+        let ([a, b, c, d], [e, f, g, h]) = (src.to_wire(), dst.to_wire());
+        packet.store(L3 + ipv4::SOURCE, [a, b, c, d, e, f, g, h])
+    }
+}
+
+/// Takes the two addresses out of an IPv6 header.
+#[inline(always)]
+fn addresses6(h: &[u8; 40]) -> (Addr6, Addr6) {
+    let take = |at: usize| {
+        Addr6::from_wire([
+            h[at], h[at + 1], h[at + 2], h[at + 3], h[at + 4], h[at + 5], h[at + 6], h[at + 7], h[at + 8], h[at + 9],
+            h[at + 10], h[at + 11], h[at + 12], h[at + 13], h[at + 14], h[at + 15],
+        ])
+    };
+    (take(8), take(24))
+}
+
+impl Readable for crate::family::V6 {
+    #[inline(always)]
+    fn plain<P: Packet>(packet: &P) -> Option<(Addr6, Addr6, u8, u8)> {
+        let h = packet.load::<40>(L3).ok()?;
+        let known = matches!(h[6], l4::TCP | l4::UDP) || h[6] == Self::ICMP;
+        (h[0] >> 4 == 6 && known).then(|| {
+            let (src, dst) = addresses6(&h);
+            (src, dst, h[6], h[7])
+        })
+    }
+
+    #[inline(always)]
+    fn full<P: Packet>(packet: &P) -> Result<(Addr6, Addr6, u8, u8, u32, Fragment), DropReason> {
+        let h = packet.load::<40>(L3)?;
+        if h[0] >> 4 != 6 {
+            return Err(DropReason::Malformed);
+        }
+        let (src, dst) = addresses6(&h);
+        let (mut next, mut at, mut fragment) = (h[6], L3 + ipv6::HEADER, Fragment::Whole);
+        for _ in 0..ipv6::MAX_EXTENSIONS {
+            let length = match next {
+                ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION_OPTIONS => {
+                    let [follows, words] = packet.load::<2>(at)?;
+                    next = follows;
+                    (u32::from(words) + 1) * 8
+                }
+                ipv6::AUTH => {
+                    let [follows, words] = packet.load::<2>(at)?;
+                    next = follows;
+                    (u32::from(words) + 2) * 4
+                }
+                ipv6::FRAGMENT => {
+                    let f = packet.load::<8>(at)?;
+                    next = f[0];
+                    let offset = u16::from_be_bytes([f[2], f[3]]);
+                    let id = u32::from_be_bytes([f[4], f[5], f[6], f[7]]);
+                    fragment = match (offset >> 3, offset & 1) {
+                        (0, 0) => Fragment::Whole,
+                        (0, _) => Fragment::First { id },
+                        _ => Fragment::Later { id },
+                    };
+                    8
+                }
+                _ => return Ok((src, dst, next, h[7], at, fragment)),
+            };
+            at += length;
+            if matches!(fragment, Fragment::Later { .. }) {
+                return Ok((src, dst, next, h[7], at, fragment));
+            }
+        }
+        match next {
+            ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION_OPTIONS | ipv6::AUTH | ipv6::FRAGMENT => {
+                Err(DropReason::Malformed)
+            }
+            _ => Ok((src, dst, next, h[7], at, fragment)),
+        }
+    }
+
+    #[inline(always)]
+    fn load_address<P: Packet>(packet: &P, offset: u32) -> Option<Addr6> {
+        packet.load::<16>(offset).ok().map(Addr6::from_wire)
+    }
+
+    #[inline(always)]
+    fn store_addresses<P: Packet>(packet: &mut P, src: &Addr6, dst: &Addr6) -> Result<(), DropReason> {
+        packet.store(L3 + ipv6::SOURCE, src.to_wire())?;
+        packet.store(L3 + ipv6::DESTINATION, dst.to_wire())
+    }
+}

@@ -1,0 +1,27 @@
+//! IPv4 (RFC 791 §3.1): offsets in bytes from the start of its header.
+
+/// Version and header length.
+pub const VERSION_IHL: u32 = 0;
+/// Total length.
+pub const TOTAL_LENGTH: u32 = 2;
+/// Flags and fragment offset.
+pub const FRAGMENT: u32 = 6;
+/// Time to live.
+pub const TTL: u32 = 8;
+/// Protocol.
+pub const PROTOCOL: u32 = 9;
+/// Header checksum.
+pub const CHECKSUM: u32 = 10;
+/// Source address.
+pub const SOURCE: u32 = 12;
+/// Destination address.
+pub const DESTINATION: u32 = 16;
+/// Length without options.
+pub const HEADER: u32 = 20;
+
+/// Version 4 without options, as the first byte has it.
+pub const PLAIN: u8 = 0x45;
+/// Fragment offset, in units of eight bytes.
+pub const OFFSET_MASK: u16 = 0x1fff;
+/// More fragments follow.
+pub const MORE: u16 = 0x2000;

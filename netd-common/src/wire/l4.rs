@@ -1,0 +1,44 @@
+//! TCP, UDP and ICMP: offsets in bytes from the start of their headers, and flags.
+
+/// IANA protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IANA protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// Source port of TCP and UDP; the destination port follows at once.
+pub const PORTS: u32 = 0;
+/// ICMP type; the code follows at once.
+pub const ICMP_TYPE: u32 = 0;
+/// Identifier of an ICMP echo.
+pub const ECHO_ID: u32 = 4;
+/// TCP data offset; the flags follow at once.
+pub const TCP_OFFSET: u32 = 12;
+
+/// Checksum of TCP.
+pub const TCP_CHECKSUM: u32 = 16;
+/// Checksum of UDP.
+pub const UDP_CHECKSUM: u32 = 6;
+/// Checksum of ICMP and ICMPv6.
+pub const ICMP_CHECKSUM: u32 = 2;
+
+/// TCP: no more data from the sender.
+pub const FIN: u8 = 0x01;
+/// TCP: synchronise sequence numbers.
+pub const SYN: u8 = 0x02;
+/// TCP: reset the connection.
+pub const RST: u8 = 0x04;
+/// TCP: the acknowledgement field is valid.
+pub const ACK: u8 = 0x10;
+
+/// ICMPv6 router solicitation (RFC 4861 §4.1).
+pub const ROUTER_SOLICITATION: u8 = 133;
+/// ICMPv6 router advertisement (§4.2).
+pub const ROUTER_ADVERTISEMENT: u8 = 134;
+/// ICMPv6 neighbour solicitation (§4.3).
+pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+/// ICMPv6 neighbour advertisement (§4.4).
+pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+/// ICMPv6 redirect (§4.5).
+pub const REDIRECT: u8 = 137;
+/// Target address of a neighbour solicitation or advertisement, from the start of the ICMPv6 header.
+pub const ND_TARGET: u32 = 8;

@@ -1,0 +1,11 @@
+//! Frames as values: where fields lie, and what a packet says.
+
+pub mod arp;
+pub mod csum;
+pub mod ethernet;
+pub mod headers;
+pub mod ipv4;
+pub mod ipv6;
+pub mod l4;
+
+pub use headers::{Fragment, Headers, L4};

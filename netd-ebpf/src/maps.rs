@@ -1,0 +1,76 @@
+//! The maps, as `netd_common::maps` describes them. All are pinned by name in the instance's directory.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+};
+use netd_common::{
+    env::Draft,
+    maps::{
+        Config, Dialled, DialledKey, Endpoint, Flow, Network, Owner, PortSet, Publish, PublishKey, Slot, Tuple, Uplink,
+        capacity, port_set,
+    },
+    net::{Addr4, Addr6, IfIndex},
+    verdict::COUNTERS as REASONS,
+};
+
+/// One entry: what all programs read.
+#[map]
+pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+/// Both directions of every IPv4 flow. Preallocated and not LRU: no half of a flow is ever evicted.
+#[map]
+pub static FLOW4: HashMap<Tuple<Addr4>, Flow<Addr4>> = HashMap::with_max_entries(capacity::FLOW4, 0);
+/// Both directions of every IPv6 flow.
+#[map]
+pub static FLOW6: HashMap<Tuple<Addr6>, Flow<Addr6>> = HashMap::with_max_entries(capacity::FLOW6, 0);
+/// Endpoints by the index of their veth's host side.
+#[map]
+pub static ENDPOINT: Array<Endpoint> = Array::with_max_entries(capacity::ENDPOINT, 0);
+/// Who has an IPv4 address.
+#[map]
+pub static ADDRESS4: HashMap<Addr4, Owner> = HashMap::with_max_entries(capacity::ADDRESS, BPF_F_NO_PREALLOC);
+/// Who has an IPv6 address.
+#[map]
+pub static ADDRESS6: HashMap<Addr6, Owner> = HashMap::with_max_entries(capacity::ADDRESS, BPF_F_NO_PREALLOC);
+/// Networks by slot.
+#[map]
+pub static NETWORK: Array<Network> = Array::with_max_entries(capacity::NETWORK, 0);
+/// Slots by IPv4 subnet.
+#[map]
+pub static SUBNET4: LpmTrie<Addr4, Slot> = LpmTrie::with_max_entries(capacity::SUBNET, BPF_F_NO_PREALLOC);
+/// Slots by IPv6 subnet.
+#[map]
+pub static SUBNET6: LpmTrie<Addr6, Slot> = LpmTrie::with_max_entries(capacity::SUBNET, BPF_F_NO_PREALLOC);
+/// The host's own IPv4 addresses.
+#[map]
+pub static LOCAL4: HashMap<Addr4, u32> = HashMap::with_max_entries(capacity::LOCAL, BPF_F_NO_PREALLOC);
+/// The host's own IPv6 addresses.
+#[map]
+pub static LOCAL6: HashMap<Addr6, u32> = HashMap::with_max_entries(capacity::LOCAL, BPF_F_NO_PREALLOC);
+/// Published ports on IPv4 addresses.
+#[map]
+pub static PUBLISH4: HashMap<PublishKey<Addr4>, Publish<Addr4>> =
+    HashMap::with_max_entries(capacity::PUBLISH, BPF_F_NO_PREALLOC);
+/// Published ports on IPv6 addresses.
+#[map]
+pub static PUBLISH6: HashMap<PublishKey<Addr6>, Publish<Addr6>> =
+    HashMap::with_max_entries(capacity::PUBLISH, BPF_F_NO_PREALLOC);
+/// Sets of ports by `port_set::index`.
+#[map]
+pub static PORTS: Array<PortSet> = Array::with_max_entries(port_set::COUNT, 0);
+/// Devices through which the outside is reached.
+#[map]
+pub static UPLINK: HashMap<IfIndex, Uplink> = HashMap::with_max_entries(capacity::UPLINK, BPF_F_NO_PREALLOC);
+/// What host processes dialled where the socket programs changed it. LRU: a lost entry costs only the name of a peer.
+#[map]
+pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::with_max_entries(capacity::DIALLED, 0);
+/// Dropped packets by reason.
+#[map]
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
+/// Working memory for opening an IPv4 flow.
+#[map]
+pub static DRAFT4: PerCpuArray<Draft<Addr4>> = PerCpuArray::with_max_entries(1, 0);
+/// Working memory for opening an IPv6 flow.
+#[map]
+pub static DRAFT6: PerCpuArray<Draft<Addr6>> = PerCpuArray::with_max_entries(1, 0);

@@ -1,0 +1,93 @@
+//! Turns a verdict into the kernel's action, and counts drops: the single exit of every packet program.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type},
+};
+use netd_common::{
+    maps::features,
+    net::{Addr4, Addr6},
+    verdict::{DropReason, Verdict},
+};
+
+use crate::{env, maps};
+
+/// The next program, then the stack: `TCX_NEXT`, and `TC_ACT_UNSPEC` under clsact.
+pub const PASS: i32 = -1;
+/// `TC_ACT_SHOT`.
+const DROP: i32 = 2;
+/// No action yet: the fast part left the packet to the slow part.
+pub const UNDECIDED: i32 = 0x7fff_0000;
+/// `PACKET_HOST`: addressed to this host.
+const PACKET_HOST: u32 = 0;
+
+/// The kernel's `struct bpf_redir_neigh`.
+#[repr(C)]
+#[derive(Default)]
+struct NextHop {
+    family: u32,
+    addr: [u32; 4],
+}
+
+/// An address as next hop.
+pub trait AsNextHop {
+    /// Address family as the kernel counts them.
+    const FAMILY: u32;
+    /// Returns the address in the first words.
+    fn words(&self) -> [u32; 4];
+}
+
+impl AsNextHop for Addr4 {
+    const FAMILY: u32 = 2;
+    #[inline(always)]
+    fn words(&self) -> [u32; 4] {
+        [self.raw(), 0, 0, 0]
+    }
+}
+
+impl AsNextHop for Addr6 {
+    const FAMILY: u32 = 10;
+    #[inline(always)]
+    fn words(&self) -> [u32; 4] {
+        self.raw()
+    }
+}
+
+/// Carries out a decision.
+#[inline(always)]
+pub fn finish<A: AsNextHop + netd_common::family::Address>(
+    skb: *mut __sk_buff,
+    decision: Result<Verdict<A>, DropReason>,
+) -> i32 {
+    match decision {
+        Ok(Verdict::Pass) => PASS,
+        Ok(Verdict::ToSandbox(ifindex)) => {
+            if !env::has_feature(features::PEER_SCRUBS) {
+                // SAFETY: the context is valid; without this the frame keeps PACKET_OTHERHOST and the sandbox's stack ignores it.
+                unsafe { bpf_skb_change_type(skb.cast(), PACKET_HOST) };
+            }
+            // SAFETY: takes numbers.
+            unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+        }
+        Ok(Verdict::ToNeighbour(ifindex, nexthop)) => {
+            let mut params = NextHop { family: A::FAMILY, addr: nexthop.words() };
+            // SAFETY: the structure has the kernel's layout and size; the kernel copies it.
+            unsafe {
+                bpf_redirect_neigh(ifindex, ptr::from_mut(&mut params).cast(), size_of::<NextHop>() as i32, 0) as i32
+            }
+        }
+        Ok(Verdict::Drop(reason)) | Err(reason) => drop_packet(reason),
+    }
+}
+
+/// Counts a drop.
+#[inline(always)]
+pub fn drop_packet(reason: DropReason) -> i32 {
+    if let Some(count) = maps::DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: this CPU's own counter; a program is not preempted by another on the same CPU's counter.
+        unsafe { *count += 1 };
+    }
+    DROP
+}

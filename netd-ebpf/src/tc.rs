@@ -1,0 +1,208 @@
+//! Packet programs: one for each hook, both families.
+//!
+//! The fast part uses direct access and returns `UNDECIDED` when it leaves the packet alone; the other parts (see `netd_common::hook`) start from
+//! the bytes again. They are functions of their own, so that their stacks lie side by side and not on top of each other (512 bytes in all).
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_PSEUDO_HDR},
+    helpers::generated::bpf_l4_csum_replace,
+    macros::classifier,
+    programs::TcContext,
+};
+use netd_common::{
+    conntrack,
+    env::Env,
+    family::{Address, Family, V4, V6},
+    hook,
+    net::{Be16, UPLINK_ZONE},
+    verdict::{DropReason, Verdict},
+    wire::l4,
+};
+
+use crate::{
+    env::{self, Kernel},
+    maps,
+    report::{AsNextHop, PASS, UNDECIDED, drop_packet, finish},
+    skb::{Careful, Direct},
+};
+
+/// Declares the parts of one family.
+macro_rules! parts {
+    ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
+     $settle:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
+        #[inline(never)]
+        fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
+            optional(skb, hook::from_endpoint_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)))
+        }
+
+        #[inline(never)]
+        fn $uplink_fast(skb: *mut __sk_buff) -> i32 {
+            optional(skb, hook::from_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)))
+        }
+
+        #[inline(never)]
+        fn $settle(skb: *mut __sk_buff, zone: u32) -> i32 {
+            optional(skb, hook::settle::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), zone).transpose())
+        }
+
+        #[inline(never)]
+        fn $endpoint_decide(skb: *mut __sk_buff) -> i32 {
+            let env = Kernel(skb);
+            let decided = env::with_draft(&maps::$draft, |draft| {
+                hook::from_endpoint_decide::<$family, _, _>(&env, &mut Careful::new(skb), &mut draft.opening)
+            });
+            optional(skb, decided.transpose())
+        }
+
+        #[inline(never)]
+        fn $uplink_decide(skb: *mut __sk_buff) -> i32 {
+            let env = Kernel(skb);
+            let decided = env::with_draft(&maps::$draft, |draft| {
+                hook::from_uplink_decide::<$family, _, _>(&env, &mut Careful::new(skb), &mut draft.opening)
+            });
+            optional(skb, decided.transpose())
+        }
+
+        #[inline(never)]
+        fn $open(skb: *mut __sk_buff) -> i32 {
+            match env::with_draft(&maps::$draft, |draft| conntrack::open::<$family, _>(&Kernel(skb), draft)) {
+                Ok(()) => UNDECIDED,
+                Err(reason) => drop_packet(reason),
+            }
+        }
+
+        /// The parts after the fast one, as `hook::slow` has them.
+        #[inline(always)]
+        fn $slow(skb: *mut __sk_buff, zone: u32, decide: fn(*mut __sk_buff) -> i32) -> i32 {
+            let mut action = $settle(skb, zone);
+            if action != UNDECIDED {
+                return action;
+            }
+            action = decide(skb);
+            if action != UNDECIDED {
+                return action;
+            }
+            action = $open(skb);
+            if action != UNDECIDED {
+                return action;
+            }
+            action = $settle(skb, zone);
+            if action == UNDECIDED { drop_packet(DropReason::CtInvalid) } else { action }
+        }
+
+        #[inline(never)]
+        fn $gate(skb: *mut __sk_buff) -> i32 {
+            finish(skb, hook::to_endpoint::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb)))
+        }
+
+        #[inline(never)]
+        fn $guard(skb: *mut __sk_buff) -> i32 {
+            finish(skb, hook::to_uplink::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb)))
+        }
+    };
+}
+parts!(
+    V4, DRAFT4, endpoint_fast4, endpoint_decide4, uplink_fast4, uplink_decide4, settle4, open4, gate4, guard4,
+    slow4
+);
+parts!(
+    V6, DRAFT6, endpoint_fast6, endpoint_decide6, uplink_fast6, uplink_decide6, settle6, open6, gate6, guard6,
+    slow6
+);
+
+/// Carries out a part's decision, if it made one.
+#[inline(always)]
+fn optional<A: AsNextHop + Address>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
+    match decision {
+        Some(decision) => finish(skb, decision),
+        None => UNDECIDED,
+    }
+}
+
+/// Returns the ethertype in front of the payload, behind any VLAN tag in the packet's metadata.
+#[inline(always)]
+fn ethertype(skb: *mut __sk_buff) -> Be16 {
+    // SAFETY: the context the kernel passed to this program.
+    let protocol = unsafe { (*skb).protocol } as u16;
+    Be16::from_wire(protocol.to_ne_bytes())
+}
+
+/// Returns the device the packet arrived on.
+#[inline(always)]
+fn ifindex(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the context the kernel passed to this program.
+    unsafe { (*skb).ifindex }
+}
+
+/// What a sandbox sends; ingress of its veth's host side.
+#[classifier]
+pub fn from_endpoint(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    match ethertype(skb) {
+        V4::ETHERTYPE => match endpoint_fast4(skb) {
+            UNDECIDED => slow4(skb, ifindex(skb), endpoint_decide4),
+            action => action,
+        },
+        V6::ETHERTYPE => match endpoint_fast6(skb) {
+            UNDECIDED => slow6(skb, ifindex(skb), endpoint_decide6),
+            action => action,
+        },
+        other => {
+            let packet = Careful::new(skb);
+            let endpoint = Env::<V4>::endpoint(&Kernel(skb), ifindex(skb)).copied();
+            match hook::from_endpoint_frame(&packet, endpoint.as_ref(), other) {
+                Ok(()) => PASS,
+                Err(reason) => drop_packet(reason),
+            }
+        }
+    }
+}
+
+/// What the bridge or the stack delivers to a sandbox; egress of its veth's host side.
+#[classifier]
+pub fn to_endpoint(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    match ethertype(skb) {
+        V4::ETHERTYPE => gate4(skb),
+        V6::ETHERTYPE => gate6(skb),
+        _ => PASS,
+    }
+}
+
+/// What arrives from outside; ingress of an uplink.
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    match ethertype(skb) {
+        V4::ETHERTYPE => match uplink_fast4(skb) {
+            UNDECIDED => slow4(skb, UPLINK_ZONE, uplink_decide4),
+            action => action,
+        },
+        V6::ETHERTYPE => match uplink_fast6(skb) {
+            UNDECIDED => slow6(skb, UPLINK_ZONE, uplink_decide6),
+            action => action,
+        },
+        _ => PASS,
+    }
+}
+
+/// What leaves by an uplink; its egress.
+#[classifier]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    match ethertype(skb) {
+        V4::ETHERTYPE => guard4(skb),
+        V6::ETHERTYPE => guard6(skb),
+        _ => PASS,
+    }
+}
+
+/// Tells the daemon by BPF_PROG_TEST_RUN whether `bpf_l4_csum_replace` knows `BPF_F_IPV6`: 0 yes, 1 no.
+#[classifier]
+pub fn probe_csum_ipv6(ctx: TcContext) -> i32 {
+    const IPV6: u64 = 1 << 7;
+    let at = netd_common::wire::headers::L3 + V6::HEADER + l4::TCP_CHECKSUM;
+    // SAFETY: plain numbers; the kernel checks the offset.
+    let failed = unsafe { bpf_l4_csum_replace(ctx.skb.skb.cast(), at, 0, 1, u64::from(BPF_F_PSEUDO_HDR) | IPV6) };
+    i32::from(failed != 0)
+}

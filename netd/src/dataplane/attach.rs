@@ -1,0 +1,216 @@
+//! Puts programs on interfaces and on the cgroup, so that they outlive the daemon and are replaced without a gap.
+//!
+//! A link is pinned as `links/<interface index>-<program>`. Where a pin exists, its program is replaced in place (BPF_LINK_UPDATE): packets see
+//! the old program or the new one, never none. Without TCX the programs are clsact filters of a fixed priority, which persist by themselves.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        CgroupAttachMode, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::FdLink,
+        tc::{self, NlOptions, TcAttachOptions, TcError, TcHandle},
+    },
+};
+
+use super::{
+    AttachMode, Error,
+    load::{SOCKET_PROGRAMS, packet_program, program_fd, socket_program},
+    raw,
+};
+
+/// Priority of netd's clsact filters: high enough to leave room before, never 1, which others take (datadog-agent #13692).
+const FILTER_PRIORITY: u16 = 0x6e65;
+/// Handle of netd's clsact filters.
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// Which side of netd an interface is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The host side of an endpoint's veth: netd's own, so its programs run first.
+    Endpoint,
+    /// A device of the host: programs of others run before netd's.
+    Uplink,
+}
+
+impl Side {
+    /// Returns (program, direction) of both hooks. A veth's ingress is what its sandbox sends.
+    const fn hooks(self) -> [(&'static str, TcAttachType); 2] {
+        match self {
+            Self::Endpoint => [("from_endpoint", TcAttachType::Ingress), ("to_endpoint", TcAttachType::Egress)],
+            Self::Uplink => [("from_uplink", TcAttachType::Ingress), ("to_uplink", TcAttachType::Egress)],
+        }
+    }
+
+    fn order(self) -> LinkOrder {
+        match self {
+            Self::Endpoint => LinkOrder::first(),
+            Self::Uplink => LinkOrder::last(),
+        }
+    }
+}
+
+/// Returns the pin of a program's link.
+fn pin(links: &Path, ifindex: u32, program: &str) -> PathBuf {
+    links.join(format!("{ifindex}-{program}"))
+}
+
+/// Puts both programs of a side on an interface. Returns the mode that worked.
+///
+/// # Errors
+/// Names the program and the interface.
+pub fn interface(
+    ebpf: &mut Ebpf,
+    links: &Path,
+    side: Side,
+    ifname: &str,
+    ifindex: u32,
+    mode: AttachMode,
+) -> Result<AttachMode, Error> {
+    let mut worked = mode;
+    for (program, direction) in side.hooks() {
+        let doing = || format!("attach {program} to {ifname}");
+        let path = pin(links, ifindex, program);
+        if replace(ebpf, &path, program)? {
+            worked = AttachMode::Tcx;
+            continue;
+        }
+        let classifier = packet_program(ebpf, program)?;
+        if worked != AttachMode::Tc {
+            match attach_tcx(classifier, ifname, direction, side.order(), &path) {
+                Ok(()) => {
+                    worked = AttachMode::Tcx;
+                    continue;
+                }
+                Err(error) if mode == AttachMode::Auto && error.lacks_tcx() => worked = AttachMode::Tc,
+                Err(error) => return Err(Error::Kernel { doing: doing(), source: error.0 }),
+            }
+        }
+        attach_filter(classifier, ifname, direction).map_err(|error| Error::Kernel { doing: doing(), source: error.0 })?;
+    }
+    Ok(worked)
+}
+
+/// The kernel's refusal to attach.
+struct Refused(Box<dyn std::error::Error + Send + Sync>);
+
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for Refused {
+    fn from(source: E) -> Self {
+        Self(Box::new(source))
+    }
+}
+
+impl Refused {
+    /// Whether the kernel has no TCX: it does not know the attach type (EINVAL).
+    fn lacks_tcx(&self) -> bool {
+        let Some(ProgramError::SyscallError(error)) = self.0.downcast_ref() else { return false };
+        error.io_error.raw_os_error() == Some(libc::EINVAL)
+    }
+}
+
+fn attach_tcx(
+    classifier: &mut SchedClassifier,
+    ifname: &str,
+    direction: TcAttachType,
+    order: LinkOrder,
+    path: &Path,
+) -> Result<(), Refused> {
+    let id = classifier.attach_with_options(ifname, direction, TcAttachOptions::TcxOrder(order))?;
+    let link = FdLink::try_from(classifier.take_link(id)?)?;
+    link.pin(path)?;
+    Ok(())
+}
+
+fn attach_filter(classifier: &mut SchedClassifier, ifname: &str, direction: TcAttachType) -> Result<(), Refused> {
+    match tc::qdisc_add_clsact(ifname) {
+        Err(error) if !exists(&error) => return Err(error.into()),
+        _ => {}
+    }
+    let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, ..NlOptions::default() };
+    let id = classifier.attach_with_options(ifname, direction, TcAttachOptions::Netlink(options))?;
+    // The filter is to outlive this process; dropping the link would remove it.
+    std::mem::forget(classifier.take_link(id)?);
+    Ok(())
+}
+
+fn exists(error: &TcError) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if error.downcast_ref::<io::Error>().is_some_and(|io| io.raw_os_error() == Some(libc::EEXIST)) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// Replaces the program of a pinned link. False: there is no pin, or its interface is gone and so is the pin now.
+fn replace(ebpf: &Ebpf, path: &Path, program: &str) -> Result<bool, Error> {
+    let link = match raw::open_pin(path) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(Error::kernel(format!("open the link {}", path.display()), error)),
+    };
+    match raw::update_link(link.as_fd(), program_fd(ebpf, program)?.as_fd()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+            unpin(path)?;
+            Ok(false)
+        }
+        Err(error) => Err(Error::kernel(format!("replace the program of {}", path.display()), error)),
+    }
+}
+
+/// Removes a pin; gone already is fine.
+fn unpin(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::kernel(format!("remove the pin {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes both programs of a side off an interface, which may be gone.
+///
+/// # Errors
+/// Names the pin that stays.
+pub fn detach(links: &Path, side: Side, ifindex: u32) -> Result<(), Error> {
+    for (program, _) in side.hooks() {
+        unpin(&pin(links, ifindex, program))?;
+    }
+    Ok(())
+}
+
+/// Puts the socket programs on the cgroup, replacing those of an earlier start in place.
+///
+/// # Errors
+/// Names the program and the cgroup.
+pub fn sockets(ebpf: &mut Ebpf, links: &Path, cgroup: &Path) -> Result<(), Error> {
+    let root =
+        File::open(cgroup).map_err(|source| Error::kernel(format!("open the cgroup {}", cgroup.display()), source))?;
+    for program in SOCKET_PROGRAMS {
+        let path = links.join(program);
+        if replace(ebpf, &path, program)? {
+            continue;
+        }
+        let refused = |source: Refused| Error::Kernel {
+            doing: format!("attach {program} to the cgroup {}", cgroup.display()),
+            source: source.0,
+        };
+        let attached = socket_program(ebpf, program)?;
+        let pinned = (|| -> Result<(), Refused> {
+            let id = attached.attach(&root, CgroupAttachMode::Single)?;
+            FdLink::try_from(attached.take_link(id)?)?.pin(&path)?;
+            Ok(())
+        })();
+        pinned.map_err(refused)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! The flow tables from user space: listing, ending, and collecting what expired.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use aya::Pod;
+use netd_common::{
+    conntrack::Half,
+    family::Address,
+    maps::{Flow, TICK_SHIFT, Timeouts, Tuple, flow_flags},
+    net::{Addr4, Addr6, UPLINK_ZONE},
+    wire::l4,
+};
+
+use super::{Error, FlowFilter, FlowInfo, maps::Table};
+
+/// An address that user space can print.
+pub trait Printable: Address + Pod {
+    /// Returns the standard library's form.
+    fn ip(&self) -> IpAddr;
+}
+
+impl Printable for Addr4 {
+    fn ip(&self) -> IpAddr {
+        Ipv4Addr::from(*self).into()
+    }
+}
+
+impl Printable for Addr6 {
+    fn ip(&self) -> IpAddr {
+        Ipv6Addr::from(*self).into()
+    }
+}
+
+/// Returns the coarse monotonic clock in ticks, as the programs read it.
+pub fn now() -> u32 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Into::into);
+    u32::try_from((time.as_nanos() >> TICK_SHIFT) & u128::from(u32::MAX)).unwrap_or(0)
+}
+
+/// Converts a duration to ticks: at least one, at most half of the clock's range.
+pub fn ticks(duration: Duration) -> u32 {
+    u32::try_from(duration.as_nanos() >> TICK_SHIFT).unwrap_or(u32::MAX).clamp(1, u32::MAX / 2)
+}
+
+/// Converts ticks to seconds.
+fn seconds(ticks: u32) -> f64 {
+    f64::from(ticks) * f64::from(1_u32 << TICK_SHIFT) / 1e9
+}
+
+/// Lists the flows that a filter selects, seen from their openers.
+pub fn list<A: Printable>(
+    table: &Table<Tuple<A>, Flow<A>>,
+    timeouts: &Timeouts,
+    filter: &FlowFilter,
+) -> Result<Vec<FlowInfo>, Error>
+where
+    Tuple<A>: Pod,
+    Flow<A>: Pod,
+{
+    let now = now();
+    let mut found = Vec::new();
+    for (key, flow) in table.entries()? {
+        if flow.flags & flow_flags::ORIGINAL == 0 || !selects(filter, &key, &flow) {
+            continue;
+        }
+        let reply = table.get(&key.counterpart(&flow))?;
+        let (mine, theirs) = (Half::of(&flow), reply.map(|reply| Half::of(&reply)).unwrap_or_default());
+        let state = mine.state_with(theirs, key.proto);
+        let idle = mine.idle_with(theirs, now);
+        let timeout = state.timeout(key.proto, timeouts);
+        found.push(FlowInfo {
+            protocol: protocol_name(key.proto),
+            state: state.as_str().to_owned(),
+            source: key.src.ip(),
+            source_port: key.sport.into(),
+            destination: key.dst.ip(),
+            destination_port: key.dport.into(),
+            translated_source: flow.src.ip(),
+            translated_source_port: flow.sport.into(),
+            translated_destination: flow.dst.ip(),
+            translated_destination_port: flow.dport.into(),
+            ifindex: key.zone,
+            out_ifindex: if flow.flags & flow_flags::TO_SANDBOX == 0 { 0 } else { flow.out },
+            idle_seconds: seconds(idle),
+            expires_seconds: seconds(timeout.saturating_sub(idle)),
+        });
+    }
+    Ok(found)
+}
+
+fn protocol_name(proto: u8) -> String {
+    match proto {
+        l4::TCP => "tcp".to_owned(),
+        l4::UDP => "udp".to_owned(),
+        1 => "icmp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn selects<A: Printable>(filter: &FlowFilter, key: &Tuple<A>, flow: &Flow<A>) -> bool {
+    let addresses = [key.src.ip(), key.dst.ip(), flow.src.ip(), flow.dst.ip()];
+    let ports = [key.sport, key.dport, flow.sport, flow.dport].map(u16::from);
+    (filter.addresses.is_empty() || addresses.iter().any(|addr| filter.addresses.contains(addr)))
+        && filter.protocol.is_none_or(|proto| proto == key.proto)
+        && filter.port.is_none_or(|port| ports.contains(&port))
+}
+
+/// Ends every flow that `ends` selects by its opener's entry; both entries go. Returns how many flows went.
+pub fn end<A: Printable>(
+    table: &mut Table<Tuple<A>, Flow<A>>,
+    ends: impl Fn(&Tuple<A>, &Flow<A>) -> bool,
+) -> Result<usize, Error>
+where
+    Tuple<A>: Pod,
+    Flow<A>: Pod,
+{
+    let mut doomed = Vec::new();
+    table.for_each(|key, flow| {
+        if flow.flags & flow_flags::ORIGINAL != 0 && ends(key, flow) {
+            doomed.push((*key, key.counterpart(flow)));
+        }
+    })?;
+    for (original, reply) in &doomed {
+        table.remove(original)?;
+        table.remove(reply)?;
+    }
+    Ok(doomed.len())
+}
+
+/// Ends the flows that a filter selects.
+pub fn flush<A: Printable>(table: &mut Table<Tuple<A>, Flow<A>>, filter: &FlowFilter) -> Result<usize, Error>
+where
+    Tuple<A>: Pod,
+    Flow<A>: Pod,
+{
+    end(table, |key, flow| selects(filter, key, flow))
+}
+
+/// Whether a flow passes an endpoint's veth on either side.
+pub fn touches<A>(key: &Tuple<A>, flow: &Flow<A>, ifindex: u32) -> bool {
+    key.zone == ifindex || (flow.flags & flow_flags::TO_SANDBOX != 0 && flow.out == ifindex)
+}
+
+/// Removes expired flows, and halves whose other half is gone. Returns how many entries went.
+///
+/// `uplink_ports` receives (protocol, port) of every live flow that arrives by an uplink.
+pub fn collect<A: Printable>(
+    table: &mut Table<Tuple<A>, Flow<A>>,
+    timeouts: &Timeouts,
+    uplink_ports: &mut HashSet<(u8, u16)>,
+) -> Result<usize, Error>
+where
+    Tuple<A>: Pod,
+    Flow<A>: Pod,
+{
+    let now = now();
+    let shortest = [timeouts.tcp_closed, timeouts.tcp_syn_recv, timeouts.udp, timeouts.icmp, timeouts.other]
+        .into_iter()
+        .min()
+        .unwrap_or(0);
+    let mut candidates = Vec::new();
+    table.for_each(|key, flow| {
+        if key.zone == UPLINK_ZONE {
+            uplink_ports.insert((key.proto, key.dport.into()));
+        }
+        if now.wrapping_sub(Half::of(flow).last) > shortest {
+            candidates.push(*key);
+        }
+    })?;
+    let mut gone = 0;
+    for key in candidates {
+        // Read again: a packet may have come since, and the other half may have gone with an earlier candidate.
+        let Some(flow) = table.get(&key)? else { continue };
+        let other = key.counterpart(&flow);
+        let theirs = table.get(&other)?.map(|flow| Half::of(&flow));
+        let mine = Half::of(&flow);
+        let dead = theirs.is_none() || mine.is_dead_with(theirs.unwrap_or_default(), key.proto, timeouts, now);
+        if dead && now.wrapping_sub(mine.last) > shortest {
+            table.remove(&key)?;
+            table.remove(&other)?;
+            gone += 1 + usize::from(theirs.is_some());
+        }
+    }
+    Ok(gone)
+}

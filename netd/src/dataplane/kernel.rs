@@ -1,0 +1,718 @@
+//! The packet path in the running kernel: `Dataplane` over pinned maps and programs.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
+
+use aya::{Ebpf, maps::lpm_trie::Key};
+use ipnet::IpNet;
+use netd_common::{
+    maps::{
+        Config, Endpoint, Network, Owner, PORT_RANGES, PortRange, Publish, PublishKey, Timeouts as Ticks, Uplink, capacity,
+        endpoint_flags, features, flow_flags, port_set,
+    },
+    net::{Addr4, Addr6, Be16, Mac as WireMac},
+    verdict::DropReason,
+    wire::l4,
+};
+
+use super::{
+    AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, NetworkEntry, PublishEntry, Settings,
+    Timeouts, UplinkEntry,
+    attach::{self, Side},
+    flows,
+    load::{self, pin_dir},
+    maps::{FamilyMaps, Maps, Ports, Table},
+    object::OBJECT_SHA256,
+    raw,
+};
+use crate::model::{Mac, Protocol};
+
+/// The packet path of one instance.
+pub struct Kernel {
+    settings: Settings,
+    ebpf: Ebpf,
+    maps: Maps,
+    mode: AttachMode,
+    config: Config,
+    sets: Vec<Ports>,
+    /// How many entries reserve a port, by (set, port): several host addresses may publish one.
+    reserved: HashMap<(u32, u16), u16>,
+    /// What is known of each network, for the flags that its endpoints inherit.
+    networks: HashMap<u16, Network>,
+    /// What is known of each uplink, to see its addresses change.
+    uplinks: HashMap<u32, UplinkEntry>,
+    /// Whether ports of removed publishes may still be in the sets of interest.
+    stale_interest: bool,
+}
+
+impl Kernel {
+    /// Loads the programs, adopting the instance's pinned maps and links where an earlier daemon left them.
+    ///
+    /// # Errors
+    /// Names the program, map or link, and the kernel's reason.
+    pub fn open(settings: Settings) -> Result<Self, Error> {
+        let mut ebpf = load::load(&settings)?;
+        let pins = pin_dir(&settings.bpffs);
+        let mut maps = Maps::open(&pins)?;
+        let config = configure(&mut maps, &settings, load::probe_features(&mut ebpf))?;
+        let sets = maps.port_sets()?;
+        attach::sockets(&mut ebpf, &pins.join("links"), &settings.cgroup)?;
+        let mode = settings.attach;
+        let mut kernel = Self {
+            settings,
+            ebpf,
+            maps,
+            mode,
+            config,
+            sets,
+            reserved: HashMap::new(),
+            networks: HashMap::new(),
+            uplinks: HashMap::new(),
+            stale_interest: true,
+        };
+        kernel.recall()?;
+        Ok(kernel)
+    }
+
+    /// Reads back what an earlier daemon left in the maps.
+    fn recall(&mut self) -> Result<(), Error> {
+        let mut keys = Vec::new();
+        self.maps.v4.publish.for_each(|key, _| keys.push((port_set::PUBLISHED4, key.proto, u16::from(key.port))))?;
+        self.maps.v6.publish.for_each(|key, _| keys.push((port_set::PUBLISHED6, key.proto, u16::from(key.port))))?;
+        for (purpose, proto, port) in keys {
+            if let Some(set) = port_set::index(purpose, proto) {
+                *self.reserved.entry((set, port)).or_default() += 1;
+            }
+        }
+        for slot in 0..u16::try_from(capacity::NETWORK).unwrap_or(u16::MAX) {
+            let network = self.maps.network.get(&u32::from(slot), 0).map_err(|e| Error::kernel("read map NETWORK".into(), e))?;
+            if network.bridge != 0 {
+                self.networks.insert(slot, network);
+            }
+        }
+        for (ifindex, uplink) in self.maps.uplink.entries()? {
+            let Ok(ifname) = format!("if{ifindex}").parse() else { continue };
+            let (ipv4, ipv6) = (option4(uplink.addr4), option6(uplink.addr6));
+            self.uplinks.insert(ifindex, UplinkEntry { ifindex, ifname, ipv4, ipv6, mtu: uplink.mtu });
+        }
+        self.refresh_interest(&HashSet::new(), true)
+    }
+
+    /// Makes the sets of interest what ranges, publishes and live flows need.
+    fn refresh_interest(&mut self, live: &HashSet<(u8, u16)>, keep: bool) -> Result<(), Error> {
+        for proto in [l4::TCP, l4::UDP, 1] {
+            let Some(index) = port_set::index(port_set::INTEREST, proto) else { continue };
+            let before = self.sets[index as usize];
+            let mut wanted = if keep { before } else { Ports([0; 2048]) };
+            for (first, last) in &self.settings.nat_port_ranges {
+                (*first..=*last).for_each(|port| drop(wanted.set(port, true)));
+            }
+            for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
+                let set = port_set::index(purpose, proto).map_or(0, |set| set as usize);
+                for (word, published) in wanted.0.iter_mut().zip(self.sets[set].0) {
+                    *word |= published;
+                }
+            }
+            for (_, port) in live.iter().filter(|(live, _)| *live == proto || (*live == 58 && proto == 1)) {
+                wanted.set(*port, true);
+            }
+            if wanted.0 != before.0 {
+                self.sets[index as usize] = wanted;
+                self.write_set(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_set(&mut self, index: u32) -> Result<(), Error> {
+        let set = self.sets[index as usize];
+        self.maps.ports.set(index, set, 0).map_err(|source| Error::kernel("write to map PORTS".to_owned(), source))
+    }
+
+    /// Adds or removes the reservation of ports; the sets that changed are written once.
+    fn reserve(&mut self, entries: &[PublishEntry], present: bool) -> Result<(), Error> {
+        let mut changed = HashSet::new();
+        for entry in entries {
+            let purpose = if entry.host_ip.is_ipv4() { port_set::PUBLISHED4 } else { port_set::PUBLISHED6 };
+            let Some(set) = port_set::index(purpose, entry.protocol as u8) else { continue };
+            let count = self.reserved.entry((set, entry.host_port)).or_default();
+            *count = if present { count.saturating_add(1) } else { count.saturating_sub(1) };
+            let (count, present) = (*count, *count > 0);
+            if count == 0 {
+                self.reserved.remove(&(set, entry.host_port));
+            }
+            if self.sets[set as usize].set(entry.host_port, present) {
+                changed.insert(set);
+            }
+        }
+        for set in changed {
+            self.write_set(set)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the publishes of both families, with or without where they lead.
+    fn write_publishes(&mut self, entries: &[PublishEntry], live: bool) -> Result<(), Error> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let network = if live { self.network_of(entry.ifindex)? } else { 0 };
+            match entry.host_ip {
+                IpAddr::V4(addr) => {
+                    let IpAddr::V4(backend) = entry.backend else { continue };
+                    v4.push((key(Addr4::from(addr), entry), publish(backend.into(), entry, network, live)));
+                }
+                IpAddr::V6(addr) => {
+                    let backend = match entry.backend {
+                        IpAddr::V4(backend) => Addr6::mapped(backend.into()),
+                        IpAddr::V6(backend) => backend.into(),
+                    };
+                    v6.push((key(Addr6::from(addr), entry), publish(backend, entry, network, live)));
+                }
+            }
+        }
+        self.maps.v4.publish.put_many(&v4)?;
+        self.maps.v6.publish.put_many(&v6)
+    }
+
+    fn network_of(&self, ifindex: u32) -> Result<u16, Error> {
+        Ok(self.endpoint(ifindex)?.network)
+    }
+
+    fn endpoint(&self, ifindex: u32) -> Result<Endpoint, Error> {
+        self.maps
+            .endpoint
+            .get(&ifindex, 0)
+            .map_err(|source| Error::kernel(format!("read endpoint {ifindex} from map ENDPOINT"), source))
+    }
+
+    fn write_endpoint(&mut self, ifindex: u32, endpoint: Endpoint) -> Result<(), Error> {
+        self.maps
+            .endpoint
+            .set(ifindex, endpoint, 0)
+            .map_err(|source| Error::kernel(format!("write endpoint {ifindex} to map ENDPOINT"), source))
+    }
+
+    fn write_config(&mut self) -> Result<(), Error> {
+        let config = self.config;
+        self.maps.config.set(0, config, 0).map_err(|source| Error::kernel("write to map CONFIG".to_owned(), source))
+    }
+
+    /// Recomputes which addresses may be netd's, from the subnets in the maps.
+    fn refresh_filter(&mut self) -> Result<(), Error> {
+        let (mut filter4, mut filter6) = ([0_u32; 8], [0_u32; 8]);
+        for key in self.maps.v4.subnet.keys() {
+            let key = key.map_err(|source| Error::kernel("list map SUBNET4".to_owned(), source))?;
+            let first = key.data().to_wire()[0];
+            set_bits(&mut filter4, first, 8_u32.saturating_sub(key.prefix_len()));
+        }
+        for key in self.maps.v6.subnet.keys() {
+            let key = key.map_err(|source| Error::kernel("list map SUBNET6".to_owned(), source))?;
+            let second = key.data().to_wire()[1];
+            set_bits(&mut filter6, second, 16_u32.saturating_sub(key.prefix_len()).min(8));
+        }
+        (self.config.filter4, self.config.filter6) = (filter4, filter6);
+        self.write_config()
+    }
+
+    fn end_flows(&mut self, ends: impl Fn(&Passage) -> bool) -> Result<usize, Error> {
+        let v4 = flows::end(&mut self.maps.v4.flow, |key, flow| ends(&Passage::of(key, flow)))?;
+        let v6 = flows::end(&mut self.maps.v6.flow, |key, flow| ends(&Passage::of(key, flow)))?;
+        Ok(v4 + v6)
+    }
+}
+
+/// What decides whether a flow ends, for both families.
+struct Passage {
+    zone: u32,
+    out: u32,
+    to_sandbox: bool,
+    proto: u8,
+    host: (IpAddr, u16),
+    shown: IpAddr,
+}
+
+impl Passage {
+    fn of<A: flows::Printable>(key: &netd_common::maps::Tuple<A>, flow: &netd_common::maps::Flow<A>) -> Self {
+        Self {
+            zone: key.zone,
+            out: flow.out,
+            to_sandbox: flow.flags & flow_flags::TO_SANDBOX != 0,
+            proto: key.proto,
+            host: (key.dst.ip(), key.dport.into()),
+            shown: flow.src.ip(),
+        }
+    }
+}
+
+/// Sets the bits that `span` low bits of freedom around `value` give.
+fn set_bits(filter: &mut [u32; 8], value: u8, span: u32) {
+    let base = u32::from(value) >> span << span;
+    for bit in base..base + (1 << span) {
+        filter[(bit >> 5) as usize & 7] |= 1 << (bit & 31);
+    }
+}
+
+fn key<A>(addr: A, entry: &PublishEntry) -> PublishKey<A> {
+    PublishKey { addr, port: Be16::from(entry.host_port), proto: entry.protocol as u8, pad: 0 }
+}
+
+fn publish<A: Default>(backend: A, entry: &PublishEntry, network: u16, live: bool) -> Publish<A> {
+    let backend = if live { backend } else { A::default() };
+    Publish { backend, ifindex: entry.ifindex, port: Be16::from(entry.backend_port), network }
+}
+
+fn option4(addr: Addr4) -> Option<Ipv4Addr> {
+    (addr != Addr4::default()).then(|| addr.into())
+}
+
+fn option6(addr: Addr6) -> Option<Ipv6Addr> {
+    (addr != Addr6::default()).then(|| addr.into())
+}
+
+fn wire(mac: Mac) -> WireMac {
+    WireMac::from(mac.0)
+}
+
+/// Writes the configuration; an earlier one's epoch goes on and its secret stays, so that endpoints keep their external ports.
+fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Result<Config, Error> {
+    let failed = |doing: &str| {
+        let doing = doing.to_owned();
+        move |source| Error::Kernel { doing, source }
+    };
+    let old = maps.config.get(&0, 0).map_err(|e| failed("read map CONFIG")(Box::new(e)))?;
+    let cookie = raw::netns_cookie().map_err(|e| failed("ask for the namespace's cookie")(Box::new(e)))?;
+    let secret = match old.secret {
+        0 => getrandom::u32().map_err(|e| failed("take random bytes")(Box::new(e)))? | 1,
+        kept => kept,
+    };
+    let mut ports = [PortRange::default(); PORT_RANGES];
+    for (slot, (first, last)) in ports.iter_mut().zip(&settings.nat_port_ranges) {
+        *slot = PortRange { first: *first, count: last.saturating_sub(*first).saturating_add(1) };
+    }
+    let config = Config {
+        epoch: old.epoch.wrapping_add(1).max(1),
+        features: found,
+        netns_cookie: [(cookie & 0xffff_ffff) as u32, (cookie >> 32) as u32],
+        secret,
+        port_count: ports.iter().map(|range| u32::from(range.count)).sum(),
+        ports,
+        timeouts: in_ticks(&settings.timeouts),
+        filter4: old.filter4,
+        filter6: old.filter6,
+    };
+    maps.config.set(0, config, 0).map_err(|e| failed("write to map CONFIG")(Box::new(e)))?;
+    Ok(config)
+}
+
+fn in_ticks(timeouts: &Timeouts) -> Ticks {
+    Ticks {
+        tcp_syn_sent: flows::ticks(timeouts.tcp_syn_sent),
+        tcp_syn_recv: flows::ticks(timeouts.tcp_syn_recv),
+        tcp_established: flows::ticks(timeouts.tcp_established),
+        tcp_closing: flows::ticks(timeouts.tcp_closing),
+        tcp_closed: flows::ticks(timeouts.tcp_closed),
+        udp: flows::ticks(timeouts.udp),
+        udp_replied: flows::ticks(timeouts.udp_replied),
+        icmp: flows::ticks(timeouts.icmp),
+        other: flows::ticks(timeouts.other),
+    }
+}
+
+/// Makes a table hold exactly these keys.
+fn sync<K, V>(table: &mut Table<K, V>, wanted: &HashSet<K>, value: &V) -> Result<bool, Error>
+where
+    K: aya::Pod + Eq + std::hash::Hash,
+    V: aya::Pod,
+{
+    let present: HashSet<K> = table.entries()?.into_iter().map(|(key, _)| key).collect();
+    for key in wanted.difference(&present) {
+        table.put(key, value)?;
+    }
+    for key in present.difference(wanted) {
+        table.remove(key)?;
+    }
+    Ok(present != *wanted)
+}
+
+fn owner_of(entry: &EndpointEntry, flags: u32) -> Owner {
+    Owner { ifindex: entry.ifindex, network: entry.network, mac: wire(entry.mac), flags }
+}
+
+/// Removes an address if it is still this endpoint's.
+fn disown<A: aya::Pod>(maps: &mut FamilyMaps<A>, addr: A, ifindex: u32) -> Result<(), Error>
+where
+    netd_common::maps::Tuple<A>: aya::Pod,
+    netd_common::maps::Flow<A>: aya::Pod,
+    PublishKey<A>: aya::Pod,
+    Publish<A>: aya::Pod,
+{
+    if maps.address.get(&addr)?.is_some_and(|owner| owner.ifindex == ifindex) {
+        maps.address.remove(&addr)?;
+    }
+    Ok(())
+}
+
+impl Dataplane for Kernel {
+    fn put_network(&mut self, network: &NetworkEntry) -> Result<(), Error> {
+        let mut flags = 0;
+        for (on, flag) in [
+            (network.icc, endpoint_flags::ICC),
+            (network.internal, endpoint_flags::INTERNAL),
+            (network.masquerade, endpoint_flags::MASQUERADE),
+        ] {
+            flags |= if on { flag } else { 0 };
+        }
+        let entry = Network {
+            bridge: network.bridge,
+            flags,
+            mac: wire(network.bridge_mac),
+            pad: 0,
+            gateway4: network.ipv4.and_then(|(_, gateway)| gateway).map(Addr4::from).unwrap_or_default(),
+            source4: network.host_ipv4.map(Addr4::from).unwrap_or_default(),
+            gateway6: network.ipv6.and_then(|(_, gateway)| gateway).map(Addr6::from).unwrap_or_default(),
+            source6: network.host_ipv6.map(Addr6::from).unwrap_or_default(),
+        };
+        let refused = |doing: String| move |source| Error::Kernel { doing, source };
+        self.maps
+            .network
+            .set(u32::from(network.index), entry, 0)
+            .map_err(|e| refused(format!("write network {} to map NETWORK", network.index))(Box::new(e)))?;
+        self.networks.insert(network.index, entry);
+        if let Some((subnet, _)) = network.ipv4 {
+            let key = Key::new(u32::from(subnet.prefix_len()), Addr4::from(subnet.network()));
+            self.maps
+                .v4
+                .subnet
+                .insert(&key, u32::from(network.index), 0)
+                .map_err(|e| refused(format!("write {subnet} to map SUBNET4"))(Box::new(e)))?;
+        }
+        if let Some((subnet, _)) = network.ipv6 {
+            let key = Key::new(u32::from(subnet.prefix_len()), Addr6::from(subnet.network()));
+            self.maps
+                .v6
+                .subnet
+                .insert(&key, u32::from(network.index), 0)
+                .map_err(|e| refused(format!("write {subnet} to map SUBNET6"))(Box::new(e)))?;
+        }
+        self.refresh_filter()
+    }
+
+    fn remove_network(&mut self, network: &NetworkEntry) -> Result<(), Error> {
+        if let Some((subnet, _)) = network.ipv4 {
+            let key = Key::new(u32::from(subnet.prefix_len()), Addr4::from(subnet.network()));
+            let _ = self.maps.v4.subnet.remove(&key); // gone already is fine
+        }
+        if let Some((subnet, _)) = network.ipv6 {
+            let key = Key::new(u32::from(subnet.prefix_len()), Addr6::from(subnet.network()));
+            let _ = self.maps.v6.subnet.remove(&key); // gone already is fine
+        }
+        self.networks.remove(&network.index);
+        self.maps
+            .network
+            .set(u32::from(network.index), Network::default(), 0)
+            .map_err(|source| Error::kernel(format!("clear network {} in map NETWORK", network.index), source))?;
+        self.refresh_filter()
+    }
+
+    fn put_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), Error> {
+        let network = self.networks.get(&endpoint.network).copied().unwrap_or_default();
+        let known = self.endpoint(endpoint.ifindex)?;
+        let same = known.mac == wire(endpoint.mac) && known.network == endpoint.network;
+        let flags = network.flags | endpoint_flags::ACTIVE;
+        let (mask4, mask6) = self.masks(endpoint)?;
+        let entry = Endpoint {
+            flags,
+            network: endpoint.network,
+            mac: wire(endpoint.mac),
+            addr4: endpoint.ipv4.map(Addr4::from).unwrap_or_default(),
+            mask4,
+            gateway4: network.gateway4,
+            published: if same { known.published } else { [0; 2] },
+            addr6: endpoint.ipv6.map(Addr6::from).unwrap_or_default(),
+            mask6,
+            gateway6: network.gateway6,
+        };
+        self.write_endpoint(endpoint.ifindex, entry)?;
+        if let Some(addr) = endpoint.ipv4 {
+            self.maps.v4.address.put(&addr.into(), &owner_of(endpoint, flags))?;
+        }
+        if let Some(addr) = endpoint.ipv6 {
+            self.maps.v6.address.put(&addr.into(), &owner_of(endpoint, flags))?;
+        }
+        Ok(())
+    }
+
+    fn remove_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), Error> {
+        self.write_endpoint(endpoint.ifindex, Endpoint::default())?;
+        if let Some(addr) = endpoint.ipv4 {
+            disown(&mut self.maps.v4, addr.into(), endpoint.ifindex)?;
+        }
+        if let Some(addr) = endpoint.ipv6 {
+            disown(&mut self.maps.v6, addr.into(), endpoint.ifindex)?;
+        }
+        let ifindex = endpoint.ifindex;
+        self.end_flows(|flow| flow.zone == ifindex || (flow.to_sandbox && flow.out == ifindex)).map(drop)
+    }
+
+    fn attach_endpoint(&mut self, host_side: &crate::model::IfName, ifindex: u32) -> Result<(), Error> {
+        let links = pin_dir(&self.settings.bpffs).join("links");
+        self.mode = attach::interface(&mut self.ebpf, &links, Side::Endpoint, host_side.as_str(), ifindex, self.mode)?;
+        Ok(())
+    }
+
+    fn detach_endpoint(&mut self, ifindex: u32) -> Result<(), Error> {
+        attach::detach(&pin_dir(&self.settings.bpffs).join("links"), Side::Endpoint, ifindex)
+    }
+
+    fn put_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
+        let entry = Uplink {
+            addr4: uplink.ipv4.map(Addr4::from).unwrap_or_default(),
+            addr6: uplink.ipv6.map(Addr6::from).unwrap_or_default(),
+            mtu: uplink.mtu,
+        };
+        self.maps.uplink.put(&uplink.ifindex, &entry)?;
+        let links = pin_dir(&self.settings.bpffs).join("links");
+        self.mode =
+            attach::interface(&mut self.ebpf, &links, Side::Uplink, uplink.ifname.as_str(), uplink.ifindex, self.mode)?;
+        if let Some(old) = self.uplinks.insert(uplink.ifindex, uplink.clone()) {
+            let lost = |old: Option<IpAddr>, new: Option<IpAddr>| old.filter(|_| old != new);
+            let lost4 = lost(old.ipv4.map(Into::into), uplink.ipv4.map(Into::into));
+            let lost6 = lost(old.ipv6.map(Into::into), uplink.ipv6.map(Into::into));
+            if lost4.is_some() || lost6.is_some() {
+                self.end_flows(|flow| !flow.to_sandbox && [lost4, lost6].contains(&Some(flow.shown)))?;
+            }
+        }
+        self.routes_changed()
+    }
+
+    fn remove_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
+        attach::detach(&pin_dir(&self.settings.bpffs).join("links"), Side::Uplink, uplink.ifindex)?;
+        self.maps.uplink.remove(&uplink.ifindex)?;
+        self.uplinks.remove(&uplink.ifindex);
+        let out = uplink.ifindex;
+        self.end_flows(|flow| !flow.to_sandbox && flow.out == out)?;
+        self.routes_changed()
+    }
+
+    fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let (mut v4, mut v6) = (HashSet::new(), HashSet::new());
+        for address in addresses {
+            match address {
+                IpAddr::V4(addr) => drop(v4.insert(Addr4::from(*addr))),
+                IpAddr::V6(addr) => drop(v6.insert(Addr6::from(*addr))),
+            }
+        }
+        sync(&mut self.maps.v4.local, &v4, &1)?;
+        sync(&mut self.maps.v6.local, &v6, &1)?;
+        Ok(())
+    }
+
+    fn guard_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
+        self.write_publishes(entries, false)?;
+        self.reserve(entries, true)
+    }
+
+    fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
+        for entry in entries {
+            match entry.host_ip {
+                IpAddr::V4(addr) => self.maps.v4.publish.remove(&key(Addr4::from(addr), entry))?,
+                IpAddr::V6(addr) => self.maps.v6.publish.remove(&key(Addr6::from(addr), entry))?,
+            }
+        }
+        self.stale_interest = true;
+        self.reserve(entries, false)
+    }
+
+    fn put_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
+        let mut by_endpoint: HashMap<u32, [u32; 2]> = HashMap::new();
+        let mut interest = HashSet::new();
+        for entry in entries {
+            let bits = by_endpoint.entry(entry.ifindex).or_default();
+            bits[usize::from(entry.backend_port >> 5 & 1)] |= 1 << (entry.backend_port & 31);
+            if let Some(set) = port_set::index(port_set::INTEREST, entry.protocol as u8)
+                && self.sets[set as usize].set(entry.host_port, true)
+            {
+                interest.insert(set);
+            }
+        }
+        // The reply's way first: an endpoint that answers must find its flow.
+        for (ifindex, bits) in by_endpoint {
+            let mut endpoint = self.endpoint(ifindex)?;
+            endpoint.published[0] |= bits[0];
+            endpoint.published[1] |= bits[1];
+            self.write_endpoint(ifindex, endpoint)?;
+        }
+        self.write_publishes(entries, true)?;
+        for set in interest {
+            self.write_set(set)?;
+        }
+        // A datagram that came before the publish may have opened no flow, so nothing stale is in the way.
+        Ok(())
+    }
+
+    fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
+        self.write_publishes(entries, false)?;
+        let udp: HashSet<(IpAddr, u16)> = entries
+            .iter()
+            .filter(|entry| entry.protocol == Protocol::Udp)
+            .map(|entry| (entry.host_ip, entry.host_port))
+            .collect();
+        if !udp.is_empty() {
+            self.end_flows(|flow| {
+                let (addr, port) = flow.host;
+                let any = if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                flow.proto == l4::UDP && flow.to_sandbox && (udp.contains(&(addr, port)) || udp.contains(&(any, port)))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn routes_changed(&mut self) -> Result<(), Error> {
+        self.config.epoch = self.config.epoch.wrapping_add(1).max(1);
+        self.write_config()
+    }
+
+    fn flows(&mut self, filter: &FlowFilter) -> Result<Vec<FlowInfo>, Error> {
+        let mut found = flows::list(&self.maps.v4.flow, &self.config.timeouts, filter)?;
+        found.extend(flows::list(&self.maps.v6.flow, &self.config.timeouts, filter)?);
+        Ok(found)
+    }
+
+    fn flush_flows(&mut self, filter: &FlowFilter) -> Result<usize, Error> {
+        Ok(flows::flush(&mut self.maps.v4.flow, filter)? + flows::flush(&mut self.maps.v6.flow, filter)?)
+    }
+
+    fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error> {
+        DropReason::ALL
+            .iter()
+            .map(|reason| {
+                let counts = self.maps.drops.get(&(*reason as u32), 0);
+                let counts = counts.map_err(|source| Error::kernel("read map DROPS".to_owned(), source))?;
+                Ok((reason.as_str(), counts.iter().sum()))
+            })
+            .collect()
+    }
+
+    fn collect_garbage(&mut self) -> Result<usize, Error> {
+        let mut live = HashSet::new();
+        let gone = flows::collect(&mut self.maps.v4.flow, &self.config.timeouts, &mut live)?
+            + flows::collect(&mut self.maps.v6.flow, &self.config.timeouts, &mut live)?;
+        if std::mem::take(&mut self.stale_interest) {
+            self.refresh_interest(&live, false)?;
+        }
+        Ok(gone)
+    }
+
+    fn inventory(&mut self) -> Result<Inventory, Error> {
+        let mut indexes = HashSet::new();
+        self.maps.v4.address.for_each(|_, owner| drop(indexes.insert(owner.ifindex)))?;
+        self.maps.v6.address.for_each(|_, owner| drop(indexes.insert(owner.ifindex)))?;
+        let mut inventory = Inventory {
+            networks: self.networks.keys().copied().collect(),
+            uplinks: self.uplinks.keys().copied().collect(),
+            ..Inventory::default()
+        };
+        for ifindex in indexes {
+            let endpoint = self.endpoint(ifindex)?;
+            inventory.endpoints.push(EndpointEntry {
+                ifindex,
+                network: endpoint.network,
+                mac: Mac(endpoint.mac.into()),
+                ipv4: option4(endpoint.addr4),
+                ipv6: option6(endpoint.addr6),
+            });
+        }
+        for (key, value) in self.maps.v4.publish.entries()? {
+            let host_ip = Ipv4Addr::from(key.addr).into();
+            inventory.publishes.extend(published(host_ip, key.port, key.proto, Ipv4Addr::from(value.backend).into(), &value));
+        }
+        for (key, value) in self.maps.v6.publish.entries()? {
+            let host_ip = Ipv6Addr::from(key.addr).into();
+            let backend = match value.backend.as_mapped() {
+                Some(v4) => Ipv4Addr::from(v4).into(),
+                None => Ipv6Addr::from(value.backend).into(),
+            };
+            inventory.publishes.extend(published(host_ip, key.port, key.proto, backend, &value));
+        }
+        Ok(inventory)
+    }
+
+    fn features(&self) -> Vec<(String, String)> {
+        let yes = |flag: u32| if self.config.features & flag != 0 { "yes" } else { "no" }.to_owned();
+        let attach = match self.mode {
+            AttachMode::Auto => "none yet",
+            AttachMode::Tcx => "tcx",
+            AttachMode::Tc => "clsact",
+        };
+        vec![
+            ("attach".to_owned(), attach.to_owned()),
+            ("object".to_owned(), OBJECT_SHA256.to_owned()),
+            ("flow_entries".to_owned(), self.settings.flow_entries.to_string()),
+            ("peer_scrubs".to_owned(), yes(features::PEER_SCRUBS)),
+            ("csum_ipv6".to_owned(), yes(features::CSUM_IPV6)),
+        ]
+    }
+
+    fn down(&mut self) -> Result<(), Error> {
+        remove_pins(&self.settings.bpffs)
+    }
+}
+
+fn published<A>(host_ip: IpAddr, port: Be16, proto: u8, backend: IpAddr, value: &Publish<A>) -> Option<PublishEntry> {
+    let protocol = match proto {
+        l4::TCP => Protocol::Tcp,
+        l4::UDP => Protocol::Udp,
+        _ => return None,
+    };
+    let (host_port, backend_port) = (port.into(), value.port.into());
+    Some(PublishEntry { host_ip, host_port, protocol, backend, backend_port, ifindex: value.ifindex })
+}
+
+impl Kernel {
+    /// Returns the netmasks of an endpoint's network.
+    fn masks(&self, endpoint: &EndpointEntry) -> Result<(Addr4, Addr6), Error> {
+        let (mut mask4, mut mask6) = (Addr4::default(), Addr6::default());
+        for (subnet, slot) in self.subnets()? {
+            if slot != u32::from(endpoint.network) {
+                continue;
+            }
+            match subnet {
+                IpNet::V4(net) => mask4 = net.netmask().into(),
+                IpNet::V6(net) => mask6 = net.netmask().into(),
+            }
+        }
+        Ok((mask4, mask6))
+    }
+
+    fn subnets(&self) -> Result<Vec<(IpNet, u32)>, Error> {
+        let mut all = Vec::new();
+        for entry in self.maps.v4.subnet.iter() {
+            let (key, slot) = entry.map_err(|source| Error::kernel("list map SUBNET4".to_owned(), source))?;
+            let length = u8::try_from(key.prefix_len()).unwrap_or(32);
+            all.extend(IpNet::new(Ipv4Addr::from(key.data()).into(), length).map(|net| (net, slot)));
+        }
+        for entry in self.maps.v6.subnet.iter() {
+            let (key, slot) = entry.map_err(|source| Error::kernel("list map SUBNET6".to_owned(), source))?;
+            let length = u8::try_from(key.prefix_len()).unwrap_or(128);
+            all.extend(IpNet::new(Ipv6Addr::from(key.data()).into(), length).map(|net| (net, slot)));
+        }
+        Ok(all)
+    }
+}
+
+/// Removes every pin of an instance; works without a running daemon. Unpinned links detach, unpinned maps and programs go with them.
+///
+/// # Errors
+/// Names the directory that stays.
+pub fn remove_pins(bpffs: &PathBuf) -> Result<(), Error> {
+    match fs::remove_dir_all(bpffs) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::kernel(format!("remove the pins in {}", bpffs.display()), error))
+        }
+        _ => Ok(()),
+    }
+}

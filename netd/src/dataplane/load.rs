@@ -1,0 +1,202 @@
+//! Loads the programs against the instance's pinned maps, which are made at the first start and adopted at every later one.
+
+use std::{fs, os::fd::AsFd, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::MapInfo,
+    programs::{CgroupSockAddr, Program, SchedClassifier, TestRun, TestRunOptions},
+};
+use netd_common::{
+    family::{Family, V6},
+    maps::{LAYOUT, features},
+};
+
+use super::{Error, Settings, maps, object::OBJECT};
+
+/// The packet programs, by name.
+pub const PACKET_PROGRAMS: [&str; 4] = ["from_endpoint", "to_endpoint", "from_uplink", "to_uplink"];
+/// The socket programs, by name.
+pub const SOCKET_PROGRAMS: [&str; 10] = [
+    "bind4", "bind6", "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4",
+    "getpeername6",
+];
+/// Asks the kernel for a feature; never attached.
+const PROBE: &str = "probe_csum_ipv6";
+
+/// Directory of the pins of this layout inside the instance's directory.
+pub fn pin_dir(bpffs: &Path) -> std::path::PathBuf {
+    bpffs.join(format!("v{LAYOUT}"))
+}
+
+/// Makes the pin directories, checks what is pinned there, and loads every program.
+///
+/// # Errors
+/// One that names the program or map and the kernel's reason.
+pub fn load(settings: &Settings) -> Result<Ebpf, Error> {
+    let pins = pin_dir(&settings.bpffs);
+    for dir in [&settings.bpffs, &pins, &pins.join("links")] {
+        make_dir(dir)?;
+    }
+    check_pinned(&pins)?;
+    let mut loader = EbpfLoader::new();
+    // The object has no CO-RE relocations: without the kernel's BTF the daemon stays small.
+    loader.btf(None).verifier_log_level(VerifierLogLevel::DISABLE);
+    for name in maps::NAMES {
+        loader.map_pin_path(name, pins.join(name));
+    }
+    for (name, entries) in [("FLOW4", settings.flow_entries), ("FLOW6", settings.flow_entries.div_ceil(4))] {
+        loader.map_max_entries(name, entries);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
+    for name in PACKET_PROGRAMS.into_iter().chain([PROBE]) {
+        packet_program(&mut ebpf, name)?
+            .load()
+            .map_err(|source| Error::kernel(format!("load program {name}"), source))?;
+    }
+    for name in SOCKET_PROGRAMS {
+        socket_program(&mut ebpf, name)?
+            .load()
+            .map_err(|source| Error::kernel(format!("load program {name}"), source))?;
+    }
+    Ok(ebpf)
+}
+
+/// Makes a directory on the bpffs, for root alone.
+fn make_dir(dir: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| Error::kernel(format!("make the directory {}", dir.display()), source))
+}
+
+/// Refuses pinned maps of another shape: reading them would misread every entry.
+fn check_pinned(pins: &Path) -> Result<(), Error> {
+    for shape in maps::shapes() {
+        let path = pins.join(shape.name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path)
+            .map_err(|source| Error::kernel(format!("inspect the pinned map {}", path.display()), source))?;
+        let (key, value) = (info.key_size() as usize, info.value_size() as usize);
+        if (key, value) != (shape.key, shape.value) {
+            return Err(Error::Unsupported(format!(
+                "the pinned map {} has keys of {key} and values of {value} bytes, not {} and {}",
+                path.display(),
+                shape.key,
+                shape.value
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Returns a packet program of the object.
+pub fn packet_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
+    ebpf.program_mut(name)
+        .and_then(|program| <&mut SchedClassifier>::try_from(program).ok())
+        .ok_or_else(|| Error::Unsupported(format!("the eBPF object has no packet program {name}")))
+}
+
+/// Returns a socket program of the object.
+pub fn socket_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr, Error> {
+    ebpf.program_mut(name)
+        .and_then(|program| <&mut CgroupSockAddr>::try_from(program).ok())
+        .ok_or_else(|| Error::Unsupported(format!("the eBPF object has no socket program {name}")))
+}
+
+/// Finds out what the kernel can, as `netd_common::maps::features`.
+pub fn probe_features(ebpf: &mut Ebpf) -> u32 {
+    let mut found = 0;
+    if kernel_release().is_some_and(|release| release >= (6, 15)) {
+        found |= features::PEER_SCRUBS;
+    }
+    let mut frame = [0_u8; 128];
+    let [high, low] = V6::ETHERTYPE.to_wire();
+    (frame[12], frame[13], frame[14]) = (high, low, 0x60);
+    let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
+    let answer = packet_program(ebpf, PROBE).ok().and_then(|probe| probe.test_run(options).ok());
+    if answer.is_some_and(|result| result.return_value == 0) {
+        found |= features::CSUM_IPV6;
+    }
+    found
+}
+
+/// Returns (major, minor) of the running kernel.
+pub fn kernel_release() -> Option<(u32, u32)> {
+    let name = nix::sys::utsname::uname().ok()?;
+    let release = name.release().to_str()?.to_owned();
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// What the verifier says of a program.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ProgramReport {
+    /// Its name.
+    pub name: String,
+    /// `packet` or `socket`.
+    #[serde(rename = "Type")]
+    pub kind: &'static str,
+    /// Instructions after translation by the kernel.
+    pub instructions: u32,
+    /// Instructions that the verifier walked.
+    pub verified_instructions: u32,
+    /// Deepest stack in bytes, as the verifier's log has it.
+    pub stack_bytes: u32,
+    /// Time from the call to the loaded program, in microseconds.
+    pub load_micros: u64,
+}
+
+/// Loads every program into the running kernel, unpinned and unattached, and reports what the verifier says.
+///
+/// # Errors
+/// The first program the kernel refuses.
+pub fn verify() -> Result<Vec<ProgramReport>, Error> {
+    let mut reports = Vec::new();
+    let mut loader = EbpfLoader::new();
+    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
+    for (name, entries) in [("FLOW4", 1024), ("FLOW6", 1024)] {
+        loader.map_max_entries(name, entries);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
+    let names = PACKET_PROGRAMS.map(|name| (name, "packet")).into_iter();
+    for (name, kind) in names.chain(SOCKET_PROGRAMS.map(|name| (name, "socket"))) {
+        let start = std::time::Instant::now();
+        let refused = |source| Error::kernel(format!("load program {name}"), source);
+        let info = if kind == "packet" {
+            let program = packet_program(&mut ebpf, name)?;
+            program.load().map_err(refused)?;
+            program.info()
+        } else {
+            let program = socket_program(&mut ebpf, name)?;
+            program.load().map_err(refused)?;
+            program.info()
+        };
+        let info = info.map_err(|source| Error::kernel(format!("inspect program {name}"), source))?;
+        reports.push(ProgramReport {
+            name: name.to_owned(),
+            kind,
+            instructions: info.size_translated().unwrap_or(0) / 8,
+            verified_instructions: info.verified_instruction_count().unwrap_or(0),
+            stack_bytes: 0,
+            load_micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+        });
+    }
+    Ok(reports)
+}
+
+/// Returns the descriptor of a loaded program.
+pub fn program_fd(ebpf: &Ebpf, name: &str) -> Result<std::os::fd::OwnedFd, Error> {
+    let refused = |source: Box<dyn std::error::Error + Send + Sync>| Error::Kernel {
+        doing: format!("take program {name}"),
+        source,
+    };
+    let program: &Program = ebpf.program(name).ok_or_else(|| refused("no such program".into()))?;
+    let fd = program.fd().map_err(|source| refused(Box::new(source)))?;
+    fd.as_fd().try_clone_to_owned().map_err(|source| refused(Box::new(source)))
+}

@@ -1,0 +1,256 @@
+//! Typed handles of the pinned maps.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray},
+};
+use netd_common::{
+    maps::{Config, Endpoint, Flow, Network, Owner, PortSet, Publish, PublishKey, Slot, Tuple, Uplink, port_set},
+    net::{Addr4, Addr6, IfIndex},
+};
+
+use super::{Error, raw};
+
+/// Names of all maps, as `netd-ebpf/src/maps.rs` has them.
+pub const NAMES: [&str; 19] = [
+    "CONFIG", "FLOW4", "FLOW6", "ENDPOINT", "ADDRESS4", "ADDRESS6", "NETWORK", "SUBNET4", "SUBNET6", "LOCAL4",
+    "LOCAL6", "PUBLISH4", "PUBLISH6", "PORTS", "UPLINK", "DIALLED", "DROPS", "DRAFT4", "DRAFT6",
+];
+
+/// A hash map with entries by the batch.
+pub struct Table<K, V> {
+    name: &'static str,
+    map: HashMap<MapData, K, V>,
+    fd: OwnedFd,
+    types: PhantomData<(K, V)>,
+}
+
+impl<K: Pod, V: Pod> Table<K, V> {
+    fn open(pins: &Path, name: &'static str) -> Result<Self, Error> {
+        let data = open(pins, name)?;
+        let fd = data.fd().as_fd().try_clone_to_owned().map_err(|source| Error::kernel(format!("open map {name}"), source))?;
+        let map = HashMap::try_from(Map::HashMap(data)).map_err(|source| Error::kernel(format!("open map {name}"), source))?;
+        Ok(Self { name, map, fd, types: PhantomData })
+    }
+
+    /// Returns a value.
+    pub fn get(&self, key: &K) -> Result<Option<V>, Error> {
+        match self.map.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(Error::kernel(format!("read map {}", self.name), source)),
+        }
+    }
+
+    /// Inserts or replaces an entry.
+    pub fn put(&mut self, key: &K, value: &V) -> Result<(), Error> {
+        self.map.insert(key, value, 0).map_err(|source| self.refused(source))
+    }
+
+    /// Removes an entry; gone already is fine.
+    pub fn remove(&mut self, key: &K) -> Result<(), Error> {
+        match self.map.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Err(source) => Err(Error::kernel(format!("remove from map {}", self.name), source)),
+        }
+    }
+
+    /// Inserts or replaces many entries in one call.
+    pub fn put_many(&mut self, entries: &[(K, V)]) -> Result<(), Error> {
+        let keys: Vec<u8> = entries.iter().flat_map(|(key, _)| bytes_of(key).to_vec()).collect();
+        let values: Vec<u8> = entries.iter().flat_map(|(_, value)| bytes_of(value).to_vec()).collect();
+        raw::update_many(self.fd.as_fd(), entries.len(), &keys, &values).map_err(|(done, source)| {
+            if is_full(&source) {
+                return self.full();
+            }
+            Error::kernel(format!("write {} entries to map {} ({done} done)", entries.len(), self.name), source)
+        })
+    }
+
+    /// Visits every entry.
+    pub fn for_each(&self, mut visit: impl FnMut(&K, &V)) -> Result<(), Error> {
+        raw::for_each(self.fd.as_fd(), size_of::<K>(), size_of::<V>(), |key, value| {
+            visit(&from_bytes(key), &from_bytes(value));
+        })
+        .map_err(|source| Error::kernel(format!("list map {}", self.name), source))
+    }
+
+    /// Returns every entry.
+    pub fn entries(&self) -> Result<Vec<(K, V)>, Error> {
+        let mut all = Vec::new();
+        self.for_each(|key, value| all.push((*key, *value)))?;
+        Ok(all)
+    }
+
+    fn refused(&self, source: MapError) -> Error {
+        match &source {
+            MapError::SyscallError(error) if is_full(&error.io_error) => self.full(),
+            _ => Error::kernel(format!("write to map {}", self.name), source),
+        }
+    }
+
+    fn full(&self) -> Error {
+        Error::Limit(format!("map {} is full", self.name))
+    }
+}
+
+/// Whether the kernel says that a map has no room.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM))
+}
+
+/// Returns a value's bytes.
+fn bytes_of<T: Pod>(value: &T) -> &[u8] {
+    // SAFETY: `Pod` types are plain bytes without padding (asserted in netd-common).
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// Returns the value that bytes spell.
+fn from_bytes<T: Pod>(bytes: &[u8]) -> T {
+    assert_eq!(bytes.len(), size_of::<T>(), "a map's entry has its type's size");
+    // SAFETY: the length was compared, and every bit pattern is a value of a `Pod` type.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+}
+
+/// The maps of one family.
+pub struct FamilyMaps<A> {
+    /// Both directions of every flow.
+    pub flow: Table<Tuple<A>, Flow<A>>,
+    /// Who has an address.
+    pub address: Table<A, Owner>,
+    /// Slots by subnet.
+    pub subnet: LpmTrie<MapData, A, Slot>,
+    /// The host's own addresses.
+    pub local: Table<A, u32>,
+    /// Published ports.
+    pub publish: Table<PublishKey<A>, Publish<A>>,
+}
+
+/// All maps that the daemon reads and writes.
+pub struct Maps {
+    /// What all programs read.
+    pub config: Array<MapData, Config>,
+    /// Endpoints by interface index.
+    pub endpoint: Array<MapData, Endpoint>,
+    /// Networks by slot.
+    pub network: Array<MapData, Network>,
+    /// Sets of ports.
+    pub ports: Array<MapData, Ports>,
+    /// Devices through which the outside is reached.
+    pub uplink: Table<IfIndex, Uplink>,
+    /// Dropped packets by reason.
+    pub drops: PerCpuArray<MapData, u64>,
+    /// IPv4.
+    pub v4: FamilyMaps<Addr4>,
+    /// IPv6.
+    pub v6: FamilyMaps<Addr6>,
+}
+
+/// A set of ports as one map value.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Ports(pub PortSet);
+
+// SAFETY: an array of integers.
+unsafe impl Pod for Ports {}
+
+impl Ports {
+    /// Adds or removes a port; returns whether that changed the set.
+    pub fn set(&mut self, port: u16, present: bool) -> bool {
+        let (word, bit) = (&mut self.0[usize::from(port >> 5)], 1_u32 << (port & 31));
+        let before = *word;
+        *word = if present { before | bit } else { before & !bit };
+        *word != before
+    }
+}
+
+impl Maps {
+    /// Opens the pinned maps.
+    pub fn open(pins: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            config: array(pins, "CONFIG")?,
+            endpoint: array(pins, "ENDPOINT")?,
+            network: array(pins, "NETWORK")?,
+            ports: array(pins, "PORTS")?,
+            uplink: Table::open(pins, "UPLINK")?,
+            drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
+                .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
+            v4: FamilyMaps {
+                flow: Table::open(pins, "FLOW4")?,
+                address: Table::open(pins, "ADDRESS4")?,
+                subnet: trie(pins, "SUBNET4")?,
+                local: Table::open(pins, "LOCAL4")?,
+                publish: Table::open(pins, "PUBLISH4")?,
+            },
+            v6: FamilyMaps {
+                flow: Table::open(pins, "FLOW6")?,
+                address: Table::open(pins, "ADDRESS6")?,
+                subnet: trie(pins, "SUBNET6")?,
+                local: Table::open(pins, "LOCAL6")?,
+                publish: Table::open(pins, "PUBLISH6")?,
+            },
+        })
+    }
+
+    /// Reads every set of ports.
+    pub fn port_sets(&self) -> Result<Vec<Ports>, Error> {
+        (0..port_set::COUNT)
+            .map(|index| self.ports.get(&index, 0).map_err(|source| Error::kernel("read map PORTS".to_owned(), source)))
+            .collect()
+    }
+}
+
+fn open(pins: &Path, name: &str) -> Result<MapData, Error> {
+    MapData::from_pin(pins.join(name)).map_err(|source| Error::kernel(format!("open the pinned map {name}"), source))
+}
+
+fn array<V: Pod>(pins: &Path, name: &str) -> Result<Array<MapData, V>, Error> {
+    Array::try_from(Map::Array(open(pins, name)?)).map_err(|source| Error::kernel(format!("open map {name}"), source))
+}
+
+fn trie<K: Pod>(pins: &Path, name: &str) -> Result<LpmTrie<MapData, K, Slot>, Error> {
+    LpmTrie::try_from(Map::LpmTrie(open(pins, name)?)).map_err(|source| Error::kernel(format!("open map {name}"), source))
+}
+
+/// A map as the object wants it, to compare a pinned one with.
+pub struct Shape {
+    /// Its name.
+    pub name: &'static str,
+    /// Size of a key in bytes.
+    pub key: usize,
+    /// Size of a value in bytes.
+    pub value: usize,
+}
+
+/// Returns the shape of every map.
+pub fn shapes() -> Vec<Shape> {
+    fn of<K, V>(name: &'static str) -> Shape {
+        Shape { name, key: size_of::<K>(), value: size_of::<V>() }
+    }
+    vec![
+        of::<u32, Config>("CONFIG"),
+        of::<Tuple<Addr4>, Flow<Addr4>>("FLOW4"),
+        of::<Tuple<Addr6>, Flow<Addr6>>("FLOW6"),
+        of::<u32, Endpoint>("ENDPOINT"),
+        of::<Addr4, Owner>("ADDRESS4"),
+        of::<Addr6, Owner>("ADDRESS6"),
+        of::<u32, Network>("NETWORK"),
+        Shape { name: "SUBNET4", key: 8, value: 4 },
+        Shape { name: "SUBNET6", key: 20, value: 4 },
+        of::<Addr4, u32>("LOCAL4"),
+        of::<Addr6, u32>("LOCAL6"),
+        of::<PublishKey<Addr4>, Publish<Addr4>>("PUBLISH4"),
+        of::<PublishKey<Addr6>, Publish<Addr6>>("PUBLISH6"),
+        of::<u32, PortSet>("PORTS"),
+        of::<IfIndex, Uplink>("UPLINK"),
+        of::<u32, u64>("DROPS"),
+    ]
+}

@@ -1,0 +1,144 @@
+//! The `bpf(2)` calls that aya has not: opening a pin as it is, replacing a link's program, and batches of map entries.
+//!
+//! The only place in the daemon with raw system calls; all take and give owned descriptors and byte slices.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// `union bpf_attr` for the calls below: 64 bytes, the rest zero.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct Attr([u64; 8]);
+
+/// Makes one `bpf(2)` call.
+fn bpf(command: libc::c_long, attr: &mut Attr) -> io::Result<libc::c_long> {
+    // SAFETY: the attribute is live and of the given size; pointers inside it are to buffers that the callers keep alive.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<Attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Packs two 32-bit fields into one word, the first at the lower address.
+fn pair(first: u32, second: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// Returns a descriptor as the 32-bit number the kernel reads.
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+/// Opens whatever is pinned at a path.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let text = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = Attr::default();
+    attr.0[0] = text.as_ptr() as u64;
+    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Replaces the program behind a link, atomically for packets.
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = Attr::default();
+    attr.0[0] = pair(number(link), number(program));
+    bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Reads a hash map from the beginning in batches and hands each key and value to `visit`.
+///
+/// Entries that others insert or remove meanwhile may be missed; none is visited that was never there.
+///
+/// # Errors
+/// The kernel's; ENOSPC (a bucket larger than the batch) is handled by growing it.
+pub fn for_each(
+    map: BorrowedFd<'_>,
+    key_size: usize,
+    value_size: usize,
+    mut visit: impl FnMut(&[u8], &[u8]),
+) -> io::Result<()> {
+    let mut room = 1024_usize;
+    let (mut keys, mut values) = (vec![0_u8; room * key_size], vec![0_u8; room * value_size]);
+    // The kernel's cursor: a bucket number for hash maps, a key for others; 64 bytes hold either.
+    let (mut cursor, mut started) = ([0_u64; 8], false);
+    loop {
+        let mut next = [0_u64; 8];
+        let mut attr = Attr::default();
+        attr.0[0] = if started { cursor.as_ptr() as u64 } else { 0 };
+        attr.0[1] = next.as_mut_ptr() as u64;
+        attr.0[2] = keys.as_mut_ptr() as u64;
+        attr.0[3] = values.as_mut_ptr() as u64;
+        attr.0[4] = pair(u32::try_from(room).unwrap_or(u32::MAX), number(map));
+        let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut attr);
+        let [a, b, c, d, ..] = attr.0[4].to_ne_bytes();
+        let count = u32::from_ne_bytes([a, b, c, d]) as usize;
+        let ended = match result {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 20 => {
+                room *= 4;
+                keys.resize(room * key_size, 0);
+                values.resize(room * value_size, 0);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for (key, value) in keys.chunks_exact(key_size).zip(values.chunks_exact(value_size)).take(count) {
+            visit(key, value);
+        }
+        if ended {
+            return Ok(());
+        }
+        (cursor, started) = (next, true);
+    }
+}
+
+/// Inserts or replaces many entries. `keys` and `values` are the entries one after the other.
+///
+/// # Errors
+/// The kernel's, with the number of entries that went in before.
+pub fn update_many(map: BorrowedFd<'_>, count: usize, keys: &[u8], values: &[u8]) -> Result<(), (usize, io::Error)> {
+    if count == 0 {
+        return Ok(());
+    }
+    let mut attr = Attr::default();
+    attr.0[2] = keys.as_ptr() as u64;
+    attr.0[3] = values.as_ptr() as u64;
+    attr.0[4] = pair(u32::try_from(count).unwrap_or(u32::MAX), number(map));
+    bpf(BPF_MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|error| {
+        let [a, b, c, d, ..] = attr.0[4].to_ne_bytes();
+        (u32::from_ne_bytes([a, b, c, d]) as usize, error)
+    })
+}
+
+/// Returns the cookie of the calling thread's network namespace.
+pub fn netns_cookie() -> io::Result<u64> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let probe = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let (mut cookie, mut size) = (0_u64, libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?);
+    // SAFETY: the buffer is eight bytes, as `size` says.
+    let failed = unsafe {
+        libc::getsockopt(
+            probe.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if failed < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}

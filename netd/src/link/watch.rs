@@ -1,0 +1,238 @@
+//! Notices that links, addresses or routes changed, whoever changed them.
+//!
+//! Says only *that* something changed: what it is now is read by a snapshot. Many changes between two looks are one, so a
+//! storm costs no memory; and a notification lost by the kernel is no worse than one among many.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt};
+use rtnetlink::{
+    MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::RouteNetlinkMessage,
+    proto,
+    sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
+};
+use tokio::{sync::Notify, task::AbortHandle};
+
+use super::Error;
+use crate::netns::Netns;
+
+const GROUPS: [MulticastGroup; 7] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+];
+/// Between attempts to subscribe again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Bytes of notifications that may wait in the kernel, as far as `net.core.rmem_max` allows.
+const BUFFER: libc::c_int = 1 << 20;
+
+/// What changed since the last look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "any of them can come together")]
+pub struct Changes {
+    /// A link came, went or changed.
+    pub links: bool,
+    /// An address came, went or changed.
+    pub addresses: bool,
+    /// A route or routing rule came, went or changed.
+    pub routes: bool,
+    /// The kernel lost notifications: anything may have changed, and nothing else is known.
+    pub lost: bool,
+}
+
+/// A subscription to changes in one namespace.
+pub struct Watcher {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+#[derive(Default)]
+struct Shared {
+    changes: Mutex<Changes>,
+    notify: Notify,
+}
+
+impl Watcher {
+    /// Subscribes; what changes from now on is reported.
+    pub async fn open(netns: &Netns) -> Result<Self, Error> {
+        Self::with_buffer(netns, BUFFER).await
+    }
+
+    pub(super) async fn with_buffer(netns: &Netns, buffer: libc::c_int) -> Result<Self, Error> {
+        let mut subscription = subscribe(netns, buffer).await?;
+        let shared = Arc::new(Shared::default());
+        let (noting, netns) = (Arc::clone(&shared), netns.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                noting.collect(subscription).await;
+                // The socket failed, so that what happens meanwhile is lost.
+                subscription = loop {
+                    match subscribe(&netns, buffer).await {
+                        Ok(subscription) => break subscription,
+                        Err(error) => tracing::warn!(%error, "changes of links are not noticed"),
+                    }
+                    tokio::time::sleep(RETRY).await;
+                };
+                noting.note(Changes { lost: true, ..Changes::default() });
+            }
+        });
+        Ok(Self { shared, task: task.abort_handle() })
+    }
+
+    /// Waits until something has changed since the last call, and returns what; never returns nothing.
+    pub async fn changed(&mut self) -> Changes {
+        loop {
+            let noticed = self.shared.notify.notified();
+            let changes = std::mem::take(&mut *self.shared.lock());
+            if changes != Changes::default() {
+                return changes;
+            }
+            noticed.await;
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+type Connection = proto::Connection<RouteNetlinkMessage, TokioSocket>;
+type Message = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
+
+async fn subscribe(
+    netns: &Netns,
+    buffer: libc::c_int,
+) -> Result<(Connection, impl Stream<Item = Message> + Send + Unpin + use<>), Error> {
+    let runtime = tokio::runtime::Handle::current();
+    let opened = netns.run_in(move || {
+        let _guard = runtime.enter();
+        let (mut connection, _, messages) = proto::new_connection::<RouteNetlinkMessage>(NETLINK_ROUTE)?;
+        let socket = AsyncSocket::socket_mut(connection.socket_mut());
+        socket.set_rx_buf_sz(buffer)?;
+        let groups = GROUPS.iter().fold(0, |groups, group| groups | 1 << (*group as u32 - 1));
+        socket.bind(&SocketAddr::new(0, groups))?;
+        Ok((connection, messages))
+    });
+    opened.await?.map_err(|source| Error::kernel("subscribe to route netlink", source))
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Changes> {
+        // Four flags are valid whoever panicked in between.
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, news: Changes) {
+        let mut changes = self.lock();
+        changes.links |= news.links;
+        changes.addresses |= news.addresses;
+        changes.routes |= news.routes;
+        changes.lost |= news.lost;
+        drop(changes);
+        self.notify.notify_one();
+    }
+
+    /// Takes notes until the socket fails.
+    async fn collect(&self, (connection, mut messages): (Connection, impl Stream<Item = Message> + Unpin)) {
+        let taking_notes = async {
+            while let Some((message, _)) = messages.next().await {
+                let news = meaning(&message.payload);
+                if news != Changes::default() {
+                    self.note(news);
+                }
+            }
+        };
+        tokio::select! {
+            () = connection => {}
+            () = taking_notes => {}
+        }
+    }
+}
+
+fn meaning(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Changes {
+    use RouteNetlinkMessage::{
+        DelAddress, DelLink, DelRoute, DelRule, NewAddress, NewLink, NewRoute, NewRule,
+    };
+    let mut news = Changes::default();
+    match payload {
+        NetlinkPayload::InnerMessage(NewLink(_) | DelLink(_)) => news.links = true,
+        NetlinkPayload::InnerMessage(NewAddress(_) | DelAddress(_)) => news.addresses = true,
+        NetlinkPayload::InnerMessage(NewRoute(_) | DelRoute(_) | NewRule(_) | DelRule(_)) => {
+            news.routes = true;
+        }
+        NetlinkPayload::Overrun(_) => news.lost = true,
+        _ => {}
+    }
+    news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::{BridgeSpec, Links, label, tests::in_new_netns};
+
+    fn bridge(number: u16) -> BridgeSpec {
+        BridgeSpec {
+            ifname: format!("br{number}").parse().expect("valid"),
+            label: label("test", "network", "0"),
+            mac: crate::model::Mac([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            addresses: vec!["10.0.0.1/24".parse().expect("valid")],
+            forwarding: false,
+            ipv6: false,
+        }
+    }
+
+    #[test]
+    fn each_kind_of_change_is_reported() {
+        in_new_netns(async || {
+            let links = Links::open().await.expect("socket");
+            let mut watcher = Watcher::open(links.netns()).await.expect("watcher");
+            let ifindex = links.ensure_bridge(&bridge(0)).await.expect("bridge");
+            let mut seen = Changes::default();
+            while !(seen.links && seen.addresses && seen.routes) {
+                let changes = watcher.changed().await;
+                assert!(!changes.lost, "{changes:?}");
+                seen.links |= changes.links;
+                seen.addresses |= changes.addresses;
+                seen.routes |= changes.routes;
+            }
+            links.remove_address(ifindex, "10.0.0.1/24".parse().expect("valid")).await.expect("removed");
+            while !watcher.changed().await.addresses {}
+        });
+    }
+
+    #[test]
+    fn a_storm_that_the_kernel_could_not_keep_is_reported_as_lost() {
+        in_new_netns(async || {
+            let own = Netns::current().expect("own");
+            let mut watcher = Watcher::with_buffer(&own, 1).await.expect("watcher");
+            // On another runtime, so that nothing is received meanwhile.
+            let storm = async || {
+                let links = Links::open().await.expect("socket");
+                for number in 0..20 {
+                    links.ensure_bridge(&bridge(number)).await.expect("bridge");
+                }
+            };
+            std::thread::spawn(move || {
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+                runtime.block_on(storm());
+            })
+            .join()
+            .expect("storm");
+            while !watcher.changed().await.lost {}
+        });
+    }
+}

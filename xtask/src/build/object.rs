@@ -1,0 +1,108 @@
+//! The eBPF object: is it fresh, and building it.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{toolchain::Toolchain, tools};
+use crate::{
+    command,
+    layout::Layout,
+    ui::{self, Task},
+};
+
+/// Brings the object up to date; does nothing when no source is newer.
+pub fn ensure(layout: &Layout) -> Result<()> {
+    if is_fresh(layout) { Ok(()) } else { rebuild(layout) }
+}
+
+/// Builds the object with the first toolchain that can, installing one when there is none.
+pub fn rebuild(layout: &Layout) -> Result<()> {
+    if let Some(given) = env::var_os("NETD_BPF_OBJ") {
+        let given = PathBuf::from(given);
+        if !given.is_file() {
+            bail!("use the eBPF object at {}, named by NETD_BPF_OBJ: no such file", given.display());
+        }
+        return Ok(());
+    }
+    let mut toolchains = Toolchain::detect(layout);
+    if toolchains.is_empty() {
+        tools::install(layout)?;
+        toolchains = Toolchain::detect(layout);
+    }
+    let mut failure = None;
+    for toolchain in &toolchains {
+        match compile(layout, toolchain) {
+            // A linker whose LLVM is older than the compiler's cannot read its bitcode: the next compiler may suit it.
+            Err(error) if format!("{error:#}").contains("error: linking with") => {
+                ui::note(&format!("{} cannot read what {toolchain} writes", toolchain.linker.display()));
+                failure = Some(error);
+            }
+            outcome => return outcome,
+        }
+    }
+    Err(failure.unwrap_or_else(|| anyhow::anyhow!(tools::instructions("no compiler for eBPF was found"))))
+}
+
+fn compile(layout: &Layout, toolchain: &Toolchain) -> Result<()> {
+    // The object is as old as the sources it was made of: an edit during the build makes it stale.
+    let started = SystemTime::now();
+    let task = Task::start(format!("compiling the eBPF programs with {toolchain}"));
+    let mut cargo = toolchain.cargo();
+    cargo.current_dir(layout.ebpf()).env("CARGO_ENCODED_RUSTFLAGS", flags(layout, toolchain));
+    cargo.args(["build", "--release", "--target", "bpfel-unknown-none", "-Z", "build-std=core"]);
+    if layout.ebpf().join("Cargo.lock").exists() {
+        cargo.arg("--locked");
+    }
+    cargo.arg("--target-dir").arg(layout.object_target());
+    command::run_quietly(&task, &mut cargo)?;
+    install(&layout.object_target().join("bpfel-unknown-none/release/netd"), &layout.object(), started)?;
+    task.done();
+    Ok(())
+}
+
+/// Flags as `CARGO_ENCODED_RUSTFLAGS` wants them: separated by 0x1f, so that paths may hold blanks.
+fn flags(layout: &Layout, toolchain: &Toolchain) -> String {
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    [
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        "-Ctarget-cpu=v3".to_owned(),
+        // Headers lie on odd multiples of two: without this each address costs four byte loads.
+        "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
+        format!("-Clinker={}", toolchain.linker.display()),
+        // Whoever builds it wherever gets the same bytes.
+        remap(layout.root(), "/netd"),
+        remap(&tools::cargo_home(), "/cargo"),
+    ]
+    .join("\x1f")
+}
+
+/// Puts the object in place in one step, so that no build ever reads half of it.
+fn install(built: &Path, object: &Path, modified: SystemTime) -> Result<()> {
+    let dir = object.parent().context("the object's path has no directory")?;
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    let partial = object.with_extension("partial");
+    fs::copy(built, &partial)
+        .with_context(|| format!("copy {} to {}", built.display(), partial.display()))?;
+    fs::File::options().append(true).open(&partial)?.set_modified(modified)?;
+    fs::rename(&partial, object).with_context(|| format!("rename {}", partial.display()))
+}
+
+fn is_fresh(layout: &Layout) -> bool {
+    let built = layout.object().metadata().and_then(|meta| meta.modified());
+    let sources = layout.object_sources().into_iter().filter_map(|path| newest(&path)).max();
+    env::var_os("NETD_BPF_OBJ").is_none()
+        && built.is_ok_and(|built| sources.is_none_or(|newest| newest < built))
+}
+
+/// When a file, or the newest file below a directory, changed last.
+fn newest(path: &Path) -> Option<SystemTime> {
+    let own = path.metadata().and_then(|meta| meta.modified()).ok();
+    let below = fs::read_dir(path).into_iter().flatten().flatten().filter_map(|entry| newest(&entry.path()));
+    below.chain(own).max()
+}
