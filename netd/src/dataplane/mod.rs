@@ -3,6 +3,7 @@
 //! Every call is idempotent, so that applying a plan again after a crash is safe.
 
 mod attach;
+pub mod fake;
 mod flows;
 mod kernel;
 mod load;
