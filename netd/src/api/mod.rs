@@ -19,5 +19,4 @@ pub use client::{Client, ClientError};
 pub use filters::Filters;
 pub use server::{serve, serve_until};
 
-/// SHA-256 of the eBPF object in this binary.
-pub const OBJECT_SHA256: &str = "unknown";
+pub use crate::dataplane::OBJECT_SHA256;

@@ -1,6 +1,6 @@
 //! `/netd/v1/sandboxes`, and the same sandboxes as Docker's `/containers`.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json,
@@ -19,7 +19,7 @@ use super::{
     router::Api,
 };
 use crate::{
-    controller::{Code, CreateSandbox, Error, World},
+    controller::{Code, Error, World},
     model::{Binding, Sandbox, SandboxMode},
 };
 
@@ -59,7 +59,7 @@ fn selected(world: &World, container: &Container, filters: &Filters) -> bool {
         && filters.exact("status", &container.state.status)
         && filters.labels(&container.config.labels)
         && filters.any("network", |word| {
-            let id = world.network(word).map(|network| network.id.as_str()).unwrap_or(word);
+            let id = world.network(word).map_or(word, |network| network.id.as_str());
             networks.values().any(|endpoint| endpoint.network_id == id)
         })
 }
@@ -107,7 +107,8 @@ pub(super) async fn create(
     Body(request): Body<SandboxCreateRequest>,
 ) -> Result<(StatusCode, Json<SandboxCreated>), Failure> {
     let wanted_ports = !request.publish.is_empty() || request.publish_all;
-    let sandbox = api.handle.create_sandbox(CreateSandbox::try_from(request)?).await?;
+    let request = request.parse(&host_gateway(&api.handle.view()))?;
+    let sandbox = api.handle.create_sandbox(request).await?;
     let discarded = wanted_ports && sandbox.mode == SandboxMode::Host;
     let warnings = discarded.then(|| "Published ports are discarded when using host network mode".to_owned());
     let created = SandboxCreated {
@@ -116,6 +117,12 @@ pub(super) async fn create(
         warnings: warnings.into_iter().collect(),
     };
     Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// Returns the default network's gateways, by which every sandbox reaches the host.
+fn host_gateway(world: &World) -> Vec<IpAddr> {
+    let pools = world.network("bridge").map(|network| network.ipam.pools.as_slice()).unwrap_or_default();
+    pools.iter().filter_map(|pool| pool.gateway).collect()
 }
 
 pub(super) async fn remove(

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
+use crate::api::dto::HOST_GATEWAY;
+
 /// Parses `KEY=VALUE`; without `=` the value is empty, as docker's labels.
 pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
@@ -25,12 +27,15 @@ pub(super) fn name_address(text: &str) -> Result<(String, IpAddr), String> {
     Ok((name, ip.parse().map_err(|_| format!("{ip:?} is not an IP address"))?))
 }
 
-/// Parses `NAME:IP` (or `NAME=IP`) of `--add-host`; an IPv6 address may stand in brackets.
-pub(super) fn extra_host(text: &str) -> Result<(String, IpAddr), String> {
+/// Parses `NAME:IP` (or `NAME=IP`) of `--add-host`; an IPv6 address may stand in brackets, `host-gateway` for the host.
+pub(super) fn extra_host(text: &str) -> Result<(String, String), String> {
     let split = text.find([':', '=']).map(|at| (&text[..at], &text[at + 1..]));
     let (name, ip) = split.filter(|(name, _)| !name.is_empty()).ok_or("write NAME:IP")?;
     let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
-    Ok((name.to_owned(), bare.parse().map_err(|_| format!("{ip:?} is not an IP address"))?))
+    if bare != HOST_GATEWAY {
+        bare.parse::<IpAddr>().map_err(|_| format!("{ip:?} is neither an IP address nor {HOST_GATEWAY}"))?;
+    }
+    Ok((name.to_owned(), bare.to_owned()))
 }
 
 /// Makes a path absolute, because the daemon has a working directory of its own.
@@ -71,9 +76,14 @@ mod tests {
         assert_eq!(label("a"), Ok(("a".into(), String::new())));
         assert!(label("=b").is_err() && key_value("a").is_err());
         let ip = |text: &str| text.parse::<IpAddr>().expect("address");
-        assert_eq!(extra_host("db:10.0.0.1"), Ok(("db".into(), ip("10.0.0.1"))));
-        assert_eq!(extra_host("db:::1"), Ok(("db".into(), ip("::1"))));
-        assert_eq!(extra_host("db=[fd00::1]"), Ok(("db".into(), ip("fd00::1"))));
+        for (text, address) in [
+            ("db:10.0.0.1", "10.0.0.1"),
+            ("db:::1", "::1"),
+            ("db=[fd00::1]", "fd00::1"),
+            ("db:host-gateway", "host-gateway"),
+        ] {
+            assert_eq!(extra_host(text), Ok(("db".into(), address.into())));
+        }
         assert!(extra_host("db").is_err() && extra_host(":10.0.0.1").is_err() && extra_host("db:x").is_err());
         assert_eq!(name_address("p=10.0.0.9"), Ok(("p".into(), ip("10.0.0.9"))));
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Outcome,
-    output::{FormatOption, print},
+    output::{FormatOption, lines, print},
 };
 use crate::{api::Client, controller::Code};
 
@@ -76,20 +76,18 @@ impl Doctor {
 
 fn text(findings: &[Finding]) -> String {
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
-    let mut text = String::new();
-    for finding in findings {
+    let of_one = |finding: &Finding| {
         let mark = match finding.status {
             Status::Ok => "ok      ",
             Status::Note => "note    ",
             Status::Warning => "warning ",
             Status::Missing => "MISSING ",
         };
-        text += &format!("{mark} {:width$}  {}\n", finding.check, finding.found);
-        if let Some(hint) = &finding.hint {
-            text += &format!("{:9}{:width$}  hint: {hint}\n", "", "");
-        }
-    }
-    text
+        let found = format!("{mark} {:width$}  {}", finding.check, finding.found);
+        let hint = finding.hint.as_ref().map(|hint| format!("{:9}{:width$}  hint: {hint}", "", ""));
+        [Some(found), hint]
+    };
+    lines(findings.iter().flat_map(of_one).flatten())
 }
 
 #[cfg(test)]

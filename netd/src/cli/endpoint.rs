@@ -56,9 +56,9 @@ pub(super) struct EndpointOptions {
     /// Resolver option, instead of the host's
     #[arg(long, alias = "dns-opt", value_name = "OPTION")]
     dns_option: Vec<String>,
-    /// One more line of /etc/hosts
+    /// One more line of /etc/hosts; NAME:host-gateway names the host
     #[arg(long, value_name = "NAME:IP", value_parser = arguments::extra_host)]
-    add_host: Vec<(String, IpAddr)>,
+    add_host: Vec<(String, String)>,
     /// Host name inside [default: the short id]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,

@@ -44,7 +44,8 @@ pub(super) async fn launch(
     command: &[OsString],
     terminal: Terminal,
 ) -> Result<Pid, Failure> {
-    let doing = format!("run {:?} in sandbox {}", command.first().cloned().unwrap_or_default(), sandbox.name);
+    let program = command.first().cloned().unwrap_or_default();
+    let doing = format!("run {} in sandbox {}", program.display(), sandbox.name);
     let netns = match sandbox.netns.as_str() {
         "" => Netns::current(),
         path => Netns::open_path(Path::new(path)),

@@ -70,8 +70,8 @@ struct Cli {
 /// Options that every command takes.
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// The daemon's socket [env: NETD_HOST] [default: unix:///run/netd/netd.sock]
     #[arg(short = 'H', long, global = true, value_name = "unix://PATH", help_heading = "Global options")]
+    #[arg(help = "The daemon's socket [env: NETD_HOST] [default: unix:///run/netd/netd.sock]")]
     host: Option<Client>,
     /// Say more about what is done (twice: everything)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]

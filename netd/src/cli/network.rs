@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::{
     Outcome, arguments,
     failure::{Doing, Failure},
-    output::{FormatOption, Listing, View, print},
+    output::{FormatOption, Listing, View, lines, print},
 };
 use crate::{
     api::{
@@ -314,7 +314,7 @@ impl Ls {
             &networks,
             &View {
                 columns: &["NETWORK ID", "NAME", "DRIVER", "SCOPE", "SUBNETS"],
-                row: &|network: &NetworkResource, short| {
+                row: |network: &NetworkResource, short| {
                     let subnets: Vec<&str> =
                         network.ipam.config.iter().map(|pool| pool.subnet.as_str()).collect();
                     vec![
@@ -390,7 +390,7 @@ impl Prune {
         // `label!=keep` is the key `label!` and the value `keep`, as in docker.
         let filters = Filters::from_options(&self.filter, &["label", "label!", "until"])?;
         let pruned = client.prune_networks(&filters).await.doing("prune networks")?;
-        print(&pruned.networks_deleted.into_iter().map(|name| name + "\n").collect::<String>())?;
+        print(&lines(pruned.networks_deleted))?;
         Ok(0)
     }
 }

@@ -37,12 +37,15 @@ pub(super) struct Listing {
     filter: Vec<String>,
 }
 
+/// Shortens an id, unless ids are wanted in full.
+pub(super) type Shorten<'a> = &'a dyn Fn(&str) -> String;
+
 /// How objects of one kind are listed.
 pub(super) struct View<'a, T> {
     /// Head of the table.
     pub(super) columns: &'a [&'a str],
     /// A row of the table; the second argument shortens ids.
-    pub(super) row: &'a dyn Fn(&T, &dyn Fn(&str) -> String) -> Vec<String>,
+    pub(super) row: fn(&T, Shorten<'_>) -> Vec<String>,
     /// What `-q` prints.
     pub(super) id: fn(&T) -> &str,
 }
@@ -57,8 +60,7 @@ impl Listing {
     pub(super) fn print<T: Serialize>(&self, items: &[T], view: &View<'_, T>) -> Result<(), Failure> {
         let shorten = |id: &str| if self.no_trunc { id.to_owned() } else { short(id).to_owned() };
         if self.quiet {
-            let ids = items.iter().map(|item| shorten((view.id)(item)) + "\n");
-            return print(&ids.collect::<String>());
+            return print(&lines(items.iter().map(|item| shorten((view.id)(item)))));
         }
         match self.format.format.as_ref().unwrap_or(&Format::Table) {
             Format::Table => print(&table(view.columns, items.iter().map(|item| (view.row)(item, &shorten)))),
@@ -106,8 +108,8 @@ fn print_objects<T: Serialize>(items: &[T], format: &Format) -> Result<(), Failu
     match format {
         Format::Table | Format::Json => print(&(json(&items, true)? + "\n")),
         Format::Jsonl => {
-            let lines: Result<Vec<String>, Failure> = items.iter().map(|item| json(item, false)).collect();
-            print(&lines?.into_iter().map(|line| line + "\n").collect::<String>())
+            let objects: Result<Vec<String>, Failure> = items.iter().map(|item| json(item, false)).collect();
+            print(&lines(objects?))
         }
         Format::Template(template) => render(template, &values(items)?),
     }
@@ -154,13 +156,18 @@ pub(super) fn table<R: IntoIterator<Item = String>>(
     for column in table.column_iter_mut() {
         column.set_padding((0, 3)).set_cell_alignment(CellAlignment::Left);
     }
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    lines(table.lines().map(|line| line.trim_end().to_owned()))
 }
 
 /// Returns `KEY: value` lines with aligned values.
 pub(super) fn facts(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(key, _)| key.len()).max().unwrap_or(0) + 1;
-    facts.iter().map(|(key, value)| format!("{:width$}  {value}\n", format!("{key}:"))).collect()
+    lines(facts.iter().map(|(key, value)| format!("{:width$}  {value}", format!("{key}:"))))
+}
+
+/// Ends every line with a newline.
+pub(super) fn lines(lines: impl IntoIterator<Item = String>) -> String {
+    lines.into_iter().map(|line| line + "\n").collect()
 }
 
 /// Returns an id as docker shortens it.
@@ -198,7 +205,7 @@ mod tests {
     #[test]
     fn only_known_formats_are_taken() {
         assert!(matches!(parse_format("json"), Ok(Format::Json)));
-        assert!(matches!(parse_format("jsonl"), Ok(Format::JsonLines)));
+        assert!(matches!(parse_format("jsonl"), Ok(Format::Jsonl)));
         assert!(matches!(parse_format("{{.Name}}"), Ok(Format::Template(_))));
         assert!(parse_format("yaml").is_err());
     }

@@ -5,7 +5,7 @@ use clap::{Args, builder::NonEmptyStringValueParser};
 use super::{
     Outcome,
     failure::{Doing, Failure},
-    output::{FormatOption, print},
+    output::{FormatOption, lines, print},
 };
 use crate::{
     api::{
@@ -32,7 +32,7 @@ pub(super) struct Port {
     sandbox: String,
     /// Only this port of the sandbox
     #[arg(value_name = "PORT[/PROTO]", value_parser = typed_port)]
-    port: Option<String>,
+    wanted: Option<String>,
 }
 
 /// Add published ports to a running sandbox, all or none
@@ -82,12 +82,12 @@ impl Port {
         let doing = format!("list ports of sandbox {}", self.sandbox);
         let ports = client.sandbox(&self.sandbox).await.doing(&doing)?.network_settings.ports;
         let (bindings, _) = bindings_of(&ports);
-        let lines = match &self.port {
+        let shown = match &self.wanted {
             None => port_lines(&bindings),
             Some(port) => public_addresses(&bindings, port, &self.sandbox)
                 .map_err(|why| Failure::new(Code::NotFound, why))?,
         };
-        self.format.print_one(&selected(ports, self.port.as_deref()), || joined(&lines))?;
+        self.format.print_one(&selected(ports, self.wanted.as_deref()), || lines(shown))?;
         Ok(0)
     }
 }
@@ -106,16 +106,12 @@ fn selected(ports: PortMap, typed: Option<&str>) -> PortMap {
     ports
 }
 
-fn joined(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("{line}\n")).collect()
-}
-
 impl Publish {
     pub(super) async fn run(self, client: &Client) -> Outcome {
         let doing = format!("publish for sandbox {}", self.sandbox);
         let request = PublishRequest { specs: self.specs.iter().map(ToString::to_string).collect() };
         let ports = client.publish(&self.sandbox, &request).await.doing(&doing)?;
-        print(&joined(&port_lines(&bindings_of(&ports).0)))?;
+        print(&lines(port_lines(&bindings_of(&ports).0)))?;
         Ok(0)
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Run {
     /// Remove the sandbox when the command ends
     #[arg(long)]
     rm: bool,
-    /// Run in the background and print the sandbox's id; output goes to RUN_DIR/sandboxes/ID/log
+    /// Run in the background and print the sandbox's id; its output goes to `LogPath` of inspect
     #[arg(short, long)]
     detach: bool,
     /// Name of the sandbox [default: a made-up one]

@@ -177,7 +177,7 @@ impl Ls {
             &sandboxes,
             &View {
                 columns: &["SANDBOX ID", "NAME", "STATE", "NETWORKS", "NAMESPACE"],
-                row: &|sandbox: &Container, short| {
+                row: |sandbox: &Container, short| {
                     vec![
                         short(&sandbox.id),
                         sandbox.name.clone(),
@@ -200,7 +200,7 @@ impl Ps {
             &sandboxes,
             &View {
                 columns: &["NAME", "STATE", "NETWORKS", "IPV4", "IPV6", "PORTS"],
-                row: &|sandbox: &Container, _| {
+                row: |sandbox: &Container, _| {
                     let (bindings, exposed) = bindings_of(&sandbox.network_settings.ports);
                     vec![
                         sandbox.name.clone(),

@@ -19,7 +19,7 @@ use super::{
 use crate::api::{Client, ClientError, dto::Container};
 
 /// How long the supervisor waits for a daemon that is being restarted.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 

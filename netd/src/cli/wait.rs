@@ -58,7 +58,7 @@ impl Signals {
                 WaitStatus::Signaled(_, signal, _) => return Ok(killed_by(signal)),
                 // The shell must see its job stopped. It continues the job by SIGCONT, which is then passed on.
                 WaitStatus::Stopped(..) if !continued => {
-                    kill(Pid::this(), Signal::SIGSTOP).map_err(failed)?
+                    kill(Pid::this(), Signal::SIGSTOP).map_err(failed)?;
                 }
                 WaitStatus::StillAlive => self.sleep()?,
                 _ => {}

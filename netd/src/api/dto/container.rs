@@ -58,6 +58,7 @@ pub struct Container {
 }
 
 /// `State` of a container.
+#[expect(clippy::struct_excessive_bools, reason = "Docker's keys")]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ContainerState {

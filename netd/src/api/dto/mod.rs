@@ -19,8 +19,8 @@ pub use network::{
     IpamConfig, IpamPool, NetworkCreateRequest, NetworkCreated, NetworkResource, NetworksPruned,
 };
 pub use sandbox::{
-    AttachmentSpec, DnsSpec, ExitedRequest, PublishRequest, SandboxCreateRequest, SandboxCreated,
-    StartedRequest, UnpublishRequest,
+    AttachmentSpec, DnsSpec, ExitedRequest, HOST_GATEWAY, PublishRequest, SandboxCreateRequest,
+    SandboxCreated, StartedRequest, UnpublishRequest,
 };
 pub use system::{Drop, ErrorBody, FlowsFlushed, Info, Version, VersionComponent};
 

@@ -11,6 +11,7 @@ use crate::{
     model::{Driver, Endpoint, Mac, Network, Pool, Sandbox},
 };
 
+#[expect(clippy::struct_excessive_bools, reason = "Docker's keys")]
 /// A network: the answer of `GET /networks/{id}`, and an element of `GET /networks`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

@@ -10,6 +10,9 @@ use crate::{
     model::{DnsConfig, PublishSpec, parse_expose},
 };
 
+/// Docker's word for the addresses by which a sandbox reaches the host.
+pub const HOST_GATEWAY: &str = "host-gateway";
+
 /// The body of `POST /netd/v1/sandboxes`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
@@ -61,8 +64,8 @@ pub struct DnsSpec {
     pub search: Vec<String>,
     /// Resolver options, replacing the host's.
     pub options: Vec<String>,
-    /// Extra lines of `/etc/hosts` as (name, address).
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    /// Extra lines of `/etc/hosts` as (name, address); `host-gateway` stands for the host's own addresses (F13).
+    pub extra_hosts: Vec<(String, String)>,
 }
 
 /// The answer of `POST /netd/v1/sandboxes`.
@@ -113,10 +116,13 @@ pub struct UnpublishRequest {
     pub kill: bool,
 }
 
-impl TryFrom<SandboxCreateRequest> for CreateSandbox {
-    type Error = Error;
-
-    fn try_from(request: SandboxCreateRequest) -> Result<Self, Error> {
+impl SandboxCreateRequest {
+    /// Parses the request; `host_gateway` is what `--add-host NAME:host-gateway` means.
+    ///
+    /// # Errors
+    /// What is malformed, in one line that names the sandbox.
+    pub fn parse(self, host_gateway: &[IpAddr]) -> Result<CreateSandbox, Error> {
+        let request = self;
         let doing = match &request.name {
             Some(name) => format!("create sandbox {name}"),
             None => "create sandbox".to_owned(),
@@ -133,7 +139,7 @@ impl TryFrom<SandboxCreateRequest> for CreateSandbox {
         for text in &request.expose {
             exposed.extend(parse_expose(text).map_err(|why| usage(why.to_string()))?);
         }
-        Ok(Self {
+        Ok(CreateSandbox {
             name: request.name,
             netns,
             networks: networks.collect::<Result<_, _>>()?,
@@ -146,7 +152,7 @@ impl TryFrom<SandboxCreateRequest> for CreateSandbox {
                 servers: request.dns.servers,
                 search: request.dns.search,
                 options: request.dns.options,
-                extra_hosts: request.dns.extra_hosts,
+                extra_hosts: extra_hosts(&request.dns.extra_hosts, host_gateway).map_err(usage)?,
             },
             labels: request.labels,
             command: request.command,
@@ -157,6 +163,19 @@ impl TryFrom<SandboxCreateRequest> for CreateSandbox {
 /// Parses `-p` texts; the first malformed one is the error.
 pub(in crate::api) fn publish(texts: &[String]) -> Result<Vec<PublishSpec>, String> {
     texts.iter().map(|text| text.parse::<PublishSpec>().map_err(|why| why.to_string())).collect()
+}
+
+fn extra_hosts(given: &[(String, String)], host_gateway: &[IpAddr]) -> Result<Vec<(String, IpAddr)>, String> {
+    let mut hosts = Vec::new();
+    for (name, address) in given {
+        if address == HOST_GATEWAY {
+            hosts.extend(host_gateway.iter().map(|ip| (name.clone(), *ip)));
+        } else {
+            let ip = address.parse().map_err(|_| format!("{address:?} is not an IP address"))?;
+            hosts.push((name.clone(), ip));
+        }
+    }
+    Ok(hosts)
 }
 
 /// Splits `NAME[:ALIAS]`; without an alias the name is the alias.
