@@ -2,6 +2,8 @@
 //!
 //! `cli` → `api` → `controller` (one writer) → `model`, `ipam`, plan → `link`, `netns`, `dataplane`, `store`.
 
+pub mod api;
+pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod daemon;
