@@ -27,8 +27,14 @@ pub(super) fn ensure(pins: &Path) -> Result<(), Error> {
     if !is_bpffs(pins) {
         let at = if pins.starts_with(USUAL) { Path::new(USUAL) } else { pins };
         std::fs::create_dir_all(at).map_err(|error| failed(at, &error))?;
-        mount(Some("bpf"), at, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, Some("mode=0700"))
-            .map_err(|errno| failed(at, &errno))?;
+        mount(
+            Some("bpf"),
+            at,
+            Some("bpf"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            Some("mode=0700"),
+        )
+        .map_err(|errno| failed(at, &errno))?;
         tracing::info!(path = %at.display(), "bpffs mounted");
     }
     let parent = nearest(pins);

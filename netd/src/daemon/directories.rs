@@ -1,8 +1,7 @@
 //! The run directory, and who else is at home.
 
 use std::{
-    fs,
-    io,
+    fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -52,7 +51,8 @@ pub(super) fn open_store(settings: &Settings) -> Result<Store, Error> {
             let pid = fs::read_to_string(pid_file(settings)).unwrap_or_default();
             let who = if pid.is_empty() { String::new() } else { format!(" (pid {})", pid.trim()) };
             let text = format!("start the daemon: {error}{who}");
-            Error::new(Code::Conflict, text).hint("give a second one directories of its own: --state-dir, --run-dir, --bpffs")
+            Error::new(Code::Conflict, text)
+                .hint("give a second one directories of its own: --state-dir, --run-dir, --bpffs")
         }
         other => other.into(),
     })?;
@@ -75,7 +75,8 @@ pub(super) fn forget_pid(settings: &Settings) {
 pub(super) fn erase(settings: &Settings) -> io::Result<()> {
     remove_file(&pid_file(settings))?;
     remove_file(&socket(settings))?;
-    for dir in [settings.run_dir.join("netns"), settings.run_dir.join("sandboxes"), settings.run_dir.clone()] {
+    for dir in [settings.run_dir.join("netns"), settings.run_dir.join("sandboxes"), settings.run_dir.clone()]
+    {
         match fs::remove_dir(&dir) {
             Err(error)
                 if !matches!(

@@ -26,9 +26,12 @@ pub async fn down(settings: Settings) -> Result<(), Error> {
         links.release_bridge(&network.bridge.ifname).await?;
     }
     dataplane::remove_pins(&settings.bpffs)?;
-    if let Some(original) = store.meta().sysctls.get(RESERVED_PORTS).and_then(|text| ReservedPorts::parse(text)) {
+    if let Some(original) =
+        store.meta().sysctls.get(RESERVED_PORTS).and_then(|text| ReservedPorts::parse(text))
+    {
         let bindings = loaded.sandboxes.iter().flat_map(|sandbox| &sandbox.bindings);
-        let mut ours: Vec<(u16, u16)> = bindings.map(|binding| (binding.host_port, binding.host_port)).collect();
+        let mut ours: Vec<(u16, u16)> =
+            bindings.map(|binding| (binding.host_port, binding.host_port)).collect();
         ours.extend(&settings.nat_port_ranges);
         let present = ReservedPorts::read(links.netns()).await?;
         present.without(&ours, &original).write(links.netns()).await?;
@@ -39,8 +42,9 @@ pub async fn down(settings: Settings) -> Result<(), Error> {
 /// Removes the state and run directories, when the kernel holds nothing any more.
 pub(super) fn erase(settings: &Settings, store: Store) -> Result<(), Error> {
     store.wipe()?;
-    directories::erase(settings)
-        .map_err(|error| Error::new(Code::Failure, format!("remove {}: {error}", settings.run_dir.display())))?;
+    directories::erase(settings).map_err(|error| {
+        Error::new(Code::Failure, format!("remove {}: {error}", settings.run_dir.display()))
+    })?;
     tracing::info!("nothing of netd is left");
     Ok(())
 }

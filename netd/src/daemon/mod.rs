@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     api,
-    config::Settings,
+    config::{self, Settings},
     controller::{
         Code, Controller, End, Error, Handle, HostChanges, Linux, Renderer, Reserved, Settings as Rules,
         SharedDataplane, Site,
@@ -126,7 +126,7 @@ fn open_dataplane(settings: &Settings) -> Result<SharedDataplane, Error> {
         cgroup: settings.cgroup.clone(),
         flow_entries: settings.flow_entries,
         nat_port_ranges: settings.nat_port_ranges.clone(),
-        timeouts: settings.timeouts.into(),
+        timeouts: timeouts(&settings.timeouts),
         attach: dataplane::AttachMode::default(),
     })?;
     let shared: SharedDataplane = Arc::new(Mutex::new(Box::new(kernel) as Box<dyn Dataplane>));
@@ -138,8 +138,9 @@ fn open_dataplane(settings: &Settings) -> Result<SharedDataplane, Error> {
 /// Returns the host's own list of reserved ports: as it is now at the first start, as it was then at every other.
 async fn original_reserved_ports(links: &Links, store: &mut Store) -> Result<ReservedPorts, Error> {
     if let Some(text) = store.meta().sysctls.get(RESERVED_PORTS) {
-        return ReservedPorts::parse(text)
-            .ok_or_else(|| Error::new(Code::Failure, format!("the stored {RESERVED_PORTS} is malformed: {text:?}")));
+        return ReservedPorts::parse(text).ok_or_else(|| {
+            Error::new(Code::Failure, format!("the stored {RESERVED_PORTS} is malformed: {text:?}"))
+        });
     }
     let present = ReservedPorts::read(links.netns()).await?;
     store.remember_sysctl(RESERVED_PORTS, &present.to_string())?;
@@ -157,8 +158,39 @@ fn rules(settings: &Settings, store: &Store) -> Rules {
         default_bridge: settings.default_bridge.clone(),
         network_options: settings.network_options.clone(),
         network_slots: u16::try_from(netd_common::maps::capacity::NETWORK).unwrap_or(u16::MAX),
-        collect_every: (settings.timeouts.shortest() / 2).clamp(COLLECT_AT_LEAST, COLLECT),
+        collect_every: (shortest(&settings.timeouts) / 2).clamp(COLLECT_AT_LEAST, COLLECT),
     }
+}
+
+fn timeouts(of: &config::Timeouts) -> dataplane::Timeouts {
+    let config::Timeouts {
+        tcp_syn_sent,
+        tcp_syn_recv,
+        tcp_established,
+        tcp_closing,
+        tcp_closed,
+        udp,
+        udp_replied,
+        icmp,
+        other,
+    } = *of;
+    dataplane::Timeouts {
+        tcp_syn_sent,
+        tcp_syn_recv,
+        tcp_established,
+        tcp_closing,
+        tcp_closed,
+        udp,
+        udp_replied,
+        icmp,
+        other,
+    }
+}
+
+fn shortest(of: &config::Timeouts) -> Duration {
+    let handshake = of.tcp_syn_sent.min(of.tcp_syn_recv);
+    let tcp = handshake.min(of.tcp_established).min(of.tcp_closing).min(of.tcp_closed);
+    tcp.min(of.udp).min(of.udp_replied).min(of.icmp).min(of.other)
 }
 
 /// Binds the API's socket, for root and the socket's group alone.

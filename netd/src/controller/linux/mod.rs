@@ -295,7 +295,9 @@ impl Linux {
         if !held.is_empty() {
             let entries = guard_entries(&held);
             self.dataplane(|dataplane| dataplane.release_ports(&entries))?;
-            held.iter().for_each(|listen| drop(self.guarded.remove(listen)));
+            for listen in &held {
+                self.guarded.remove(listen);
+            }
         }
         self.reserved.remove(listens).await
     }
@@ -440,8 +442,8 @@ impl Machine for Linux {
 
     async fn owned(&mut self) -> Result<Vec<Owned>, Error> {
         let mut owned = facts::owned_links(&self.links.links().await?, &self.instance);
-        let files = facts::owned_files(&self.netns_dir, &self.sandboxes_dir)
-            .map_err(|error| listing(&error))?;
+        let files =
+            facts::owned_files(&self.netns_dir, &self.sandboxes_dir).map_err(|error| listing(&error))?;
         owned.extend(files);
         Ok(owned)
     }
