@@ -3,6 +3,7 @@
 //! Every call is idempotent, so that applying a plan again after a crash is safe.
 
 mod attach;
+pub mod fake;
 mod flows;
 mod kernel;
 mod load;
@@ -10,7 +11,7 @@ mod maps;
 mod object;
 mod raw;
 
-pub use kernel::Kernel;
+pub use kernel::{Kernel, remove_pins};
 pub use load::{ProgramReport, kernel_release, verify};
 pub use object::OBJECT_SHA256;
 
