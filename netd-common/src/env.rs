@@ -1,11 +1,14 @@
 //! What the decisions see of the world: a packet's bytes, and the maps, clock and routes of the host.
 
+use core::ops::DerefMut;
+
 use crate::{
     conntrack::Opening,
     family::Family,
     maps::{Config, Endpoint, Flow, Network, Owner, Publish, PublishKey, Tuple, Uplink},
-    net::IfIndex,
+    net::{Be16, IfIndex},
     verdict::DropReason,
+    wire::{Fragment, Headers, L4},
 };
 
 /// A packet: an skb in the kernel, a byte vector in a test. Values out, values in: no pointer can go stale.
@@ -73,16 +76,39 @@ pub enum ClaimError {
     Full,
 }
 
-/// A flow while it is being opened. Working memory: the kernel's 512 bytes of stack do not hold an IPv6 one.
+/// What the parts of a hook share about one packet. Working memory: the kernel's 512 bytes of stack do not hold it for IPv6.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Draft<A> {
-    /// What was decided.
-    pub opening: Opening<A>,
+#[derive(Clone, Copy, Debug)]
+pub struct Draft<F: Family> {
+    /// What the packet says.
+    pub headers: Headers<F>,
+    /// Which flow to open.
+    pub opening: Opening<F::Addr>,
     /// The key of the reply's entry.
-    pub reply: Tuple<A>,
+    pub reply: Tuple<F::Addr>,
     /// The entry to insert next.
-    pub flow: Flow<A>,
+    pub flow: Flow<F::Addr>,
+}
+
+impl<F: Family> Default for Draft<F> {
+    fn default() -> Self {
+        let headers = Headers {
+            src: F::Addr::default(),
+            dst: F::Addr::default(),
+            sport: Be16::ZERO,
+            dport: Be16::ZERO,
+            proto: 0,
+            ttl: 0,
+            l4_offset: 0,
+            fragment_id: 0,
+            l4: L4::Other,
+            fragment: Fragment::Whole,
+            tcp_flags: 0,
+            tcp_header: 0,
+            icmp_type: 0,
+        };
+        Self { headers, opening: Opening::default(), reply: Tuple::default(), flow: Flow::default() }
+    }
 }
 
 /// The maps, clock and routes of the host, for one family.
@@ -113,8 +139,12 @@ pub trait Env<F: Family> {
     fn route(&self, from: IfIndex, src: &F::Addr, dst: &F::Addr) -> Route<F::Addr>;
     /// Whether a socket of the host itself would receive a packet with this tuple.
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
-    /// Runs `f` on a flow in place; no reference outlives the look-up.
-    fn with_flow<R>(&self, key: &Tuple<F::Addr>, f: impl FnOnce(&mut Flow<F::Addr>) -> R) -> Option<R>;
+    /// A flow in place. At most one is held at a time.
+    type FlowRef<'a>: DerefMut<Target = Flow<F::Addr>>
+    where
+        Self: 'a;
+    /// Looks a flow up.
+    fn flow(&self, key: &Tuple<F::Addr>) -> Option<Self::FlowRef<'_>>;
     /// Inserts a flow where none is: the insertion *is* the reservation of its tuple.
     ///
     /// # Errors
@@ -127,4 +157,10 @@ pub trait Env<F: Family> {
     fn replace(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), ClaimError>;
     /// Removes a flow; gone already is fine.
     fn remove(&self, key: &Tuple<F::Addr>);
+    /// Reserves the draft's reply tuple unless a socket of the host has it: [`crate::conntrack::reserve`]. The kernel side makes it a function of
+    /// its own, so that the verifier walks it once and not for every try.
+    ///
+    /// # Errors
+    /// `NatConflict` when it is taken, `TableFull` when there is no room.
+    fn reserve(&self, draft: &Draft<F>, heed_sockets: bool) -> Result<(), DropReason>;
 }

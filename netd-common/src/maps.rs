@@ -406,7 +406,22 @@ mod user {
         )* };
     }
     pod!(
-        Tuple<Addr4>, Tuple<Addr6>, Flow<Addr4>, Flow<Addr6>, Endpoint, Owner, Network, Uplink, PublishKey<Addr4>,
-        PublishKey<Addr6>, Publish<Addr4>, Publish<Addr6>, DialledKey, Dialled, Config, Addr4, Addr6
+        Tuple<Addr4>,
+        Tuple<Addr6>,
+        Flow<Addr4>,
+        Flow<Addr6>,
+        Endpoint,
+        Owner,
+        Network,
+        Uplink,
+        PublishKey<Addr4>,
+        PublishKey<Addr6>,
+        Publish<Addr4>,
+        Publish<Addr6>,
+        DialledKey,
+        Dialled,
+        Config,
+        Addr4,
+        Addr6
     );
 }

@@ -100,11 +100,13 @@ impl Addr6 {
 
     /// Returns the sixteen bytes as they lie in a packet.
     pub const fn to_wire(self) -> [u8; 16] {
-        let [a, b, c, d] =
-            [self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes(), self.0[2].to_ne_bytes(), self.0[3].to_ne_bytes()];
-        [
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
-        ]
+        let [a, b, c, d] = [
+            self.0[0].to_ne_bytes(),
+            self.0[1].to_ne_bytes(),
+            self.0[2].to_ne_bytes(),
+            self.0[3].to_ne_bytes(),
+        ];
+        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
     }
 
     /// Returns the address as it lies in memory.
@@ -124,7 +126,11 @@ impl Addr6 {
 
     /// Returns the IPv4 address inside `::ffff:a.b.c.d`, if it is one.
     pub const fn as_mapped(self) -> Option<Addr4> {
-        if self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0xffff_u32.to_be() { Some(Addr4(self.0[3])) } else { None }
+        if self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0xffff_u32.to_be() {
+            Some(Addr4(self.0[3]))
+        } else {
+            None
+        }
     }
 }
 
@@ -212,7 +218,10 @@ mod tests {
     fn mapped_addresses_round_trip() {
         let v4 = Addr4::from(core::net::Ipv4Addr::new(172, 20, 0, 2));
         let mapped = Addr6::mapped(v4);
-        assert_eq!(core::net::Ipv6Addr::from(mapped), "::ffff:172.20.0.2".parse::<core::net::Ipv6Addr>().expect("valid"));
+        assert_eq!(
+            core::net::Ipv6Addr::from(mapped),
+            "::ffff:172.20.0.2".parse::<core::net::Ipv6Addr>().expect("valid")
+        );
         assert_eq!(mapped.as_mapped(), Some(v4));
         assert_eq!(Addr6::default().as_mapped(), None);
     }

@@ -45,7 +45,11 @@ pub fn check_source<F: Ip>(endpoint: &Endpoint, headers: &Headers<F>) -> Result<
     // IPv4: a DHCP client. IPv6: duplicate address detection and MLD reports (RFC 4862 §5.4, RFC 3590).
     let asks_dhcp = !F::V6 && headers.l4 == L4::Udp && headers.dport == Be16::from(DHCP_SERVER);
     let joins = F::V6 && headers.dst.is_multicast();
-    if headers.src == F::Addr::UNSPECIFIED && (asks_dhcp || joins) { Ok(()) } else { Err(DropReason::SpoofIp) }
+    if headers.src == F::Addr::UNSPECIFIED && (asks_dhcp || joins) {
+        Ok(())
+    } else {
+        Err(DropReason::SpoofIp)
+    }
 }
 
 /// Refuses an ARP packet that claims an address the endpoint does not have. Probes (RFC 5227: sender address zero) pass.
@@ -60,11 +64,10 @@ pub fn check_arp<P: Packet>(packet: &P, endpoint: &Endpoint) -> Result<(), DropR
     if packet.load::<6>(L3)? != arp::ETHERNET_IPV4 {
         return Err(DropReason::UnknownL3);
     }
-    let s = packet.load::<10>(L3 + arp::SENDER)?;
-    if Mac::from([s[0], s[1], s[2], s[3], s[4], s[5]]) != endpoint.mac {
+    if Mac::from(packet.load::<6>(L3 + arp::SENDER)?) != endpoint.mac {
         return Err(DropReason::SpoofMac);
     }
-    let claimed = Addr4::from_wire([s[6], s[7], s[8], s[9]]);
+    let claimed = Addr4::from_wire(packet.load::<4>(L3 + arp::SENDER_IP)?);
     if claimed == endpoint.addr4 || claimed == Addr4::UNSPECIFIED { Ok(()) } else { Err(DropReason::SpoofIp) }
 }
 
@@ -78,11 +81,10 @@ pub fn check_control<F: Ip, P: Packet>(
     endpoint: &Endpoint,
     headers: &Headers<F>,
 ) -> Result<(), DropReason> {
-    let L4::Icmp(kind) = headers.l4 else { return Ok(()) };
-    if !F::V6 {
+    if !F::V6 || headers.l4 != L4::Icmp {
         return Ok(());
     }
-    match kind {
+    match headers.icmp_type {
         ROUTER_ADVERTISEMENT | REDIRECT => Err(DropReason::RogueControl),
         NEIGHBOUR_ADVERTISEMENT => {
             let target = packet.load::<16>(headers.l4_offset + l4::ND_TARGET)?;

@@ -12,14 +12,20 @@ use aya_ebpf::{
 };
 use netd_common::{
     env::{ClaimError, Draft, Env, Route},
-    family::{V4, V6},
+    family::{Family, V4, V6},
     maps::{Config, Endpoint, Flow, Network, Owner, Publish, PublishKey, TICK_SHIFT, Tuple, Uplink},
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
     wire::l4,
 };
 
-use crate::maps;
+use crate::{
+    maps,
+    tc::{reserve4, reserve6},
+};
+
+/// The answer of `reserve4` and `reserve6` when the table is full.
+pub const FULL: i32 = DropReason::TableFull as i32;
 
 /// Address families as `bpf_fib_lookup` counts them.
 const AF_INET: u8 = 2;
@@ -55,18 +61,11 @@ pub fn has_feature(feature: u32) -> bool {
     element(&maps::CONFIG, 0).is_some_and(|config| config.features & feature != 0)
 }
 
-/// Lends this CPU's working memory.
-///
-/// # Errors
-/// `KernelRefused`, for the verifier: the element is always there.
+/// Lends this CPU's working memory; it is always there, but the verifier wants to be told.
 #[inline(always)]
-pub fn with_draft<A, R>(
-    drafts: &'static PerCpuArray<Draft<A>>,
-    f: impl FnOnce(&mut Draft<A>) -> Result<R, DropReason>,
-) -> Result<R, DropReason> {
-    let draft = drafts.get_ptr_mut(0).ok_or(DropReason::KernelRefused)?;
-    // SAFETY: this CPU's own element; no packet program interrupts another on its CPU, and drafts do not nest.
-    f(unsafe { &mut *draft })
+pub fn draft<F: Family>(drafts: &'static PerCpuArray<Draft<F>>) -> Option<&'static mut Draft<F>> {
+    // SAFETY: this CPU's own element; no packet program interrupts another on its CPU, and each part holds one reference at a time.
+    drafts.get_ptr_mut(0).map(|draft| unsafe { &mut *draft })
 }
 
 /// Maps an insertion's result.
@@ -135,7 +134,7 @@ fn read<A: Copy>(field: &[u32; 4]) -> A {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $bits:literal, $af:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $bits:literal, $af:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -225,11 +224,13 @@ macro_rules! env_for {
                 }
             }
 
+            type FlowRef<'a> = &'a mut Flow<$addr>;
+
             #[inline(always)]
-            fn with_flow<R>(&self, key: &Tuple<$addr>, f: impl FnOnce(&mut Flow<$addr>) -> R) -> Option<R> {
+            fn flow(&self, key: &Tuple<$addr>) -> Option<&mut Flow<$addr>> {
                 // SAFETY: the entry's memory stays valid until the program returns. Fields that change after creation are single words,
                 // whose races cost at most a repeated decision.
-                maps::$flow.get_ptr_mut(key).map(|flow| f(unsafe { &mut *flow }))
+                maps::$flow.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
             }
 
             #[inline(always)]
@@ -243,11 +244,20 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
+            fn reserve(&self, _: &Draft<$family>, heed_sockets: bool) -> Result<(), DropReason> {
+                match $reserve(self.0, u32::from(heed_sockets)) {
+                    0 => Ok(()),
+                    FULL => Err(DropReason::TableFull),
+                    _ => Err(DropReason::NatConflict),
+                }
+            }
+
+            #[inline(always)]
             fn remove(&self, key: &Tuple<$addr>) {
                 let _ = maps::$flow.remove(key); // gone already is fine
             }
         }
     };
 }
-env_for!(V4, Addr4, FLOW4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, 32, AF_INET);
-env_for!(V6, Addr6, FLOW6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, 128, AF_INET6);
+env_for!(V4, Addr4, FLOW4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, 32, AF_INET);
+env_for!(V6, Addr6, FLOW6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, 128, AF_INET6);

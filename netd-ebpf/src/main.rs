@@ -1,6 +1,7 @@
 //! netd's eBPF programs: entry points that translate between the kernel and `netd_common::hook`. They do not think.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod env;
 mod maps;

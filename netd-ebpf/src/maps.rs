@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use netd_common::{
     env::Draft,
+    family::{V4, V6},
     maps::{
         Config, Dialled, DialledKey, Endpoint, Flow, Network, Owner, PortSet, Publish, PublishKey, Slot, Tuple, Uplink,
         capacity, port_set,
@@ -70,7 +71,7 @@ pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::with_max_entri
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
 /// Working memory for opening an IPv4 flow.
 #[map]
-pub static DRAFT4: PerCpuArray<Draft<Addr4>> = PerCpuArray::with_max_entries(1, 0);
+pub static DRAFT4: PerCpuArray<Draft<V4>> = PerCpuArray::with_max_entries(1, 0);
 /// Working memory for opening an IPv6 flow.
 #[map]
-pub static DRAFT6: PerCpuArray<Draft<Addr6>> = PerCpuArray::with_max_entries(1, 0);
+pub static DRAFT6: PerCpuArray<Draft<V6>> = PerCpuArray::with_max_entries(1, 0);

@@ -85,8 +85,14 @@ pub fn finish<A: AsNextHop + netd_common::family::Address>(
 /// Counts a drop.
 #[inline(always)]
 pub fn drop_packet(reason: DropReason) -> i32 {
+    drop_number(reason as i32)
+}
+
+/// Counts a drop by the number of its reason.
+#[inline(always)]
+pub fn drop_number(reason: i32) -> i32 {
     if let Some(count) = maps::DROPS.get_ptr_mut(reason as u32) {
-        // SAFETY: this CPU's own counter; a program is not preempted by another on the same CPU's counter.
+        // SAFETY: this CPU's own counter; no packet program interrupts another on its CPU.
         unsafe { *count += 1 };
     }
     DROP

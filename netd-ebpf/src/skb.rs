@@ -3,6 +3,8 @@
 //! [`Direct`] reads and writes linear memory at constant offsets, as compiled loads and stores. [`Careful`] calls the kernel for each access, which
 //! takes any offset and non-linear packets. Both are values around one context; no pointer into the packet outlives a call.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     helpers::generated::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
@@ -37,11 +39,12 @@ impl Careful {
     }
 }
 
-/// Reads a field of the context.
+/// Reads a field of the context. Volatile: LLVM merges a plain load with one of a map's value into a load from either address, and the verifier
+/// refuses computed addresses into the context ("dereference of modified ctx ptr").
 macro_rules! field {
     ($skb:expr, $name:ident) => {
         // SAFETY: the pointer is the context the kernel passed to this program; it lives until the program returns.
-        unsafe { (*$skb).$name }
+        unsafe { (&raw const (*$skb).$name).read_volatile() }
     };
 }
 
@@ -51,25 +54,103 @@ impl Direct {
     /// Reads both bounds anew each time: any helper that may move the packet invalidates older ones.
     #[inline(always)]
     fn at(&self, offset: u32, size: usize) -> Option<*mut u8> {
-        let (data, end) = (field!(self.0, data) as usize, field!(self.0, data_end) as usize);
+        // SAFETY: as in `field`. Plain loads: nothing is merged with these two, and the compiler may share them between accesses.
+        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
         let start = data + offset as usize;
         (start + size <= end).then_some(start as *mut u8)
     }
+}
+
+/// One load from packet memory, which the machine takes at any address. A Rust read would have to claim an alignment that Ethernet's 14 bytes
+/// break, or be compiled to four byte loads; the target feature for it (`allows-misaligned-mem-access`) would misalign the stack too, which
+/// the verifier refuses.
+///
+/// # Safety
+/// The bytes lie in the packet.
+#[inline(always)]
+unsafe fn load32(at: *const u8) -> u32 {
+    let word: u32;
+    // SAFETY: the caller's promise; nothing is written.
+    unsafe { asm!("{0} = *(u32 *)({1} + 0)", out(wreg) word, in(reg) at, options(pure, readonly, nostack)) };
+    word
+}
+
+/// As [`load32`], for 16 bits.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn load16(at: *const u8) -> u16 {
+    let half: u32;
+    // SAFETY: the caller's promise; nothing is written.
+    unsafe { asm!("{0} = *(u16 *)({1} + 0)", out(wreg) half, in(reg) at, options(pure, readonly, nostack)) };
+    half as u16
+}
+
+/// As [`load32`], the other way.
+///
+/// # Safety
+/// The bytes lie in the packet, and nothing else refers to them.
+#[inline(always)]
+unsafe fn store32(at: *mut u8, word: u32) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("*(u32 *)({0} + 0) = {1}", in(reg) at, in(wreg) word, options(nostack)) };
+}
+
+/// As [`store32`], for 16 bits.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn store16(at: *mut u8, half: u16) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("*(u16 *)({0} + 0) = {1}", in(reg) at, in(wreg) u32::from(half), options(nostack)) };
 }
 
 impl Packet for Direct {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], DropReason> {
         let start = self.at(offset, N).ok_or(DropReason::Malformed)?;
-        // SAFETY: `at` compared these N bytes with the end of linear memory; the verifier has checked the same.
-        Ok(unsafe { start.cast::<[u8; N]>().read_unaligned() })
+        let mut bytes = [0_u8; N];
+        let mut at = 0;
+        while at + 4 <= N {
+            // SAFETY: `at` compared these N bytes with the end of linear memory; the verifier checks the same.
+            let word = unsafe { load32(start.wrapping_add(at)) }.to_ne_bytes();
+            (bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]) = (word[0], word[1], word[2], word[3]);
+            at += 4;
+        }
+        if at + 2 <= N {
+            // SAFETY: as above.
+            let half = unsafe { load16(start.wrapping_add(at)) }.to_ne_bytes();
+            (bytes[at], bytes[at + 1]) = (half[0], half[1]);
+            at += 2;
+        }
+        if at < N {
+            // SAFETY: as above; a byte has no alignment.
+            bytes[at] = unsafe { start.wrapping_add(at).read() };
+        }
+        Ok(bytes)
     }
 
     #[inline(always)]
     fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
         let start = self.at(offset, N).ok_or(DropReason::Malformed)?;
-        // SAFETY: as in `load`; the kernel unclones the packet before a program that writes to it runs.
-        unsafe { start.cast::<[u8; N]>().write_unaligned(bytes) };
+        let mut at = 0;
+        while at + 4 <= N {
+            let word = u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+            // SAFETY: as in `load`; the kernel unclones the packet before a program that writes to it runs.
+            unsafe { store32(start.wrapping_add(at), word) };
+            at += 4;
+        }
+        if at + 2 <= N {
+            // SAFETY: as above.
+            unsafe { store16(start.wrapping_add(at), u16::from_ne_bytes([bytes[at], bytes[at + 1]])) };
+            at += 2;
+        }
+        if at < N {
+            // SAFETY: as above.
+            unsafe { start.wrapping_add(at).write(bytes[at]) };
+        }
         Ok(())
     }
 
@@ -104,12 +185,45 @@ impl Packet for Direct {
     }
 }
 
+/// Bytes on the stack. The packet's memory may be read at any address, but the verifier wants stack accesses aligned ("misaligned stack
+/// access"): whole words are read, volatile so that LLVM does not narrow them to the field it wants. They are read whether the load failed or
+/// not: of a value that exists on one path only, LLVM copies the register on both, and the verifier refuses it ("R3 !read_ok").
+#[repr(C, align(8))]
+struct Words<const N: usize>([u64; N]);
+
+impl<const N: usize> Words<N> {
+    /// Returns the first bytes.
+    #[inline(always)]
+    fn bytes<const M: usize>(&self) -> [u8; M] {
+        let mut bytes = [0_u8; M];
+        for (index, word) in self.0.iter().enumerate() {
+            // SAFETY: a live reference.
+            let word = unsafe { core::ptr::from_ref(word).read_volatile() }.to_ne_bytes();
+            for (offset, byte) in word.into_iter().enumerate() {
+                if index * 8 + offset < M {
+                    bytes[index * 8 + offset] = byte;
+                }
+            }
+        }
+        bytes
+    }
+}
+
 impl Packet for Careful {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], DropReason> {
-        let mut bytes = [0_u8; N];
-        // SAFETY: the helper writes N bytes to the buffer, or fails.
-        let failed = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
+        const { assert!(N <= 40, "the longest header read at once is IPv6's") };
+        if N <= 8 {
+            let mut buffer = Words([0_u64; 1]);
+            // SAFETY: the helper writes N bytes, at most the buffer's eight, or fails.
+            let failed = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, (&raw mut buffer).cast(), N as u32) };
+            let bytes = buffer.bytes();
+            return if failed == 0 { Ok(bytes) } else { Err(DropReason::Malformed) };
+        }
+        let mut buffer = Words([0_u64; 5]);
+        // SAFETY: the helper writes N bytes, at most the buffer's forty, or fails.
+        let failed = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, (&raw mut buffer).cast(), N as u32) };
+        let bytes = buffer.bytes();
         if failed == 0 { Ok(bytes) } else { Err(DropReason::Malformed) }
     }
 

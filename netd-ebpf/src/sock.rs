@@ -36,7 +36,7 @@ struct Call(*mut bpf_sock_addr);
 macro_rules! field {
     ($call:expr, $name:ident) => {
         // SAFETY: the context the kernel passed to this program; it lives until the program returns.
-        unsafe { (*$call.0).$name }
+        unsafe { (&raw const (*$call.0).$name).read_volatile() }
     };
 }
 

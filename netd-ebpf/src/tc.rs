@@ -11,61 +11,94 @@ use aya_ebpf::{
 };
 use netd_common::{
     conntrack,
-    env::Env,
+    env::{Draft, Env},
     family::{Address, Family, V4, V6},
     hook,
     net::{Be16, UPLINK_ZONE},
     verdict::{DropReason, Verdict},
-    wire::l4,
+    wire::{Headers, l4},
 };
 
 use crate::{
     env::{self, Kernel},
     maps,
-    report::{AsNextHop, PASS, UNDECIDED, drop_packet, finish},
+    report::{AsNextHop, PASS, UNDECIDED, drop_number, drop_packet, finish},
     skb::{Careful, Direct},
 };
 
-/// Declares the parts of one family.
+/// Declares the parts of one family. Functions with C linkage are "global" to the verifier: it walks each once, and not once for each path that
+/// leads to it.
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
-     $settle:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
+     $read:ident, $settle:ident, $reserve:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
         #[inline(never)]
-        fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
+        #[unsafe(no_mangle)]
+        extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
             optional(skb, hook::from_endpoint_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)))
         }
 
         #[inline(never)]
-        fn $uplink_fast(skb: *mut __sk_buff) -> i32 {
+        #[unsafe(no_mangle)]
+        extern "C" fn $uplink_fast(skb: *mut __sk_buff) -> i32 {
             optional(skb, hook::from_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)))
         }
 
+        /// Reads the packet's headers into the draft. The answer is `UNDECIDED`, or the number of a drop reason.
         #[inline(never)]
-        fn $settle(skb: *mut __sk_buff, zone: u32) -> i32 {
-            optional(skb, hook::settle::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), zone).transpose())
+        #[unsafe(no_mangle)]
+        extern "C" fn $read(skb: *mut __sk_buff) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
+            match Headers::<$family>::read(&Careful::new(skb)) {
+                Ok(headers) => {
+                    draft.headers = headers;
+                    UNDECIDED
+                }
+                Err(reason) => reason as i32,
+            }
         }
 
         #[inline(never)]
-        fn $endpoint_decide(skb: *mut __sk_buff) -> i32 {
-            let env = Kernel(skb);
-            let decided = env::with_draft(&maps::$draft, |draft| {
-                hook::from_endpoint_decide::<$family, _, _>(&env, &mut Careful::new(skb), &mut draft.opening)
-            });
+        #[unsafe(no_mangle)]
+        extern "C" fn $settle(skb: *mut __sk_buff, zone: u32) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            let mut packet = Careful::new(skb);
+            optional(skb, hook::settle::<$family, _, _>(&Kernel(skb), &mut packet, &draft.headers, zone).transpose())
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $endpoint_decide(skb: *mut __sk_buff) -> i32 {
+            let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
+            let mut packet = Careful::new(skb);
+            let decided = hook::from_endpoint_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
             optional(skb, decided.transpose())
         }
 
         #[inline(never)]
-        fn $uplink_decide(skb: *mut __sk_buff) -> i32 {
-            let env = Kernel(skb);
-            let decided = env::with_draft(&maps::$draft, |draft| {
-                hook::from_uplink_decide::<$family, _, _>(&env, &mut Careful::new(skb), &mut draft.opening)
-            });
+        #[unsafe(no_mangle)]
+        extern "C" fn $uplink_decide(skb: *mut __sk_buff) -> i32 {
+            let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
+            let mut packet = Careful::new(skb);
+            let decided = hook::from_uplink_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
             optional(skb, decided.transpose())
         }
 
+        /// Reserves the draft's reply tuple. The answer is 0, or the number of a drop reason.
         #[inline(never)]
-        fn $open(skb: *mut __sk_buff) -> i32 {
-            match env::with_draft(&maps::$draft, |draft| conntrack::open::<$family, _>(&Kernel(skb), draft)) {
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $reserve(skb: *mut __sk_buff, heed_sockets: u32) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
+            match conntrack::reserve::<$family, _>(&Kernel(skb), draft, heed_sockets != 0) {
+                Ok(()) => 0,
+                Err(reason) => reason as i32,
+            }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $open(skb: *mut __sk_buff) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            match conntrack::open::<$family, _>(&Kernel(skb), draft) {
                 Ok(()) => UNDECIDED,
                 Err(reason) => drop_packet(reason),
             }
@@ -73,7 +106,12 @@ macro_rules! parts {
 
         /// The parts after the fast one, as `hook::slow` has them.
         #[inline(always)]
-        fn $slow(skb: *mut __sk_buff, zone: u32, decide: fn(*mut __sk_buff) -> i32) -> i32 {
+        fn $slow(skb: *mut __sk_buff, zone: u32, decide: extern "C" fn(*mut __sk_buff) -> i32) -> i32 {
+            let unread = $read(skb);
+            if unread != UNDECIDED {
+                // Garbage for the host is the host's to judge; a sandbox's goes nowhere.
+                return if zone == UPLINK_ZONE { PASS } else { drop_number(unread) };
+            }
             let mut action = $settle(skb, zone);
             if action != UNDECIDED {
                 return action;
@@ -91,22 +129,38 @@ macro_rules! parts {
         }
 
         #[inline(never)]
-        fn $gate(skb: *mut __sk_buff) -> i32 {
-            finish(skb, hook::to_endpoint::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb)))
+        #[unsafe(no_mangle)]
+        extern "C" fn $gate(skb: *mut __sk_buff) -> i32 {
+            let unread = $read(skb);
+            if unread != UNDECIDED {
+                return drop_number(unread);
+            }
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            finish(skb, hook::to_endpoint::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), &draft.headers))
         }
 
         #[inline(never)]
-        fn $guard(skb: *mut __sk_buff) -> i32 {
-            finish(skb, hook::to_uplink::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb)))
+        #[unsafe(no_mangle)]
+        extern "C" fn $guard(skb: *mut __sk_buff) -> i32 {
+            let action = optional(skb, hook::to_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)));
+            if action != UNDECIDED {
+                return action;
+            }
+            let unread = $read(skb);
+            if unread != UNDECIDED {
+                return drop_number(unread);
+            }
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            finish(skb, hook::to_uplink::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), &draft.headers))
         }
     };
 }
 parts!(
-    V4, DRAFT4, endpoint_fast4, endpoint_decide4, uplink_fast4, uplink_decide4, settle4, open4, gate4, guard4,
+    V4, DRAFT4, endpoint_fast4, endpoint_decide4, uplink_fast4, uplink_decide4, read4, settle4, reserve4, open4, gate4, guard4,
     slow4
 );
 parts!(
-    V6, DRAFT6, endpoint_fast6, endpoint_decide6, uplink_fast6, uplink_decide6, settle6, open6, gate6, guard6,
+    V6, DRAFT6, endpoint_fast6, endpoint_decide6, uplink_fast6, uplink_decide6, read6, settle6, reserve6, open6, gate6, guard6,
     slow6
 );
 
@@ -123,7 +177,7 @@ fn optional<A: AsNextHop + Address>(skb: *mut __sk_buff, decision: Option<Result
 #[inline(always)]
 fn ethertype(skb: *mut __sk_buff) -> Be16 {
     // SAFETY: the context the kernel passed to this program.
-    let protocol = unsafe { (*skb).protocol } as u16;
+    let protocol = unsafe { (&raw const (*skb).protocol).read_volatile() } as u16;
     Be16::from_wire(protocol.to_ne_bytes())
 }
 
@@ -131,7 +185,7 @@ fn ethertype(skb: *mut __sk_buff) -> Be16 {
 #[inline(always)]
 fn ifindex(skb: *mut __sk_buff) -> u32 {
     // SAFETY: the context the kernel passed to this program.
-    unsafe { (*skb).ifindex }
+    unsafe { (&raw const (*skb).ifindex).read_volatile() }
 }
 
 /// What a sandbox sends; ingress of its veth's host side.

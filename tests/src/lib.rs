@@ -1,1 +1,41 @@
-//! The lab.
+//! The lab: network namespaces, hosts with addresses and routes, peers that speak TCP, UDP and ICMP, and a daemon of its own for each test.
+//!
+//! [`Lab::new`] builds the topology (`R` and `R2` outside, `H` with netd on it) and starts `netd daemon` in `H`. Everything is removed when
+//! the value is dropped, also after a failed assertion, and the drop itself fails the test when the daemon left something behind or a
+//! packet with a sandbox's address was seen on an uplink.
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "a step of a test that fails has nothing better to do than to panic"
+)]
+
+mod capture;
+mod checks;
+mod cli;
+mod client;
+mod daemon;
+mod frames;
+mod lab;
+mod leak;
+mod netns;
+mod offload;
+mod ping;
+mod process;
+mod sandbox;
+mod server;
+mod snapshot;
+mod topology;
+
+pub use capture::{Capture, Packet};
+pub use checks::{Silence, denied};
+pub use cli::Run;
+pub use client::{Outcome, PATIENCE, Proto, SILENCE, Seen, Stream, at, connect};
+pub use daemon::{Daemon, Dirs, binary};
+pub use frames::Frame;
+pub use lab::{Lab, Net, Options};
+pub use leak::LeakWatch;
+pub use netns::{Link, Ns, NsPath};
+pub use process::Child;
+pub use sandbox::Sandbox;
+pub use server::Server;
+pub use snapshot::Snapshot;
+pub use topology::{Family, H, H1, Host, R, R2, Topology};

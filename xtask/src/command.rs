@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::ui::Task;
+use crate::ui::{self, Task};
 
 /// Runs a command with this terminal and fails when it fails.
 pub fn run(command: &mut Command) -> Result<()> {
@@ -56,6 +56,25 @@ pub fn run_quietly(task: &Task, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Returns a command that does the same as root: itself, or through `sudo -E`, saying so.
+pub fn as_root(plain: Command) -> Result<Command> {
+    if is_root() {
+        return Ok(plain);
+    }
+    let Some(sudo) = find("sudo", &[]) else {
+        bail!("`{}` needs root: run this as root, or install sudo", line(&plain));
+    };
+    ui::note(&format!("`{}` needs root: running it through sudo -E", line(&plain)));
+    let mut command = Command::new(sudo);
+    command.arg("-E").arg(plain.get_program()).args(plain.get_args());
+    Ok(command)
+}
+
+/// Where administrators' programs lie when `PATH` is an ordinary user's.
+pub fn sbin() -> [PathBuf; 2] {
+    ["/usr/sbin".into(), "/sbin".into()]
+}
+
 /// The command as one would type it.
 pub fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
@@ -65,11 +84,8 @@ pub fn line(command: &Command) -> String {
 /// Finds a program on `PATH`, then in the directories of `more`.
 pub fn find(program: &str, more: &[PathBuf]) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path)
-        .chain(more.iter().cloned())
-        .map(|dir| dir.join(program))
-        .find(|file| is_program(file));
-    found
+    let dirs: Vec<PathBuf> = env::split_paths(&path).chain(more.iter().cloned()).collect();
+    dirs.iter().map(|dir| dir.join(program)).find(|file| is_program(file))
 }
 
 /// Whether there is an executable file at `path`.

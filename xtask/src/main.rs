@@ -1,10 +1,17 @@
 //! `cargo xtask`: builds, runs, tests and measures netd.
 
+mod bench;
 mod build;
+mod ci;
 mod command;
 mod debian;
 mod layout;
+mod peer;
+mod quickstart;
+mod stage;
+mod test;
 mod ui;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -21,11 +28,25 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Build(build::Args),
+    #[command(visible_alias = "run")]
+    Quickstart(quickstart::Args),
+    Test(test::Args),
+    Verify(verify::Args),
+    Bench(bench::Args),
+    Ci(ci::Args),
+    #[command(hide = true)]
+    Peer(peer::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Build(args) => build::run(args),
+        Command::Build(args) => build::run(&args),
+        Command::Quickstart(args) => quickstart::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Ci(args) => ci::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Peer(args) => peer::run(args),
     };
     match outcome {
         Ok(code) => code,

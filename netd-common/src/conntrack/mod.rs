@@ -41,14 +41,13 @@ pub fn forward<F: Ip, P: Packet, E: Env<F>>(
     key: &Tuple<F::Addr>,
     moment: Moment,
 ) -> Option<Result<Verdict<F::Addr>, DropReason>> {
-    env.with_flow(key, |flow| {
-        let dies = flow.flags & flow_flags::ROUTED != 0 && headers.ttl <= 1;
-        if flow.epoch != moment.epoch || dies || exceeds(packet, headers, flow) {
-            return None;
-        }
-        touch(flow, headers, moment.now);
-        Some(rewrite::apply(packet, headers, flow, true).map(|()| way_out(flow)))
-    })?
+    let mut flow = env.flow(key)?;
+    let dies = flow.flags & flow_flags::ROUTED != 0 && headers.ttl <= 1;
+    if flow.epoch != moment.epoch || dies || exceeds(packet, headers, &flow) {
+        return None;
+    }
+    touch(&mut flow, headers, moment.now);
+    Some(rewrite::apply(packet, headers, &flow, true).map(|()| way_out(&flow)))
 }
 
 /// Returns the verdict that a flow's entry stands for.
@@ -67,8 +66,8 @@ pub fn touch<F: Ip>(flow: &mut Flow<F::Addr>, headers: &Headers<F>, now: u32) {
     if flow.last_seen != now {
         flow.last_seen = now;
     }
-    if let L4::Tcp { flags, .. } = headers.l4 {
-        let after = seen(flow.seen, flags);
+    if headers.l4 == L4::Tcp {
+        let after = seen(flow.seen, headers.tcp_flags);
         if after != flow.seen {
             flow.seen = after;
         }
@@ -79,7 +78,11 @@ pub fn touch<F: Ip>(flow: &mut Flow<F::Addr>, headers: &Headers<F>, now: u32) {
 #[inline(always)]
 pub fn exceeds<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>, flow: &Flow<F::Addr>) -> bool {
     let segment = packet.segment_payload();
-    let size = if segment == 0 { packet.length() - crate::wire::headers::L3 } else { segment + headers.header_length() };
+    let size = if segment == 0 {
+        packet.length() - crate::wire::headers::L3
+    } else {
+        segment + headers.header_length()
+    };
     flow.mtu != 0 && size > u32::from(flow.mtu)
 }
 
@@ -129,7 +132,7 @@ pub struct Opening<A> {
 /// # Errors
 /// `NatExhausted` or `NatConflict` when no reply tuple is free, `TableFull` when there is no room.
 #[inline(always)]
-pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F::Addr>) -> Result<(), DropReason> {
+pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropReason> {
     let opening = &draft.opening;
     let config = env.config().ok_or(DropReason::EndpointDown)?;
     let original = &opening.original;
@@ -165,12 +168,12 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F::Addr>) -> Result<(),
         Source::Masquerade(addr) => (addr, false),
     };
     let candidates = Candidates::of(config, original);
-    let kept = if may_keep { reserve(env, &draft.reply, &draft.flow, now) } else { Err(DropReason::NatConflict) };
+    let kept = if may_keep { env.reserve(draft, false) } else { Err(DropReason::NatConflict) };
     let mut masqueraded = 0;
     match kept {
         Err(DropReason::NatConflict) if masquerade_as != F::Addr::UNSPECIFIED => {
             draft.reply.dst = masquerade_as;
-            masquerade::reserve(env, config, draft, candidates, now)?;
+            masquerade::reserve(env, config, draft, candidates)?;
             masqueraded = flow_flags::MASQUERADED;
         }
         done => done?,
@@ -198,25 +201,27 @@ const fn to_sandbox(zone: IfIndex) -> u16 {
     if zone == UPLINK_ZONE { 0 } else { flow_flags::TO_SANDBOX }
 }
 
-/// Inserts a reply's entry; takes over one whose flow is dead.
+/// Inserts the draft's reply entry; takes over one whose flow is dead.
 ///
 /// # Errors
-/// `NatConflict` when a live flow has the tuple, `TableFull` when there is no room.
+/// `NatConflict` when a live flow or, where heeded, a socket of the host has the tuple, `TableFull` when there is no room.
 #[inline(always)]
-pub fn reserve<F: Ip, E: Env<F>>(
-    env: &E,
-    reply: &Tuple<F::Addr>,
-    flow: &Flow<F::Addr>,
-    now: u32,
-) -> Result<(), DropReason> {
+pub fn reserve<F: Ip, E: Env<F>>(env: &E, draft: &Draft<F>, heed_sockets: bool) -> Result<(), DropReason> {
+    let (reply, flow) = (&draft.reply, &draft.flow);
+    if heed_sockets && env.host_socket(reply) {
+        return Err(DropReason::NatConflict);
+    }
     match env.claim(reply, flow) {
         Ok(()) => Ok(()),
         Err(ClaimError::Full) => Err(DropReason::TableFull),
         Err(ClaimError::Taken) => {
-            let (other, mine) = env.with_flow(reply, |old| (reply.counterpart(old), Half::of(old))).unwrap_or_default();
-            let theirs = env.with_flow(&other, |old| Half::of(old)).unwrap_or_default();
+            let (other, mine) = match env.flow(reply) {
+                Some(old) => (reply.counterpart(&old), Half::of(&old)),
+                None => return env.claim(reply, flow).map_err(|_| DropReason::NatConflict), // it has just gone
+            };
+            let theirs = env.flow(&other).map(|old| Half::of(&old)).unwrap_or_default();
             let config = env.config().ok_or(DropReason::EndpointDown)?;
-            if !mine.is_dead_with(theirs, reply.proto, &config.timeouts, now) {
+            if !mine.is_dead_with(theirs, reply.proto, &config.timeouts, env.now()) {
                 return Err(DropReason::NatConflict);
             }
             env.remove(&other);
@@ -285,12 +290,11 @@ pub fn refresh<F: Ip, E: Env<F>>(
     bridge: IfIndex,
 ) -> Result<bool, DropReason> {
     let config = env.config().ok_or(DropReason::EndpointDown)?;
-    let Some((other, half, flags, out, dst)) =
-        env.with_flow(key, |flow| (key.counterpart(flow), Half::of(flow), flow.flags, flow.out, flow.dst))
-    else {
-        return Ok(false);
+    let (other, half, flags, out, dst) = match env.flow(key) {
+        Some(flow) => (key.counterpart(&flow), Half::of(&flow), flow.flags, flow.out, flow.dst),
+        None => return Ok(false),
     };
-    let Some(reply) = env.with_flow(&other, |flow| Half::of(flow)) else {
+    let Some(reply) = env.flow(&other).map(|flow| Half::of(&flow)) else {
         env.remove(key); // an orphan: its other half was taken over
         return Ok(false);
     };
@@ -302,11 +306,11 @@ pub fn refresh<F: Ip, E: Env<F>>(
         let endpoint = endpoint.ok_or(DropReason::EndpointDown)?;
         let network = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
         let (dmac, smac) = (endpoint.mac, network.mac);
-        env.with_flow(key, |flow| {
+        if let Some(mut flow) = env.flow(key) {
             (flow.dmac, flow.smac) = (dmac, smac);
-            rewrite::prepare(key, flow);
+            rewrite::prepare(key, &mut flow);
             flow.epoch = config.epoch;
-        });
+        }
         return Ok(true);
     }
     let Route::Forward { out, nexthop, mtu } = env.route(bridge, &key.src, &dst) else {
@@ -314,20 +318,22 @@ pub fn refresh<F: Ip, E: Env<F>>(
     };
     let uplink = env.uplink(out).ok_or(DropReason::NoRoute)?;
     let mtu = if mtu == 0 { uplink.mtu as u16 } else { mtu };
-    env.with_flow(key, |flow| {
+    if let Some(mut flow) = env.flow(key) {
         (flow.out, flow.nexthop, flow.mtu) = (out, nexthop, mtu);
-        rewrite::prepare(key, flow);
+        rewrite::prepare(key, &mut flow);
         flow.epoch = config.epoch;
-    });
+    }
     Ok(true)
 }
 
 /// Starts a closed flow again under the same translation.
 #[inline(always)]
 fn reopen<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, other: &Tuple<F::Addr>, now: u32) {
-    env.with_flow(key, |flow| {
+    if let Some(mut flow) = env.flow(key) {
         flow.seen = SYN;
         flow.created = now;
-    });
-    env.with_flow(other, |flow| flow.seen &= !(SYN | FIN | RST));
+    }
+    if let Some(mut flow) = env.flow(other) {
+        flow.seen &= !(SYN | FIN | RST);
+    }
 }

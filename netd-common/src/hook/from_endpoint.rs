@@ -17,10 +17,18 @@ use crate::{
 /// # Errors
 /// The reason of the drop.
 #[inline(always)]
-pub fn from_endpoint_frame<P: Packet>(packet: &P, endpoint: Option<&Endpoint>, ethertype: Be16) -> Result<(), DropReason> {
+pub fn from_endpoint_frame<P: Packet>(
+    packet: &P,
+    endpoint: Option<&Endpoint>,
+    ethertype: Be16,
+) -> Result<(), DropReason> {
     let endpoint = active(endpoint)?;
     policy::check_mac(packet, endpoint)?;
-    if ethertype == ethernet::ARP { policy::check_arp(packet, endpoint) } else { policy::check_other_frame(endpoint) }
+    if ethertype == ethernet::ARP {
+        policy::check_arp(packet, endpoint)
+    } else {
+        policy::check_other_frame(endpoint)
+    }
 }
 
 fn active(endpoint: Option<&Endpoint>) -> Result<&Endpoint, DropReason> {
@@ -64,28 +72,28 @@ pub fn from_endpoint_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) 
 pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
     packet: &mut P,
+    headers: &Headers<F>,
     opening: &mut Opening<F::Addr>,
 ) -> Partial<F> {
     let ifindex = packet.ifindex();
     let endpoint = active(env.endpoint(ifindex))?;
     let config = env.config().ok_or(DropReason::EndpointDown)?;
     policy::check_mac(packet, endpoint)?;
-    let headers = Headers::<F>::read(packet)?;
-    policy::check_source(endpoint, &headers)?;
-    policy::check_control(packet, endpoint, &headers)?;
+    policy::check_source(endpoint, headers)?;
+    policy::check_control(packet, endpoint, headers)?;
     if headers.dst.is_multicast() || headers.dst.is_link_local() {
         return Ok(Some(Verdict::Pass));
     }
     if env.is_local(&headers.dst) {
-        return match published(env, &headers) {
-            Some(publish) if may_open(&headers) => {
-                to_published(env, endpoint, &headers, ifindex, &publish, opening).map(|()| None)
+        return match published(env, headers) {
+            Some(publish) if may_open(headers) => {
+                to_published(env, endpoint, headers, ifindex, &publish, opening).map(|()| None)
             }
             _ => Ok(Some(Verdict::Pass)),
         };
     }
     if policy::same_network::<F>(endpoint, &headers.dst) {
-        return neighbour(env, endpoint, &headers).map(Some);
+        return neighbour(env, endpoint, headers).map(Some);
     }
     if has(endpoint.flags, endpoint_flags::INTERNAL) {
         return Err(DropReason::Internal);
@@ -93,10 +101,10 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if F::may_be_ours(config, &headers.dst) && env.subnet(&headers.dst).is_some() {
         return Err(DropReason::Isolation);
     }
-    if !may_open(&headers) {
+    if !may_open(headers) {
         return Err(DropReason::CtInvalid);
     }
-    to_world(env, endpoint, &headers, ifindex, opening)
+    to_world(env, endpoint, headers, ifindex, opening)
 }
 
 /// The world beyond an uplink.
@@ -132,8 +140,8 @@ fn to_world<F: Ip, E: Env<F>>(
 /// Whether a packet may open a flow: TCP by a lone SYN, ICMP by an echo request, other protocols by any packet.
 pub(super) fn may_open<F: Ip>(headers: &Headers<F>) -> bool {
     match headers.l4 {
-        L4::Tcp { .. } => headers.is_opening(),
-        L4::Icmp(_) => false,
+        L4::Tcp => headers.is_opening(),
+        L4::Icmp => false,
         L4::Echo => headers.dport == Be16::ZERO,
         L4::Udp => true,
         L4::Other => matches!(headers.fragment, crate::wire::Fragment::Whole),

@@ -38,13 +38,11 @@ pub fn from_uplink_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) ->
 #[inline(always)]
 pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
-    packet: &mut P,
+    _packet: &mut P,
+    headers: &Headers<F>,
     opening: &mut Opening<F::Addr>,
 ) -> Partial<F> {
     let Some(config) = env.config() else { return Ok(Some(Verdict::Pass)) };
-    let Ok(headers) = Headers::<F>::read(packet) else {
-        return Ok(Some(Verdict::Pass)); // garbage for the host is the host's to judge
-    };
     if F::may_be_ours(config, &headers.dst) && !env.is_local(&headers.dst) {
         if let Some(owner) = env.owner(&headers.dst) {
             let internal = has(owner.flags, endpoint_flags::INTERNAL);
@@ -56,12 +54,16 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     }
     if headers.dst.is_loopback() {
         let key = PublishKey { addr: headers.dst, port: headers.dport, proto: headers.proto, pad: 0 };
-        return if env.publish(&key).is_some() { Err(DropReason::RemoteLoopback) } else { Ok(Some(Verdict::Pass)) };
+        return if env.publish(&key).is_some() {
+            Err(DropReason::RemoteLoopback)
+        } else {
+            Ok(Some(Verdict::Pass))
+        };
     }
-    if !may_open(&headers) || headers.src.is_link_local() {
+    if !may_open(headers) || headers.src.is_link_local() {
         return Ok(Some(Verdict::Pass));
     }
-    let Some(publish) = published(env, &headers).filter(|_| env.is_local(&headers.dst)) else {
+    let Some(publish) = published(env, headers).filter(|_| env.is_local(&headers.dst)) else {
         return Ok(Some(Verdict::Pass));
     };
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;

@@ -2,7 +2,8 @@
 //!
 //! A packet that arrives takes up to four parts: *fast* moves what is established with one look-up; [`settle`] moves what belongs to a flow that
 //! has to be routed again or reopened; *decide* judges the rest and may leave an opening, which [`crate::conntrack::open`] carries out, and
-//! `settle` then moves the packet. In the kernel each part is a function of its own: their stacks lie side by side.
+//! `settle` then moves the packet. In the kernel each part is a function of its own: their stacks lie side by side, and the verifier walks each
+//! once. What they share lies in a [`crate::env::Draft`].
 
 mod from_endpoint;
 mod from_uplink;
@@ -12,7 +13,7 @@ mod to_uplink;
 pub use from_endpoint::{from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
 pub use from_uplink::{from_uplink_decide, from_uplink_fast};
 pub use to_endpoint::to_endpoint;
-pub use to_uplink::to_uplink;
+pub use to_uplink::{to_uplink, to_uplink_fast};
 
 use crate::{
     conntrack::{self, Moment, Opening},
@@ -39,7 +40,7 @@ fn interests<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
 /// Returns where a published port of this host address leads, the exact address before every address (reliability: S5).
 #[inline(always)]
 fn published<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>) -> Option<Publish<F::Addr>> {
-    if !matches!(headers.l4, L4::Tcp { .. } | L4::Udp) {
+    if !matches!(headers.l4, L4::Tcp | L4::Udp) {
         return None;
     }
     let mut key = PublishKey { addr: headers.dst, port: headers.dport, proto: headers.proto, pad: 0 };
@@ -62,16 +63,20 @@ pub type Partial<F> = Result<Option<Verdict<<F as crate::family::Family>::Addr>>
 /// # Errors
 /// The reason of the drop.
 #[inline(always)]
-pub fn settle<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, zone: Zone) -> Partial<F> {
+pub fn settle<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &mut P,
+    headers: &Headers<F>,
+    zone: Zone,
+) -> Partial<F> {
     let Some(config) = env.config() else { return Ok(None) };
-    let Ok(headers) = Headers::<F>::read(packet) else { return Ok(None) };
     let key = headers.tuple(zone);
     let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
-    if !conntrack::refresh(env, &headers, &key, bridge)? {
+    if !conntrack::refresh(env, headers, &key, bridge)? {
         return Ok(None);
     }
     let moment = Moment { epoch: config.epoch, now: env.now() };
-    match conntrack::forward(env, packet, &headers, &key, moment) {
+    match conntrack::forward(env, packet, headers, &key, moment) {
         Some(done) => done.map(Some),
         // TTL at its end, or too large: the stack answers or fragments, and `to_uplink` translates what comes of it.
         None if zone != UPLINK_ZONE => Ok(Some(Verdict::Pass)),
@@ -94,15 +99,20 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
     packet: &mut P,
     zone: Zone,
-    decide: impl Fn(&E, &mut P, &mut Opening<F::Addr>) -> Partial<F>,
+    decide: impl Fn(&E, &mut P, &Headers<F>, &mut Opening<F::Addr>) -> Partial<F>,
 ) -> Decision<F> {
-    if let Some(verdict) = settle(env, packet, zone)? {
+    let mut draft = Draft::<F>::default();
+    match Headers::read(packet) {
+        Ok(headers) => draft.headers = headers,
+        Err(_) if zone == UPLINK_ZONE => return Ok(Verdict::Pass), // garbage for the host is the host's to judge
+        Err(reason) => return Err(reason),
+    }
+    if let Some(verdict) = settle(env, packet, &draft.headers, zone)? {
         return Ok(verdict);
     }
-    let mut draft = Draft::default();
-    if let Some(verdict) = decide(env, packet, &mut draft.opening)? {
+    if let Some(verdict) = decide(env, packet, &draft.headers, &mut draft.opening)? {
         return Ok(verdict);
     }
     conntrack::open(env, &mut draft)?;
-    settle(env, packet, zone)?.ok_or(DropReason::CtInvalid)
+    settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)
 }

@@ -15,7 +15,11 @@ use crate::{
 /// # Errors
 /// The reason of the drop.
 #[inline(always)]
-pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) -> Decision<F> {
+pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &mut P,
+    headers: &Headers<F>,
+) -> Decision<F> {
     let from = packet.ingress_ifindex();
     if from == 0 {
         return Ok(Verdict::Pass); // the host may reach every port of its sandboxes (truth table T42)
@@ -31,7 +35,6 @@ pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) -> Deci
             Err(DropReason::Icc)
         };
     }
-    let headers = Headers::<F>::read(packet)?;
     if headers.dst.is_multicast() || headers.src.is_link_local() {
         return Ok(Verdict::Pass); // on the bridge itself; nothing routes these to it
     }
@@ -44,7 +47,7 @@ pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) -> Deci
         proto: headers.proto,
         pad: [0; 3],
     };
-    if env.with_flow(&reply, |_| ()).is_some() {
+    if env.flow(&reply).is_some() {
         return Ok(Verdict::Pass);
     }
     if has(endpoint.flags, endpoint_flags::INTERNAL) {

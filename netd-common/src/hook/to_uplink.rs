@@ -12,35 +12,37 @@ use crate::{
     wire::{Headers, ethernet},
 };
 
-/// Passes the host's own packets and translated ones at the price of one bit test.
+/// Passes the host's own packets and translated ones at the price of one bit test. None: [`to_uplink`] decides.
+#[inline(always)]
+pub fn to_uplink_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) -> Option<Decision<F>> {
+    let (Some(config), Some(src)) = (env.config(), source::<F, P>(packet)) else {
+        return Some(Ok(Verdict::Pass));
+    };
+    if F::may_be_ours(config, &src) { None } else { Some(Ok(Verdict::Pass)) }
+}
+
+/// Translates a packet of a masqueraded network, or drops it.
 ///
 /// # Errors
-/// `LeakGuard` for a masqueraded network's address that no flow translates.
+/// `LeakGuard` for an address that no flow translates, `Internal` for one of an internal network.
 #[inline(always)]
-pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) -> Decision<F> {
-    let Some(config) = env.config() else { return Ok(Verdict::Pass) };
-    let Some(src) = source::<F, P>(packet) else { return Ok(Verdict::Pass) };
-    if !F::may_be_ours(config, &src) {
-        return Ok(Verdict::Pass);
-    }
-    let Some(network) = env.subnet(&src).and_then(|slot| env.network(slot)) else { return Ok(Verdict::Pass) };
+pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, headers: &Headers<F>) -> Decision<F> {
+    let network = env.subnet(&headers.src).and_then(|slot| env.network(slot));
+    let Some(network) = network else { return Ok(Verdict::Pass) };
     if has(network.flags, endpoint_flags::INTERNAL) {
         return Err(DropReason::Internal);
     }
     if !has(network.flags, endpoint_flags::MASQUERADE) {
         return Ok(Verdict::Pass);
     }
-    let headers = Headers::<F>::read(packet)?;
     let owner = env.owner(&headers.src).ok_or(DropReason::LeakGuard)?;
     let now = env.now();
-    env.with_flow(&headers.tuple(owner.ifindex), |flow| {
-        if flow.epoch == 0 || flow.flags & flow_flags::TRANSLATE == 0 {
-            return Err(DropReason::LeakGuard);
-        }
-        conntrack::touch(flow, &headers, now);
-        rewrite::apply(packet, &headers, flow, false).map(|()| Verdict::Pass)
-    })
-    .unwrap_or(Err(DropReason::LeakGuard))
+    let mut flow = env.flow(&headers.tuple(owner.ifindex)).ok_or(DropReason::LeakGuard)?;
+    if flow.epoch == 0 || flow.flags & flow_flags::TRANSLATE == 0 {
+        return Err(DropReason::LeakGuard);
+    }
+    conntrack::touch(&mut flow, headers, now);
+    rewrite::apply(packet, headers, &flow, false).map(|()| Verdict::Pass)
 }
 
 /// Reads just the source address.

@@ -4,7 +4,6 @@
 //! mapping), which a keyed hash gives without state. The ranges are disjoint from the host's own ports, so no host socket autobinds there.
 
 use crate::{
-    conntrack::reserve as reserve_tuple,
     env::{Draft, Env},
     family::{Address, Ip},
     maps::{Config, PORT_RANGES, Tuple, port_set},
@@ -92,12 +91,11 @@ fn nth_port(config: &Config, mut position: u32) -> u16 {
 pub fn reserve<F: Ip, E: Env<F>>(
     env: &E,
     config: &Config,
-    draft: &mut Draft<F::Addr>,
+    draft: &mut Draft<F>,
     candidates: Candidates,
-    now: u32,
 ) -> Result<(), DropReason> {
     if !candidates.ported {
-        return reserve_tuple(env, &draft.reply, &draft.flow, now);
+        return env.reserve(draft, false);
     }
     let purpose = if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 };
     let published = port_set::index(purpose, draft.reply.proto).unwrap_or(0);
@@ -107,10 +105,7 @@ pub fn reserve<F: Ip, E: Env<F>>(
             continue;
         }
         draft.reply.dport = Be16::from(port);
-        if !candidates.echo && env.host_socket(&draft.reply) {
-            continue;
-        }
-        match reserve_tuple(env, &draft.reply, &draft.flow, now) {
+        match env.reserve(draft, !candidates.echo) {
             Err(DropReason::NatConflict) => {}
             done => return done,
         }
@@ -135,7 +130,8 @@ mod tests {
     #[test]
     fn positions_walk_every_range_and_nothing_else() {
         let config = config(&[(10_000, 10_003), (61_000, 61_001)]);
-        let ports: std::vec::Vec<u16> = (0..config.port_count).map(|position| nth_port(&config, position)).collect();
+        let ports: std::vec::Vec<u16> =
+            (0..config.port_count).map(|position| nth_port(&config, position)).collect();
         assert_eq!(ports, [10_000, 10_001, 10_002, 10_003, 61_000, 61_001]);
     }
 

@@ -1,6 +1,8 @@
 //! ARP for IPv4 over Ethernet (RFC 826): offsets in bytes from the start of the ARP header.
 
-/// Sender hardware address; the sender protocol address follows at once.
+/// Sender hardware address.
 pub const SENDER: u32 = 8;
+/// Sender protocol address.
+pub const SENDER_IP: u32 = 14;
 /// Hardware and protocol types and lengths of IPv4 over Ethernet.
 pub const ETHERNET_IPV4: [u8; 6] = [0x00, 0x01, 0x08, 0x00, 6, 4];

@@ -10,40 +10,33 @@ use crate::{
 };
 
 /// The transport part of a packet.
+///
+/// None of these enums carries data: LLVM copies the undefined payload of another variant, and the verifier refuses it ("R3 !read_ok").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum L4 {
-    /// TCP with its flags and the length of its header in bytes.
-    Tcp {
-        /// The flags byte.
-        flags: u8,
-        /// Header length in bytes.
-        header: u32,
-    },
+    /// A protocol without ports that netd can read; translated by address.
+    Other,
+    /// TCP.
+    Tcp,
     /// UDP.
     Udp,
     /// An ICMP echo request or reply; the identifier takes the place of the asker's port.
     Echo,
-    /// Any other ICMP or ICMPv6 message, by type.
-    Icmp(u8),
-    /// A protocol without ports that netd can read; translated by address.
-    Other,
+    /// Any other ICMP or ICMPv6 message.
+    Icmp,
 }
 
 /// The place of a packet among the fragments of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Fragment {
     /// Not a fragment (or an atomic one, RFC 6946).
     Whole,
     /// The first: it has the ports.
-    First {
-        /// The datagram's identification.
-        id: u32,
-    },
+    First,
     /// A later one.
-    Later {
-        /// The datagram's identification.
-        id: u32,
-    },
+    Later,
 }
 
 /// What a packet says. Ports of an echo request are (id, 0), of its reply (0, id); of protocols without ports (0, 0).
@@ -63,10 +56,30 @@ pub struct Headers<F: Family> {
     pub ttl: u8,
     /// Offset of the transport header from the start of the frame.
     pub l4_offset: u32,
+    /// The datagram's identification, of a fragment.
+    pub fragment_id: u32,
     /// The transport part.
     pub l4: L4,
     /// Its place in a fragmented datagram.
     pub fragment: Fragment,
+    /// Flags of TCP.
+    pub tcp_flags: u8,
+    /// Header length of TCP in bytes.
+    pub tcp_header: u8,
+    /// Type of an ICMP message.
+    pub icmp_type: u8,
+}
+
+/// What a family's header says.
+#[derive(Clone, Copy)]
+pub struct IpHeader<A> {
+    src: A,
+    dst: A,
+    proto: u8,
+    ttl: u8,
+    fragment: Fragment,
+    fragment_id: u32,
+    l4_offset: u32,
 }
 
 /// Where IP starts in an Ethernet frame.
@@ -76,16 +89,22 @@ pub const L3: u32 = ethernet::HEADER;
 pub trait Readable: Family {
     /// Reads the fixed header: (source, destination, protocol, TTL), or None for options, extensions and fragments.
     fn plain<P: Packet>(packet: &P) -> Option<(Self::Addr, Self::Addr, u8, u8)>;
-    /// Reads the header with everything it may carry: (source, destination, protocol, TTL, offset of L4, fragment).
-    #[allow(clippy::type_complexity, reason = "a tuple taken apart at once")]
-    fn full<P: Packet>(packet: &P) -> Result<(Self::Addr, Self::Addr, u8, u8, u32, Fragment), DropReason>;
+    /// Reads the header with everything it may carry.
+    ///
+    /// # Errors
+    /// `Malformed`.
+    fn full<P: Packet>(packet: &P) -> Result<IpHeader<Self::Addr>, DropReason>;
     /// Reads one address.
     fn load_address<P: Packet>(packet: &P, offset: u32) -> Option<Self::Addr>;
     /// Writes both addresses.
     ///
     /// # Errors
     /// `KernelRefused` when the packet's memory cannot be changed.
-    fn store_addresses<P: Packet>(packet: &mut P, src: &Self::Addr, dst: &Self::Addr) -> Result<(), DropReason>;
+    fn store_addresses<P: Packet>(
+        packet: &mut P,
+        src: &Self::Addr,
+        dst: &Self::Addr,
+    ) -> Result<(), DropReason>;
 }
 
 impl<F: Readable> Headers<F> {
@@ -96,13 +115,9 @@ impl<F: Readable> Headers<F> {
     pub fn read_plain<P: Packet>(packet: &P) -> Option<Self> {
         let (src, dst, proto, ttl) = F::plain(packet)?;
         let l4_offset = L3 + F::HEADER;
-        let (sport, dport, l4) = transport::<F, P>(packet, proto, l4_offset).ok()?;
-        match l4 {
-            L4::Icmp(_) | L4::Other => None,
-            L4::Tcp { .. } | L4::Udp | L4::Echo => {
-                Some(Self { src, dst, sport, dport, proto, ttl, l4_offset, l4, fragment: Fragment::Whole })
-            }
-        }
+        let ip = IpHeader { src, dst, proto, ttl, fragment: Fragment::Whole, fragment_id: 0, l4_offset };
+        let headers = Self::with_transport(packet, &ip).ok()?;
+        matches!(headers.l4, L4::Tcp | L4::Udp | L4::Echo).then_some(headers)
     }
 
     /// Reads any packet of the family.
@@ -111,29 +126,77 @@ impl<F: Readable> Headers<F> {
     /// `Malformed` when a header does not fit in the packet or contradicts itself.
     #[inline(always)]
     pub fn read<P: Packet>(packet: &P) -> Result<Self, DropReason> {
-        let (src, dst, proto, ttl, l4_offset, fragment) = F::full(packet)?;
-        let (sport, dport, l4) = match fragment {
-            Fragment::Later { .. } => (Be16::ZERO, Be16::ZERO, L4::Other),
-            Fragment::Whole | Fragment::First { .. } => transport::<F, P>(packet, proto, l4_offset)?,
+        let ip = F::full(packet)?;
+        Self::with_transport(packet, &ip)
+    }
+
+    /// Reads ports and flags.
+    #[inline(always)]
+    fn with_transport<P: Packet>(packet: &P, ip: &IpHeader<F::Addr>) -> Result<Self, DropReason> {
+        let mut headers = Self {
+            src: ip.src,
+            dst: ip.dst,
+            sport: Be16::ZERO,
+            dport: Be16::ZERO,
+            proto: ip.proto,
+            ttl: ip.ttl,
+            l4_offset: ip.l4_offset,
+            fragment_id: ip.fragment_id,
+            l4: L4::Other,
+            fragment: ip.fragment,
+            tcp_flags: 0,
+            tcp_header: 0,
+            icmp_type: 0,
         };
-        Ok(Self { src, dst, sport, dport, proto, ttl, l4_offset, l4, fragment })
+        if ip.fragment == Fragment::Later {
+            return Ok(headers);
+        }
+        if ip.proto == l4::TCP || ip.proto == l4::UDP {
+            let [a, b, c, d] = packet.load::<4>(ip.l4_offset + l4::PORTS)?;
+            (headers.sport, headers.dport) = (Be16::from_wire([a, b]), Be16::from_wire([c, d]));
+            headers.l4 = L4::Udp;
+        }
+        if ip.proto == l4::TCP {
+            let [offset, flags] = packet.load::<2>(ip.l4_offset + l4::TCP_OFFSET)?;
+            (headers.tcp_flags, headers.tcp_header) = (flags, (offset >> 4) * 4);
+            headers.l4 = L4::Tcp;
+        }
+        if ip.proto == F::ICMP {
+            let [kind, _] = packet.load::<2>(ip.l4_offset + l4::ICMP_TYPE)?;
+            (headers.icmp_type, headers.l4) = (kind, L4::Icmp);
+            if kind == F::ECHO_REQUEST || kind == F::ECHO_REPLY {
+                let id = Be16::from_wire(packet.load::<2>(ip.l4_offset + l4::ECHO_ID)?);
+                headers.l4 = L4::Echo;
+                headers.sport = if kind == F::ECHO_REQUEST { id } else { Be16::ZERO };
+                headers.dport = if kind == F::ECHO_REQUEST { Be16::ZERO } else { id };
+            }
+        }
+        Ok(headers)
     }
 
     /// Returns the packet's tuple as seen in a zone.
     pub fn tuple(&self, zone: Zone) -> Tuple<F::Addr> {
-        Tuple { src: self.src, dst: self.dst, sport: self.sport, dport: self.dport, zone, proto: self.proto, pad: [0; 3] }
+        Tuple {
+            src: self.src,
+            dst: self.dst,
+            sport: self.sport,
+            dport: self.dport,
+            zone,
+            proto: self.proto,
+            pad: [0; 3],
+        }
     }
 
     /// Whether it opens a TCP connection: SYN without ACK, RST or FIN.
     pub const fn is_opening(&self) -> bool {
-        matches!(self.l4, L4::Tcp { flags, .. } if flags & (l4::SYN | l4::ACK | l4::RST | l4::FIN) == l4::SYN)
+        matches!(self.l4, L4::Tcp) && self.tcp_flags & (l4::SYN | l4::ACK | l4::RST | l4::FIN) == l4::SYN
     }
 
     /// Returns the length of the headers from IP on, in bytes.
     pub const fn header_length(&self) -> u32 {
         let transport = match self.l4 {
-            L4::Tcp { header, .. } => header,
-            L4::Udp | L4::Echo | L4::Icmp(_) | L4::Other => 8,
+            L4::Tcp => self.tcp_header as u32,
+            L4::Udp | L4::Echo | L4::Icmp | L4::Other => 8,
         };
         self.l4_offset - L3 + transport
     }
@@ -141,40 +204,12 @@ impl<F: Readable> Headers<F> {
     /// Returns the offset of the transport checksum from the start of the frame, where the protocol has one that netd knows.
     pub const fn checksum_offset(&self) -> Option<u32> {
         match self.l4 {
-            L4::Tcp { .. } => Some(self.l4_offset + l4::TCP_CHECKSUM),
+            L4::Tcp => Some(self.l4_offset + l4::TCP_CHECKSUM),
             L4::Udp => Some(self.l4_offset + l4::UDP_CHECKSUM),
-            L4::Echo | L4::Icmp(_) => Some(self.l4_offset + l4::ICMP_CHECKSUM),
+            L4::Echo | L4::Icmp => Some(self.l4_offset + l4::ICMP_CHECKSUM),
             L4::Other => None,
         }
     }
-}
-
-/// Reads ports and flags.
-#[inline(always)]
-fn transport<F: Family, P: Packet>(packet: &P, proto: u8, at: u32) -> Result<(Be16, Be16, L4), DropReason> {
-    let ports = |packet: &P| -> Result<(Be16, Be16), DropReason> {
-        let [a, b, c, d] = packet.load::<4>(at + l4::PORTS)?;
-        Ok((Be16::from_wire([a, b]), Be16::from_wire([c, d])))
-    };
-    if proto == l4::TCP {
-        let (sport, dport) = ports(packet)?;
-        let [offset, flags] = packet.load::<2>(at + l4::TCP_OFFSET)?;
-        return Ok((sport, dport, L4::Tcp { flags, header: u32::from(offset >> 4) * 4 }));
-    }
-    if proto == l4::UDP {
-        let (sport, dport) = ports(packet)?;
-        return Ok((sport, dport, L4::Udp));
-    }
-    if proto == F::ICMP {
-        let [kind, ..] = packet.load::<2>(at + l4::ICMP_TYPE)?;
-        if kind == F::ECHO_REQUEST || kind == F::ECHO_REPLY {
-            let id = Be16::from_wire(packet.load::<2>(at + l4::ECHO_ID)?);
-            let (sport, dport) = if kind == F::ECHO_REQUEST { (id, Be16::ZERO) } else { (Be16::ZERO, id) };
-            return Ok((sport, dport, L4::Echo));
-        }
-        return Ok((Be16::ZERO, Be16::ZERO, L4::Icmp(kind)));
-    }
-    Ok((Be16::ZERO, Be16::ZERO, L4::Other))
 }
 
 impl Readable for crate::family::V4 {
@@ -189,7 +224,7 @@ impl Readable for crate::family::V4 {
     }
 
     #[inline(always)]
-    fn full<P: Packet>(packet: &P) -> Result<(Addr4, Addr4, u8, u8, u32, Fragment), DropReason> {
+    fn full<P: Packet>(packet: &P) -> Result<IpHeader<Addr4>, DropReason> {
         let h = packet.load::<20>(L3)?;
         let length = u32::from(h[0] & 0x0f) * 4;
         // BIG TCP leaves the total length zero (kernel 6.3): then the buffer's own length counts.
@@ -198,14 +233,21 @@ impl Readable for crate::family::V4 {
             return Err(DropReason::Malformed);
         }
         let bits = u16::from_be_bytes([h[6], h[7]]);
-        let id = u32::from(u16::from_be_bytes([h[4], h[5]]));
         let fragment = match (bits & ipv4::OFFSET_MASK, bits & ipv4::MORE) {
             (0, 0) => Fragment::Whole,
-            (0, _) => Fragment::First { id },
-            _ => Fragment::Later { id },
+            (0, _) => Fragment::First,
+            _ => Fragment::Later,
         };
         let (src, dst) = ([h[12], h[13], h[14], h[15]], [h[16], h[17], h[18], h[19]]);
-        Ok((Addr4::from_wire(src), Addr4::from_wire(dst), h[9], h[8], L3 + length, fragment))
+        Ok(IpHeader {
+            src: Addr4::from_wire(src),
+            dst: Addr4::from_wire(dst),
+            proto: h[9],
+            ttl: h[8],
+            fragment,
+            fragment_id: u32::from(u16::from_be_bytes([h[4], h[5]])),
+            l4_offset: L3 + length,
+        })
     }
 
     #[inline(always)]
@@ -225,8 +267,22 @@ impl Readable for crate::family::V4 {
 fn addresses6(h: &[u8; 40]) -> (Addr6, Addr6) {
     let take = |at: usize| {
         Addr6::from_wire([
-            h[at], h[at + 1], h[at + 2], h[at + 3], h[at + 4], h[at + 5], h[at + 6], h[at + 7], h[at + 8], h[at + 9],
-            h[at + 10], h[at + 11], h[at + 12], h[at + 13], h[at + 14], h[at + 15],
+            h[at],
+            h[at + 1],
+            h[at + 2],
+            h[at + 3],
+            h[at + 4],
+            h[at + 5],
+            h[at + 6],
+            h[at + 7],
+            h[at + 8],
+            h[at + 9],
+            h[at + 10],
+            h[at + 11],
+            h[at + 12],
+            h[at + 13],
+            h[at + 14],
+            h[at + 15],
         ])
     };
     (take(8), take(24))
@@ -244,50 +300,44 @@ impl Readable for crate::family::V6 {
     }
 
     #[inline(always)]
-    fn full<P: Packet>(packet: &P) -> Result<(Addr6, Addr6, u8, u8, u32, Fragment), DropReason> {
+    fn full<P: Packet>(packet: &P) -> Result<IpHeader<Addr6>, DropReason> {
         let h = packet.load::<40>(L3)?;
         if h[0] >> 4 != 6 {
             return Err(DropReason::Malformed);
         }
         let (src, dst) = addresses6(&h);
-        let (mut next, mut at, mut fragment) = (h[6], L3 + ipv6::HEADER, Fragment::Whole);
+        let mut ip = IpHeader {
+            src,
+            dst,
+            proto: h[6],
+            ttl: h[7],
+            fragment: Fragment::Whole,
+            fragment_id: 0,
+            l4_offset: L3 + ipv6::HEADER,
+        };
         for _ in 0..ipv6::MAX_EXTENSIONS {
-            let length = match next {
-                ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION_OPTIONS => {
-                    let [follows, words] = packet.load::<2>(at)?;
-                    next = follows;
-                    (u32::from(words) + 1) * 8
-                }
-                ipv6::AUTH => {
-                    let [follows, words] = packet.load::<2>(at)?;
-                    next = follows;
-                    (u32::from(words) + 2) * 4
-                }
-                ipv6::FRAGMENT => {
-                    let f = packet.load::<8>(at)?;
-                    next = f[0];
-                    let offset = u16::from_be_bytes([f[2], f[3]]);
-                    let id = u32::from_be_bytes([f[4], f[5], f[6], f[7]]);
-                    fragment = match (offset >> 3, offset & 1) {
-                        (0, 0) => Fragment::Whole,
-                        (0, _) => Fragment::First { id },
-                        _ => Fragment::Later { id },
-                    };
-                    8
-                }
-                _ => return Ok((src, dst, next, h[7], at, fragment)),
+            if !ipv6::is_extension(ip.proto) || ip.fragment == Fragment::Later {
+                return Ok(ip);
+            }
+            let f = packet.load::<8>(ip.l4_offset)?;
+            let length = match ip.proto {
+                ipv6::FRAGMENT => 8,
+                ipv6::AUTH => (u32::from(f[1]) + 2) * 4,
+                _ => (u32::from(f[1]) + 1) * 8,
             };
-            at += length;
-            if matches!(fragment, Fragment::Later { .. }) {
-                return Ok((src, dst, next, h[7], at, fragment));
+            if ip.proto == ipv6::FRAGMENT {
+                let offset = u16::from_be_bytes([f[2], f[3]]);
+                ip.fragment_id = u32::from_be_bytes([f[4], f[5], f[6], f[7]]);
+                ip.fragment = match (offset >> 3, offset & 1) {
+                    (0, 0) => Fragment::Whole,
+                    (0, _) => Fragment::First,
+                    _ => Fragment::Later,
+                };
             }
+            ip.proto = f[0];
+            ip.l4_offset += length;
         }
-        match next {
-            ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION_OPTIONS | ipv6::AUTH | ipv6::FRAGMENT => {
-                Err(DropReason::Malformed)
-            }
-            _ => Ok((src, dst, next, h[7], at, fragment)),
-        }
+        if ipv6::is_extension(ip.proto) { Err(DropReason::Malformed) } else { Ok(ip) }
     }
 
     #[inline(always)]

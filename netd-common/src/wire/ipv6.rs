@@ -28,3 +28,8 @@ pub const NO_NEXT: u8 = 59;
 
 /// Extension headers that are walked; more are refused (reliability: S31).
 pub const MAX_EXTENSIONS: usize = 6;
+
+/// Whether another header follows this one. All of these are at least eight bytes long.
+pub const fn is_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTH | DESTINATION_OPTIONS)
+}

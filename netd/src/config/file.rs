@@ -9,8 +9,12 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{LogFormat, Timeouts, ports::PortRanges};
-use crate::{ipam::DefaultPool, model::IfName};
+use super::{LogFormat, ports::PortRanges};
+use crate::{
+    dataplane::{AttachMode, Timeouts},
+    ipam::DefaultPool,
+    model::IfName,
+};
 
 /// The file's content.
 #[derive(Debug, Default, Deserialize)]
@@ -25,7 +29,9 @@ pub(super) struct File {
     pub(super) log_format: Option<LogFormat>,
     pub(super) flows: Flows,
     pub(super) nat: Nat,
+    #[serde(with = "super::timeouts::Table")]
     pub(super) timeouts: Timeouts,
+    pub(super) attach: AttachMode,
     #[serde(deserialize_with = "pools")]
     pub(super) default_address_pools: Option<Vec<DefaultPool>>,
     pub(super) default_network_opts: NetworkOptions,

@@ -16,10 +16,10 @@ use std::{
 };
 
 pub use error::Error;
-pub use timeouts::Timeouts;
 
 use crate::{
     controller::CreateNetwork,
+    dataplane::{self, AttachMode, Timeouts},
     ipam::{DefaultPool, docker_default_pools},
     model::{DnsConfig, IfName, Name},
 };
@@ -103,6 +103,8 @@ pub struct Settings {
     pub nat_port_ranges: Vec<(u16, u16)>,
     /// How long flows live without a packet.
     pub timeouts: Timeouts,
+    /// How packet programs are attached.
+    pub attach: AttachMode,
     /// Subnets for networks that name none. Without an IPv6 one, `ipam::ula_pool` of the instance is to be added.
     pub default_pools: Vec<DefaultPool>,
     /// The network `bridge`: pools and options from the keys `bip`, `mtu`, `icc`, ...; for `controller::default_bridge`.
@@ -135,6 +137,18 @@ impl Settings {
         Self::merge(flags, file, &mountinfo)
     }
 
+    /// Returns what the dataplane needs of this.
+    pub fn dataplane(&self) -> dataplane::Settings {
+        dataplane::Settings {
+            bpffs: self.bpffs.clone(),
+            cgroup: self.cgroup.clone(),
+            flow_entries: self.flow_entries,
+            nat_port_ranges: self.nat_port_ranges.clone(),
+            timeouts: self.timeouts,
+            attach: self.attach,
+        }
+    }
+
     /// Merges without reading anything.
     fn merge(flags: &Flags, file: File, mountinfo: &str) -> Result<Self, Error> {
         let default_bridge = default_bridge::request(&file)?;
@@ -159,6 +173,7 @@ impl Settings {
                 .unwrap_or((flow_entries / ENDPOINT_SHARE).max(1)),
             nat_port_ranges: file.nat.port_range.map_or_else(|| NAT_PORT_RANGES.to_vec(), |ranges| ranges.0),
             timeouts: file.timeouts,
+            attach: file.attach,
             default_pools: file.default_address_pools.unwrap_or_else(docker_default_pools),
             default_bridge,
             network_options: file.default_network_opts.bridge,

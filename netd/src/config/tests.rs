@@ -36,6 +36,7 @@ fn the_file_overrides_and_flags_override_the_file() {
         run-dir = "/tmp/run"
         uplinks = ["eth0"]
         log-format = "json"
+        attach = "tc"
         dns = ["192.0.2.53"]
         dns-search = ["example.org"]
         default-address-pools = [{ base = "10.8.0.0/16", size = 24 }, { base = "fd00:8::/48", size = 64 }]
@@ -57,7 +58,7 @@ fn the_file_overrides_and_flags_override_the_file() {
     assert_eq!(from_file.timeouts.udp, Duration::from_millis(250));
     assert_eq!(from_file.timeouts.tcp_established, Duration::from_secs(10));
     assert_eq!(from_file.timeouts.udp_replied, Duration::from_mins(2));
-    assert_eq!(from_file.default_pools.len(), 2);
+    assert_eq!((from_file.attach, from_file.default_pools.len()), (AttachMode::Tc, 2));
     assert_eq!(from_file.network_options["com.docker.network.driver.mtu"], "1400");
     assert_eq!(from_file.dns.servers, ["192.0.2.53".parse::<IpAddr>().expect("an address")]);
 
@@ -121,6 +122,7 @@ fn mistakes_name_the_line_and_the_key() {
         ("bip = \"10.0.0.1\"", "1: bip: "),
         ("uplinks = [\"a/b\"]", "1: uplinks: invalid interface name"),
         ("log-format = \"xml\"", "1: log-format: "),
+        ("attach = \"xdp\"", "1: attach: "),
         (
             "default-address-pools = [{ base = \"10.0.0.0/16\", size = 8 }]",
             "1: default-address-pools: invalid size 8",

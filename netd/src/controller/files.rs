@@ -41,7 +41,9 @@ impl Renderer {
         let resolv = match sandbox.mode {
             SandboxMode::Sandbox(_) => return None,
             SandboxMode::Host => &self.resolv,
-            SandboxMode::Endpoints | SandboxMode::None => self.resolv_behind_stub.as_ref().unwrap_or(&self.resolv),
+            SandboxMode::Endpoints | SandboxMode::None => {
+                self.resolv_behind_stub.as_ref().unwrap_or(&self.resolv)
+            }
         };
         let targets = sandbox.links.iter().filter_map(|(id, alias)| Some((world.sandbox_by_id(id)?, alias)));
         let links: Vec<Link<'_>> = targets

@@ -17,6 +17,9 @@ use crate::{
 /// Where the answer to a command goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
+/// The queue of commands, to be given to `Controller::run`.
+pub struct Commands(pub(super) mpsc::Receiver<Command>);
+
 /// Chooses networks that `prune` may remove.
 pub type NetworkSelector = Box<dyn Fn(&Network) -> bool + Send>;
 

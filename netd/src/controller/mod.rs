@@ -28,11 +28,15 @@ mod world;
 
 pub use create_network::{Facts, create_network, default_bridge, free_index, pseudo_network};
 pub use error::{Code, Error};
-pub use handle::{Handle, NetworkSelector};
+pub use files::Renderer;
+pub use handle::{Commands, Handle, NetworkSelector};
+pub use linux::{Linux, SharedDataplane, Site, remove_owned};
 pub use request::{
     Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, NetnsRequest, PoolRequest, SandboxRemoved,
     Status,
 };
+pub use reserved::Reserved;
+pub use task::{Controller, End, HostChanges, Settings};
 pub use world::World;
 
 /// Returns the present time as Docker prints it: RFC 3339 with nanoseconds, UTC.

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Attachment, Code, CreateNetwork, CreateSandbox, Error, Event, Facts, NetnsRequest, SandboxRemoved, World,
+    Attachment, Code, CreateNetwork, CreateSandbox, Error, Event, Facts, NetnsRequest, NetworkSelector,
+    SandboxRemoved, World,
     apply::{Machine, PortFacts},
     create_network, free_index,
     sandboxes::{self, Place},
@@ -79,10 +80,7 @@ impl<M: Machine> Controller<M> {
         Ok(())
     }
 
-    pub(super) async fn prune_networks(
-        &mut self,
-        select: &(dyn Fn(&Network) -> bool + Send),
-    ) -> Result<Vec<Name>, Error> {
+    pub(super) async fn prune_networks(&mut self, select: NetworkSelector) -> Result<Vec<Name>, Error> {
         let unused: Vec<Arc<Network>> = self
             .world
             .networks()

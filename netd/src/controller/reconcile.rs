@@ -23,6 +23,7 @@ impl<M: Machine> Controller<M> {
     /// When the state can't be read, or the default networks can't be made. An object that can't be repaired is logged and
     /// shows in `status`; the others go on.
     pub async fn reconcile(&mut self) -> Result<(), Error> {
+        self.renderer.refresh();
         let loaded = self.store.load()?;
         for warning in &loaded.warnings {
             tracing::warn!(warning, "stored state was damaged");

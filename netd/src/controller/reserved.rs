@@ -54,7 +54,9 @@ impl Reserved {
     /// Takes published ports away.
     pub async fn remove(&mut self, listens: &[Listen]) -> Result<(), Error> {
         let before = self.ours();
-        listens.iter().for_each(|listen| drop(self.published.remove(listen)));
+        for listen in listens {
+            self.published.remove(listen);
+        }
         self.write(&before).await
     }
 

@@ -9,7 +9,7 @@ use super::{
     Code, CreateNetwork, Error, Event, Handle, World,
     apply::{self, Machine, PortFacts},
     files::Renderer,
-    handle::Command,
+    handle::{Command, Commands},
     host::HostView,
     plan,
     publish::HostPorts,
@@ -69,12 +69,7 @@ pub enum End {
 
 impl<M: Machine> Controller<M> {
     /// Makes a controller with an empty world, and the handle to talk to it; `reconcile` fills the world.
-    pub fn new(
-        machine: M,
-        store: Store,
-        settings: Settings,
-        renderer: Renderer,
-    ) -> (Self, Handle, mpsc::Receiver<Command>) {
+    pub fn new(machine: M, store: Store, settings: Settings, renderer: Renderer) -> (Self, Handle, Commands) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let world = Arc::new(World::default());
         let (view, seen) = watch::channel(Arc::clone(&world));
@@ -92,13 +87,13 @@ impl<M: Machine> Controller<M> {
             view,
             events,
         };
-        (controller, handle, commands)
+        (controller, handle, Commands(commands))
     }
 
     /// Serves commands until the queue closes, `stop` fires, or everything was taken down. An operation in flight is finished.
     pub async fn run(
         mut self,
-        mut commands: mpsc::Receiver<Command>,
+        Commands(mut commands): Commands,
         mut host: impl HostChanges,
         mut stop: watch::Receiver<bool>,
     ) -> (Self, End) {
@@ -107,7 +102,7 @@ impl<M: Machine> Controller<M> {
         loop {
             let command = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return (self, End::Stopped),
+                () = stop.wait_for(|stop| *stop).map(drop) => return (self, End::Stopped),
                 command = commands.recv() => command,
                 () = host.changed() => {
                     self.sync_host().await;
@@ -130,17 +125,17 @@ impl<M: Machine> Controller<M> {
             }
             // A panic ends the operation, not the daemon; what it left half-done is repaired from the stored state.
             if let Err(panic) = AssertUnwindSafe(self.serve(command)).catch_unwind().await {
-                self.recover(&*panic).await;
+                self.recover(&reason(&*panic)).await;
             }
         }
     }
 
-    async fn recover(&mut self, panic: &(dyn Any + Send)) {
-        let why = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        let why = why.unwrap_or("unknown reason");
+    /// Returns the stored state, when the controller is done with it.
+    pub fn into_store(self) -> Store {
+        self.store
+    }
+
+    async fn recover(&mut self, why: &str) {
         tracing::error!(why, "an operation panicked");
         self.degraded = Some(format!("an operation panicked ({why}); its changes were repaired"));
         if let Err(error) = self.reconcile().await {
@@ -158,7 +153,7 @@ impl<M: Machine> Controller<M> {
                 let _ = reply.send(self.remove_network(&network).await);
             }
             Command::PruneNetworks(select, reply) => {
-                let _ = reply.send(self.prune_networks(&*select).await);
+                let _ = reply.send(self.prune_networks(select).await);
             }
             Command::Connect(sandbox, attachment, reply) => {
                 let _ = reply.send(self.connect(&sandbox, &attachment).await);
@@ -249,6 +244,13 @@ impl<M: Machine> Controller<M> {
             ipv6: facts.ipv6,
         })
     }
+}
+
+/// Returns what a panic said.
+fn reason(panic: &(dyn Any + Send)) -> String {
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("unknown reason").to_owned()
 }
 
 /// Notices that links, addresses or routes of the host have changed.

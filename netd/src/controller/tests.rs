@@ -442,9 +442,9 @@ async fn a_network_in_use_is_not_removed() {
     let error = bench.controller.remove_network("web").await.expect_err("in use");
     assert_eq!(error.code, Code::Forbidden);
     assert!(error.message.starts_with("network web has active endpoints (name:\"a\""), "{error}");
-    assert_eq!(bench.controller.prune_networks(&|_| true).await.expect("pruned"), []);
+    assert_eq!(bench.controller.prune_networks(Box::new(|_| true)).await.expect("pruned"), []);
     bench.controller.disconnect("web", "a", true).await.expect("disconnected");
-    let pruned = bench.controller.prune_networks(&|_| true).await.expect("pruned");
+    let pruned = bench.controller.prune_networks(Box::new(|_| true)).await.expect("pruned");
     assert_eq!(pruned.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["web"]);
 }
 

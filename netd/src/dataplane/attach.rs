@@ -43,7 +43,9 @@ impl Side {
     /// Returns (program, direction) of both hooks. A veth's ingress is what its sandbox sends.
     const fn hooks(self) -> [(&'static str, TcAttachType); 2] {
         match self {
-            Self::Endpoint => [("from_endpoint", TcAttachType::Ingress), ("to_endpoint", TcAttachType::Egress)],
+            Self::Endpoint => {
+                [("from_endpoint", TcAttachType::Ingress), ("to_endpoint", TcAttachType::Egress)]
+            }
             Self::Uplink => [("from_uplink", TcAttachType::Ingress), ("to_uplink", TcAttachType::Egress)],
         }
     }
@@ -92,7 +94,8 @@ pub fn interface(
                 Err(error) => return Err(Error::Kernel { doing: doing(), source: error.0 }),
             }
         }
-        attach_filter(classifier, ifname, direction).map_err(|error| Error::Kernel { doing: doing(), source: error.0 })?;
+        attach_filter(classifier, ifname, direction)
+            .map_err(|error| Error::Kernel { doing: doing(), source: error.0 })?;
     }
     Ok(worked)
 }
@@ -127,7 +130,11 @@ fn attach_tcx(
     Ok(())
 }
 
-fn attach_filter(classifier: &mut SchedClassifier, ifname: &str, direction: TcAttachType) -> Result<(), Refused> {
+fn attach_filter(
+    classifier: &mut SchedClassifier,
+    ifname: &str,
+    direction: TcAttachType,
+) -> Result<(), Refused> {
     match tc::qdisc_add_clsact(ifname) {
         Err(error) if !exists(&error) => return Err(error.into()),
         _ => {}
@@ -193,8 +200,8 @@ pub fn detach(links: &Path, side: Side, ifindex: u32) -> Result<(), Error> {
 /// # Errors
 /// Names the program and the cgroup.
 pub fn sockets(ebpf: &mut Ebpf, links: &Path, cgroup: &Path) -> Result<(), Error> {
-    let root =
-        File::open(cgroup).map_err(|source| Error::kernel(format!("open the cgroup {}", cgroup.display()), source))?;
+    let root = File::open(cgroup)
+        .map_err(|source| Error::kernel(format!("open the cgroup {}", cgroup.display()), source))?;
     for program in SOCKET_PROGRAMS {
         let path = links.join(program);
         if replace(ebpf, &path, program)? {

@@ -37,7 +37,8 @@ impl Printable for Addr6 {
 
 /// Returns the coarse monotonic clock in ticks, as the programs read it.
 pub fn now() -> u32 {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Into::into);
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_or(Duration::ZERO, Into::into);
     u32::try_from((time.as_nanos() >> TICK_SHIFT) & u128::from(u32::MAX)).unwrap_or(0)
 }
 
@@ -141,11 +142,6 @@ where
     end(table, |key, flow| selects(filter, key, flow))
 }
 
-/// Whether a flow passes an endpoint's veth on either side.
-pub fn touches<A>(key: &Tuple<A>, flow: &Flow<A>, ifindex: u32) -> bool {
-    key.zone == ifindex || (flow.flags & flow_flags::TO_SANDBOX != 0 && flow.out == ifindex)
-}
-
 /// Removes expired flows, and halves whose other half is gone. Returns how many entries went.
 ///
 /// `uplink_ports` receives (protocol, port) of every live flow that arrives by an uplink.
@@ -179,7 +175,8 @@ where
         let other = key.counterpart(&flow);
         let theirs = table.get(&other)?.map(|flow| Half::of(&flow));
         let mine = Half::of(&flow);
-        let dead = theirs.is_none() || mine.is_dead_with(theirs.unwrap_or_default(), key.proto, timeouts, now);
+        let dead =
+            theirs.is_none() || mine.is_dead_with(theirs.unwrap_or_default(), key.proto, timeouts, now);
         if dead && now.wrapping_sub(mine.last) > shortest {
             table.remove(&key)?;
             table.remove(&other)?;

@@ -11,8 +11,8 @@ use aya::{Ebpf, maps::lpm_trie::Key};
 use ipnet::IpNet;
 use netd_common::{
     maps::{
-        Config, Endpoint, Network, Owner, PORT_RANGES, PortRange, Publish, PublishKey, Timeouts as Ticks, Uplink, capacity,
-        endpoint_flags, features, flow_flags, port_set,
+        Config, Endpoint, Network, Owner, PORT_RANGES, PortRange, Publish, PublishKey, Timeouts as Ticks,
+        Uplink, capacity, endpoint_flags, features, flow_flags, port_set,
     },
     net::{Addr4, Addr6, Be16, Mac as WireMac},
     verdict::DropReason,
@@ -20,8 +20,8 @@ use netd_common::{
 };
 
 use super::{
-    AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, NetworkEntry, PublishEntry, Settings,
-    Timeouts, UplinkEntry,
+    AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, NetworkEntry, PublishEntry,
+    Settings, Timeouts, UplinkEntry,
     attach::{self, Side},
     flows,
     load::{self, pin_dir},
@@ -81,15 +81,25 @@ impl Kernel {
     /// Reads back what an earlier daemon left in the maps.
     fn recall(&mut self) -> Result<(), Error> {
         let mut keys = Vec::new();
-        self.maps.v4.publish.for_each(|key, _| keys.push((port_set::PUBLISHED4, key.proto, u16::from(key.port))))?;
-        self.maps.v6.publish.for_each(|key, _| keys.push((port_set::PUBLISHED6, key.proto, u16::from(key.port))))?;
+        self.maps
+            .v4
+            .publish
+            .for_each(|key, _| keys.push((port_set::PUBLISHED4, key.proto, u16::from(key.port))))?;
+        self.maps
+            .v6
+            .publish
+            .for_each(|key, _| keys.push((port_set::PUBLISHED6, key.proto, u16::from(key.port))))?;
         for (purpose, proto, port) in keys {
             if let Some(set) = port_set::index(purpose, proto) {
                 *self.reserved.entry((set, port)).or_default() += 1;
             }
         }
         for slot in 0..u16::try_from(capacity::NETWORK).unwrap_or(u16::MAX) {
-            let network = self.maps.network.get(&u32::from(slot), 0).map_err(|e| Error::kernel("read map NETWORK".into(), e))?;
+            let network = self
+                .maps
+                .network
+                .get(&u32::from(slot), 0)
+                .map_err(|e| Error::kernel("read map NETWORK".into(), e))?;
             if network.bridge != 0 {
                 self.networks.insert(slot, network);
             }
@@ -109,7 +119,9 @@ impl Kernel {
             let before = self.sets[index as usize];
             let mut wanted = if keep { before } else { Ports([0; 2048]) };
             for (first, last) in &self.settings.nat_port_ranges {
-                (*first..=*last).for_each(|port| drop(wanted.set(port, true)));
+                for port in *first..=*last {
+                    wanted.set(port, true);
+                }
             }
             for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
                 let set = port_set::index(purpose, proto).map_or(0, |set| set as usize);
@@ -130,7 +142,10 @@ impl Kernel {
 
     fn write_set(&mut self, index: u32) -> Result<(), Error> {
         let set = self.sets[index as usize];
-        self.maps.ports.set(index, set, 0).map_err(|source| Error::kernel("write to map PORTS".to_owned(), source))
+        self.maps
+            .ports
+            .set(index, set, 0)
+            .map_err(|source| Error::kernel("write to map PORTS".to_owned(), source))
     }
 
     /// Adds or removes the reservation of ports; the sets that changed are written once.
@@ -198,7 +213,10 @@ impl Kernel {
 
     fn write_config(&mut self) -> Result<(), Error> {
         let config = self.config;
-        self.maps.config.set(0, config, 0).map_err(|source| Error::kernel("write to map CONFIG".to_owned(), source))
+        self.maps
+            .config
+            .set(0, config, 0)
+            .map_err(|source| Error::kernel("write to map CONFIG".to_owned(), source))
     }
 
     /// Recomputes which addresses may be netd's, from the subnets in the maps.
@@ -411,10 +429,9 @@ impl Dataplane for Kernel {
             let _ = self.maps.v6.subnet.remove(&key); // gone already is fine
         }
         self.networks.remove(&network.index);
-        self.maps
-            .network
-            .set(u32::from(network.index), Network::default(), 0)
-            .map_err(|source| Error::kernel(format!("clear network {} in map NETWORK", network.index), source))?;
+        self.maps.network.set(u32::from(network.index), Network::default(), 0).map_err(|source| {
+            Error::kernel(format!("clear network {} in map NETWORK", network.index), source)
+        })?;
         self.refresh_filter()
     }
 
@@ -460,7 +477,14 @@ impl Dataplane for Kernel {
 
     fn attach_endpoint(&mut self, host_side: &crate::model::IfName, ifindex: u32) -> Result<(), Error> {
         let links = pin_dir(&self.settings.bpffs).join("links");
-        self.mode = attach::interface(&mut self.ebpf, &links, Side::Endpoint, host_side.as_str(), ifindex, self.mode)?;
+        self.mode = attach::interface(
+            &mut self.ebpf,
+            &links,
+            Side::Endpoint,
+            host_side.as_str(),
+            ifindex,
+            self.mode,
+        )?;
         Ok(())
     }
 
@@ -476,8 +500,14 @@ impl Dataplane for Kernel {
         };
         self.maps.uplink.put(&uplink.ifindex, &entry)?;
         let links = pin_dir(&self.settings.bpffs).join("links");
-        self.mode =
-            attach::interface(&mut self.ebpf, &links, Side::Uplink, uplink.ifname.as_str(), uplink.ifindex, self.mode)?;
+        self.mode = attach::interface(
+            &mut self.ebpf,
+            &links,
+            Side::Uplink,
+            uplink.ifname.as_str(),
+            uplink.ifindex,
+            self.mode,
+        )?;
         if let Some(old) = self.uplinks.insert(uplink.ifindex, uplink.clone()) {
             let lost = |old: Option<IpAddr>, new: Option<IpAddr>| old.filter(|_| old != new);
             let lost4 = lost(old.ipv4.map(Into::into), uplink.ipv4.map(Into::into));
@@ -502,8 +532,8 @@ impl Dataplane for Kernel {
         let (mut v4, mut v6) = (HashSet::new(), HashSet::new());
         for address in addresses {
             match address {
-                IpAddr::V4(addr) => drop(v4.insert(Addr4::from(*addr))),
-                IpAddr::V6(addr) => drop(v6.insert(Addr6::from(*addr))),
+                IpAddr::V4(addr) => v4.extend([Addr4::from(*addr)]),
+                IpAddr::V6(addr) => v6.extend([Addr6::from(*addr)]),
             }
         }
         sync(&mut self.maps.v4.local, &v4, &1)?;
@@ -564,8 +594,11 @@ impl Dataplane for Kernel {
         if !udp.is_empty() {
             self.end_flows(|flow| {
                 let (addr, port) = flow.host;
-                let any = if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-                flow.proto == l4::UDP && flow.to_sandbox && (udp.contains(&(addr, port)) || udp.contains(&(any, port)))
+                let any =
+                    if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                flow.proto == l4::UDP
+                    && flow.to_sandbox
+                    && (udp.contains(&(addr, port)) || udp.contains(&(any, port)))
             })?;
         }
         Ok(())
@@ -609,8 +642,8 @@ impl Dataplane for Kernel {
 
     fn inventory(&mut self) -> Result<Inventory, Error> {
         let mut indexes = HashSet::new();
-        self.maps.v4.address.for_each(|_, owner| drop(indexes.insert(owner.ifindex)))?;
-        self.maps.v6.address.for_each(|_, owner| drop(indexes.insert(owner.ifindex)))?;
+        self.maps.v4.address.for_each(|_, owner| indexes.extend([owner.ifindex]))?;
+        self.maps.v6.address.for_each(|_, owner| indexes.extend([owner.ifindex]))?;
         let mut inventory = Inventory {
             networks: self.networks.keys().copied().collect(),
             uplinks: self.uplinks.keys().copied().collect(),
@@ -628,7 +661,13 @@ impl Dataplane for Kernel {
         }
         for (key, value) in self.maps.v4.publish.entries()? {
             let host_ip = Ipv4Addr::from(key.addr).into();
-            inventory.publishes.extend(published(host_ip, key.port, key.proto, Ipv4Addr::from(value.backend).into(), &value));
+            inventory.publishes.extend(published(
+                host_ip,
+                key.port,
+                key.proto,
+                Ipv4Addr::from(value.backend).into(),
+                &value,
+            ));
         }
         for (key, value) in self.maps.v6.publish.entries()? {
             let host_ip = Ipv6Addr::from(key.addr).into();
@@ -662,7 +701,13 @@ impl Dataplane for Kernel {
     }
 }
 
-fn published<A>(host_ip: IpAddr, port: Be16, proto: u8, backend: IpAddr, value: &Publish<A>) -> Option<PublishEntry> {
+fn published<A>(
+    host_ip: IpAddr,
+    port: Be16,
+    proto: u8,
+    backend: IpAddr,
+    value: &Publish<A>,
+) -> Option<PublishEntry> {
     let protocol = match proto {
         l4::TCP => Protocol::Tcp,
         l4::UDP => Protocol::Udp,

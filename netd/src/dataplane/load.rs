@@ -18,7 +18,15 @@ use super::{Error, Settings, maps, object::OBJECT};
 pub const PACKET_PROGRAMS: [&str; 4] = ["from_endpoint", "to_endpoint", "from_uplink", "to_uplink"];
 /// The socket programs, by name.
 pub const SOCKET_PROGRAMS: [&str; 10] = [
-    "bind4", "bind6", "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4",
+    "bind4",
+    "bind6",
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
     "getpeername6",
 ];
 /// Asks the kernel for a feature; never attached.
@@ -48,7 +56,8 @@ pub fn load(settings: &Settings) -> Result<Ebpf, Error> {
     for (name, entries) in [("FLOW4", settings.flow_entries), ("FLOW6", settings.flow_entries.div_ceil(4))] {
         loader.map_max_entries(name, entries);
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
+    let mut ebpf =
+        loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
     for name in PACKET_PROGRAMS.into_iter().chain([PROBE]) {
         packet_program(&mut ebpf, name)?
             .load()
@@ -163,7 +172,8 @@ pub fn verify() -> Result<Vec<ProgramReport>, Error> {
     for (name, entries) in [("FLOW4", 1024), ("FLOW6", 1024)] {
         loader.map_max_entries(name, entries);
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
+    let mut ebpf =
+        loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
     let names = PACKET_PROGRAMS.map(|name| (name, "packet")).into_iter();
     for (name, kind) in names.chain(SOCKET_PROGRAMS.map(|name| (name, "socket"))) {
         let start = std::time::Instant::now();

@@ -12,7 +12,9 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray},
 };
 use netd_common::{
-    maps::{Config, Endpoint, Flow, Network, Owner, PortSet, Publish, PublishKey, Slot, Tuple, Uplink, port_set},
+    maps::{
+        Config, Endpoint, Flow, Network, Owner, PortSet, Publish, PublishKey, Slot, Tuple, Uplink, port_set,
+    },
     net::{Addr4, Addr6, IfIndex},
 };
 
@@ -20,8 +22,8 @@ use super::{Error, raw};
 
 /// Names of all maps, as `netd-ebpf/src/maps.rs` has them.
 pub const NAMES: [&str; 19] = [
-    "CONFIG", "FLOW4", "FLOW6", "ENDPOINT", "ADDRESS4", "ADDRESS6", "NETWORK", "SUBNET4", "SUBNET6", "LOCAL4",
-    "LOCAL6", "PUBLISH4", "PUBLISH6", "PORTS", "UPLINK", "DIALLED", "DROPS", "DRAFT4", "DRAFT6",
+    "CONFIG", "FLOW4", "FLOW6", "ENDPOINT", "ADDRESS4", "ADDRESS6", "NETWORK", "SUBNET4", "SUBNET6",
+    "LOCAL4", "LOCAL6", "PUBLISH4", "PUBLISH6", "PORTS", "UPLINK", "DIALLED", "DROPS", "DRAFT4", "DRAFT6",
 ];
 
 /// A hash map with entries by the batch.
@@ -35,8 +37,13 @@ pub struct Table<K, V> {
 impl<K: Pod, V: Pod> Table<K, V> {
     fn open(pins: &Path, name: &'static str) -> Result<Self, Error> {
         let data = open(pins, name)?;
-        let fd = data.fd().as_fd().try_clone_to_owned().map_err(|source| Error::kernel(format!("open map {name}"), source))?;
-        let map = HashMap::try_from(Map::HashMap(data)).map_err(|source| Error::kernel(format!("open map {name}"), source))?;
+        let fd = data
+            .fd()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|source| Error::kernel(format!("open map {name}"), source))?;
+        let map = HashMap::try_from(Map::HashMap(data))
+            .map_err(|source| Error::kernel(format!("open map {name}"), source))?;
         Ok(Self { name, map, fd, types: PhantomData })
     }
 
@@ -58,7 +65,9 @@ impl<K: Pod, V: Pod> Table<K, V> {
     pub fn remove(&mut self, key: &K) -> Result<(), Error> {
         match self.map.remove(key) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                Ok(())
+            }
             Err(source) => Err(Error::kernel(format!("remove from map {}", self.name), source)),
         }
     }
@@ -71,7 +80,10 @@ impl<K: Pod, V: Pod> Table<K, V> {
             if is_full(&source) {
                 return self.full();
             }
-            Error::kernel(format!("write {} entries to map {} ({done} done)", entries.len(), self.name), source)
+            Error::kernel(
+                format!("write {} entries to map {} ({done} done)", entries.len(), self.name),
+                source,
+            )
         })
     }
 
@@ -203,21 +215,26 @@ impl Maps {
     /// Reads every set of ports.
     pub fn port_sets(&self) -> Result<Vec<Ports>, Error> {
         (0..port_set::COUNT)
-            .map(|index| self.ports.get(&index, 0).map_err(|source| Error::kernel("read map PORTS".to_owned(), source)))
+            .map(|index| {
+                self.ports.get(&index, 0).map_err(|source| Error::kernel("read map PORTS".to_owned(), source))
+            })
             .collect()
     }
 }
 
 fn open(pins: &Path, name: &str) -> Result<MapData, Error> {
-    MapData::from_pin(pins.join(name)).map_err(|source| Error::kernel(format!("open the pinned map {name}"), source))
+    MapData::from_pin(pins.join(name))
+        .map_err(|source| Error::kernel(format!("open the pinned map {name}"), source))
 }
 
 fn array<V: Pod>(pins: &Path, name: &str) -> Result<Array<MapData, V>, Error> {
-    Array::try_from(Map::Array(open(pins, name)?)).map_err(|source| Error::kernel(format!("open map {name}"), source))
+    Array::try_from(Map::Array(open(pins, name)?))
+        .map_err(|source| Error::kernel(format!("open map {name}"), source))
 }
 
 fn trie<K: Pod>(pins: &Path, name: &str) -> Result<LpmTrie<MapData, K, Slot>, Error> {
-    LpmTrie::try_from(Map::LpmTrie(open(pins, name)?)).map_err(|source| Error::kernel(format!("open map {name}"), source))
+    LpmTrie::try_from(Map::LpmTrie(open(pins, name)?))
+        .map_err(|source| Error::kernel(format!("open map {name}"), source))
 }
 
 /// A map as the object wants it, to compare a pinned one with.

@@ -11,7 +11,7 @@ mod maps;
 mod object;
 mod raw;
 
-pub use kernel::Kernel;
+pub use kernel::{Kernel, remove_pins};
 pub use load::{ProgramReport, kernel_release, verify};
 pub use object::OBJECT_SHA256;
 

@@ -111,7 +111,12 @@ pub fn for_each(
 ///
 /// # Errors
 /// The kernel's, with the number of entries that went in before.
-pub fn update_many(map: BorrowedFd<'_>, count: usize, keys: &[u8], values: &[u8]) -> Result<(), (usize, io::Error)> {
+pub fn update_many(
+    map: BorrowedFd<'_>,
+    count: usize,
+    keys: &[u8],
+    values: &[u8],
+) -> Result<(), (usize, io::Error)> {
     if count == 0 {
         return Ok(());
     }
@@ -129,7 +134,8 @@ pub fn update_many(map: BorrowedFd<'_>, count: usize, keys: &[u8], values: &[u8]
 pub fn netns_cookie() -> io::Result<u64> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
     let probe = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    let (mut cookie, mut size) = (0_u64, libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?);
+    let (mut cookie, mut size) =
+        (0_u64, libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?);
     // SAFETY: the buffer is eight bytes, as `size` says.
     let failed = unsafe {
         libc::getsockopt(

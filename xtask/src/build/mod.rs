@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 /// Runs `cargo xtask build`.
-pub fn run(args: Args) -> Result<ExitCode> {
+pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
     if args.object_only {
         object::rebuild(&layout)?;
@@ -54,6 +54,11 @@ pub fn netd(layout: &Layout, release: bool) -> Result<PathBuf> {
     }
     command::run(&mut build)?;
     Ok(layout.netd(release))
+}
+
+/// Where `cargo install` puts programs.
+pub fn cargo_bin() -> PathBuf {
+    tools::cargo_home().join("bin")
 }
 
 /// The outer cargo, at the workspace's root.

@@ -72,8 +72,6 @@ fn flags(layout: &Layout, toolchain: &Toolchain) -> String {
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         "-Ctarget-cpu=v3".to_owned(),
-        // Headers lie on odd multiples of two: without this each address costs four byte loads.
-        "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
         format!("-Clinker={}", toolchain.linker.display()),
         // Whoever builds it wherever gets the same bytes.
         remap(layout.root(), "/netd"),

@@ -101,7 +101,7 @@ fn without_cargos_own(paths: &OsStr) -> std::ffi::OsString {
 }
 
 fn nightly() -> Option<(PathBuf, PathBuf)> {
-    let rustup = command::find("rustup", &[tools::cargo_home().join("bin")])?;
+    let rustup = command::find("rustup", &[super::cargo_bin()])?;
     let which = |program| {
         let mut which = clean_cargo(&rustup);
         let path = command::capture(which.args(["which", "--toolchain", "nightly", program])).ok()?;

@@ -21,11 +21,7 @@ const LINKER_PACKAGES: [&str; 4] = ["llvm-22-dev", "libpolly-22-dev", "zlib1g-de
 /// Finds `bpf-linker`: our own, on `PATH`, or where `cargo install` puts it.
 pub fn bpf_linker(layout: &Layout) -> Option<PathBuf> {
     let own = layout.tools().join("bin/bpf-linker");
-    if command::is_program(&own) {
-        Some(own)
-    } else {
-        command::find("bpf-linker", &[cargo_home().join("bin")])
-    }
+    if command::is_program(&own) { Some(own) } else { command::find("bpf-linker", &[super::cargo_bin()]) }
 }
 
 /// Where cargo keeps its binaries and registry.

@@ -29,6 +29,7 @@ use super::{
     probe,
     reserved::Reserved,
     sandboxes::Place,
+    task::Controller,
 };
 use crate::{
     dataplane::{Dataplane, EndpointEntry, NetworkEntry, PublishEntry},
@@ -97,11 +98,6 @@ impl Linux {
             indexes: HashMap::new(),
             inside: None,
         })
-    }
-
-    /// Returns the host's links.
-    pub fn links(&self) -> &Links {
-        &self.links
     }
 
     /// Returns the index of a link, if it is there.
@@ -299,7 +295,9 @@ impl Linux {
         if !held.is_empty() {
             let entries = guard_entries(&held);
             self.dataplane(|dataplane| dataplane.release_ports(&entries))?;
-            held.iter().for_each(|listen| drop(self.guarded.remove(listen)));
+            for listen in &held {
+                self.guarded.remove(listen);
+            }
         }
         self.reserved.remove(listens).await
     }
@@ -353,20 +351,15 @@ impl Linux {
         write(&dir.join("hosts"), &files.hosts).map_err(failed)?;
         let resolv = dir.join("resolv.conf");
         let present = std::fs::read_to_string(&resolv).ok();
-        if present.is_none() || old.is_none_or(|old| present.as_ref() == Some(&old.resolv)) {
+        let untouched = |present: &String| old.is_some_and(|old| *present == old.resolv);
+        if present.as_ref().is_none_or(untouched) {
             write(&resolv, &files.resolv).map_err(failed)?;
         }
         Ok(())
     }
 
     fn remove_files(&self, sandbox: &Id) -> Result<(), Error> {
-        let dir = self.sandboxes_dir.join(sandbox.as_str());
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::new(Code::Failure, format!("remove {}: {error}", dir.display())))
-            }
-            _ => Ok(()),
-        }
+        remove_dir(&self.sandboxes_dir.join(sandbox.as_str()))
     }
 }
 
@@ -449,8 +442,8 @@ impl Machine for Linux {
 
     async fn owned(&mut self) -> Result<Vec<Owned>, Error> {
         let mut owned = facts::owned_links(&self.links.links().await?, &self.instance);
-        let files = facts::owned_files(&self.netns_dir, &self.sandboxes_dir)
-            .map_err(|error| Error::new(Code::Failure, format!("list the run directory: {error}")))?;
+        let files =
+            facts::owned_files(&self.netns_dir, &self.sandboxes_dir).map_err(|error| listing(&error))?;
         owned.extend(files);
         Ok(owned)
     }
@@ -511,6 +504,49 @@ impl Machine for Linux {
     fn dataplane<T>(&mut self, act: impl FnOnce(&mut dyn Dataplane) -> T) -> T {
         // A panic elsewhere has not torn the maps: each call is atomic.
         act(self.dataplane.lock().unwrap_or_else(PoisonError::into_inner).as_mut())
+    }
+}
+
+impl Controller<Linux> {
+    /// Returns the host's links.
+    pub fn links(&self) -> &Links {
+        &self.machine.links
+    }
+}
+
+/// Removes every link, namespace and file of an instance by its label, without any state: endpoints before bridges.
+///
+/// # Errors
+/// The first failure, when all the rest has been tried.
+pub async fn remove_owned(links: &Links, instance: &str, run_dir: &Path) -> Result<(), Error> {
+    let (netns_dir, sandboxes_dir) = (run_dir.join("netns"), run_dir.join("sandboxes"));
+    let mut owned = facts::owned_links(&links.links().await?, instance);
+    owned.sort_by_key(|owned| matches!(owned, Owned::Bridge { .. }));
+    owned.extend(facts::owned_files(&netns_dir, &sandboxes_dir).map_err(|error| listing(&error))?);
+    let mut failures = Vec::new();
+    for object in owned {
+        let result = match &object {
+            Owned::Bridge { ifname, .. } | Owned::Veth { ifname, .. } => {
+                links.delete_link(ifname).await.map_err(Error::from)
+            }
+            Owned::Netns(name) => netns::Netns::remove(name, &netns_dir).map_err(Error::from),
+            Owned::Files(sandbox) => remove_dir(&sandboxes_dir.join(sandbox.as_str())),
+        };
+        failures.extend(result.err());
+    }
+    failures.into_iter().next().map_or(Ok(()), Err)
+}
+
+fn listing(error: &io::Error) -> Error {
+    Error::new(Code::Failure, format!("list the run directory: {error}"))
+}
+
+fn remove_dir(dir: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::new(Code::Failure, format!("remove {}: {error}", dir.display())))
+        }
+        _ => Ok(()),
     }
 }
 

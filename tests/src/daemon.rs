@@ -1,0 +1,241 @@
+//! A daemon of its own for each test: directories, start, stop, and what it leaves when it is taken down.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::{Child, Ns, Run};
+
+/// How long a daemon may take until it answers; it takes well under a second.
+const START: Duration = Duration::from_secs(30);
+
+/// The directories of one instance; gone on drop.
+#[derive(Debug)]
+pub struct Dirs {
+    root: TempDir,
+    bpffs: PathBuf,
+    instance: String,
+}
+
+/// A `netd daemon` in a namespace; killed on drop.
+#[derive(Debug)]
+pub struct Daemon {
+    ns: Ns,
+    dirs: Dirs,
+    child: Option<Child>,
+}
+
+/// Returns the `netd` binary: `NETD_BIN`, or the one that `cargo build` makes of this workspace.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(path) = std::env::var_os("NETD_BIN") {
+            return path.into();
+        }
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let workspace =
+            Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace above the package");
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--package", "netd", "--bin", "netd"]).current_dir(workspace);
+        let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+        if profile == "release" {
+            build.arg("--release"); // benchmarks
+        }
+        let built = build.status().expect("start cargo");
+        assert!(built.success(), "build netd (set NETD_BIN to use another binary)");
+        // The tests' own executables are in TARGET/PROFILE/deps.
+        let target =
+            std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.parent()?.to_owned()));
+        target.expect("the target directory").join(profile).join("netd")
+    })
+}
+
+impl Dirs {
+    /// Makes directories that no other instance has.
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let instance = format!("test-{}-{count}", std::process::id());
+        let root = tempfile::Builder::new().prefix("netd-").tempdir().expect("a temporary directory");
+        Self { root, bpffs: PathBuf::from(format!("/sys/fs/bpf/netd-{instance}")), instance }
+    }
+
+    /// A directory or file below the instance's own temporary directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// Where the socket and the namespaces are.
+    pub fn run(&self) -> PathBuf {
+        self.path("run")
+    }
+
+    /// Where pins are.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// The API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run().join("netd.sock")
+    }
+
+    /// The options that select this instance, for `daemon` and `down`.
+    pub fn options(&self) -> Vec<String> {
+        let text = |path: &Path| path.to_str().expect("paths of the lab are UTF-8").to_owned();
+        let option = |name: &str, value: String| [name.to_owned(), value];
+        [
+            option("--instance", self.instance.clone()),
+            option("--state-dir", text(&self.path("state"))),
+            option("--run-dir", text(&self.run())),
+            option("--bpffs", text(&self.bpffs)),
+        ]
+        .concat()
+    }
+
+    /// Lists what is left of the instance in the file system: pins, namespaces, mounts.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        list(&self.bpffs, &mut left);
+        list(&self.run().join("netns"), &mut left);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let root = self.root.path().to_string_lossy();
+        left.extend(mounts.lines().filter(|line| line.contains(&*root)).map(str::to_owned));
+        left
+    }
+
+    /// Removes what a failed test left: mounts and pins.
+    fn sweep(&self) {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let root = self.root.path().to_string_lossy().into_owned();
+        for point in mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|p| p.starts_with(&root))
+        {
+            let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+        }
+        let _ = fs::remove_dir_all(&self.bpffs);
+    }
+}
+
+impl Default for Dirs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Dirs {
+    fn drop(&mut self) {
+        self.sweep();
+    }
+}
+
+/// Adds every path below a directory that is not itself a directory.
+fn list(dir: &Path, into: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            list(&entry.path(), into);
+        } else {
+            into.push(entry.path().display().to_string());
+        }
+    }
+}
+
+impl Daemon {
+    /// Starts a daemon in a namespace with this configuration file, and waits until it is ready.
+    pub fn start(ns: &Ns, config: &str) -> Self {
+        let dirs = Dirs::new();
+        fs::write(dirs.path("netd.toml"), config).expect("write the configuration");
+        let mut daemon = Self { ns: ns.clone(), dirs, child: None };
+        daemon.restart();
+        daemon
+    }
+
+    /// Its directories.
+    pub fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(|child| child.id())
+    }
+
+    /// Starts it again with the same directories, and waits until it is ready.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none(), "the daemon runs already");
+        let log =
+            File::options().create(true).append(true).open(self.dirs.path("log")).expect("open the log");
+        let mut command = Command::new(binary());
+        command.arg("daemon").arg("--config").arg(self.dirs.path("netd.toml")).args(self.dirs.options());
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second descriptor")).stderr(log);
+        self.child = Some(self.ns.spawn(&mut command).into());
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
+        let end = Instant::now() + START;
+        while !self.answers() {
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().expect("wait for the daemon"));
+            assert!(ended.is_none(), "the daemon ended with {ended:?}:\n{}", self.log());
+            assert!(Instant::now() < end, "the daemon is not ready within {START:?}:\n{}", self.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Whether `GET /_ping` is answered with `OK`.
+    pub fn answers(&self) -> bool {
+        let Ok(mut socket) = UnixStream::connect(self.dirs.socket()) else { return false };
+        let _ = socket.set_read_timeout(Some(Duration::from_secs(5)));
+        let mut answer = String::new();
+        let asked = socket.write_all(b"GET /_ping HTTP/1.1\r\nHost: netd\r\nConnection: close\r\n\r\n");
+        asked.is_ok()
+            && socket.read_to_string(&mut answer).is_ok()
+            && answer.starts_with("HTTP/1.1 200")
+            && answer.trim_end().ends_with("OK")
+    }
+
+    /// Ends it with this signal and waits for its end.
+    pub fn end(&mut self, signal: Signal) {
+        let Some(mut child) = self.child.take() else { return };
+        child.signal(signal);
+        let ended = child.wait_for(Duration::from_secs(10));
+        assert!(ended.is_some(), "the daemon still runs 10 s after {signal}:\n{}", self.log());
+    }
+
+    /// Runs the `netd` command against this daemon, in the namespace of the host.
+    pub fn run(&self, args: &[&str]) -> Run {
+        Run::new(args, &self.ns.output(&mut self.command(args)))
+    }
+
+    /// The `netd` command against this daemon, not yet started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.env("NETD_HOST", format!("unix://{}", self.dirs.socket().display()));
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `netd down` for this instance; the daemon may be up or dead.
+    pub fn down(&self) -> Run {
+        let options = self.dirs.options();
+        let args: Vec<&str> = ["down"].into_iter().chain(options.iter().map(String::as_str)).collect();
+        self.run(&args)
+    }
+
+    /// What the daemon logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dirs.path("log")).unwrap_or_default()
+    }
+}

@@ -1,0 +1,151 @@
+//! Servers that answer `<name> sees <source address>`: one probe shows reachability and the source the server saw.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd, OwnedFd},
+    thread::JoinHandle,
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::pipe,
+};
+
+use crate::{Ns, Proto};
+
+/// A server for TCP and UDP that echoes after its first line: a stream what follows, a datagram within its answer. It stops on drop.
+#[derive(Debug)]
+pub struct Server {
+    stop: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves these ports on every address of a namespace, TCP and UDP, IPv4 and IPv6.
+    pub fn start(ns: &Ns, ports: &[u16]) -> Self {
+        // A socket bound to `::` takes both families.
+        let everywhere = |&port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+        let addresses: Vec<_> = ports.iter().map(everywhere).collect();
+        let both = addresses.iter().flat_map(|&to| [(Proto::Tcp, to), (Proto::Udp, to)]);
+        Self::bind(ns, &both.collect::<Vec<_>>())
+    }
+
+    /// Serves exactly these addresses; they are bound when this returns.
+    pub fn bind(ns: &Ns, addresses: &[(Proto, SocketAddr)]) -> Self {
+        let mut peer = Peer { name: ns.name().to_owned(), ..Peer::default() };
+        ns.run(|| {
+            for &(proto, address) in addresses {
+                let bound = peer.bind(proto, address);
+                bound.unwrap_or_else(|e| panic!("{}: bind {proto:?} {address}: {e}", ns.name()));
+            }
+        });
+        let (wake, stop) = pipe().expect("a pipe");
+        let thread = std::thread::spawn(move || peer.serve(&wake));
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take()); // the closed pipe wakes the thread
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Peer {
+    name: String,
+    listeners: Vec<TcpListener>,
+    datagrams: Vec<UdpSocket>,
+    clients: Vec<TcpStream>,
+}
+
+impl Peer {
+    fn bind(&mut self, proto: Proto, address: SocketAddr) -> std::io::Result<()> {
+        match proto {
+            Proto::Tcp => {
+                let listener = TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                self.listeners.push(listener);
+            }
+            Proto::Udp => {
+                let socket = UdpSocket::bind(address)?;
+                socket.set_nonblocking(true)?;
+                self.datagrams.push(socket);
+            }
+        }
+        Ok(())
+    }
+
+    fn serve(mut self, stop: &OwnedFd) {
+        loop {
+            let sockets = (self.listeners.iter().map(AsFd::as_fd))
+                .chain(self.datagrams.iter().map(AsFd::as_fd))
+                .chain(self.clients.iter().map(AsFd::as_fd))
+                .chain([stop.as_fd()]);
+            let mut waiting: Vec<_> = sockets.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            let _ = poll(&mut waiting, PollTimeout::NONE);
+            if waiting.last().is_some_and(|pipe| pipe.any() == Some(true)) {
+                return;
+            }
+            self.answer_datagrams();
+            self.echo();
+            self.accept();
+        }
+    }
+
+    fn sees(&self, source: SocketAddr) -> String {
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        format!("{} sees {source}\n", self.name)
+    }
+
+    fn accept(&mut self) {
+        for listener in &self.listeners {
+            while let Ok((mut client, source)) = listener.accept() {
+                let greeted = client.write_all(self.sees(source).as_bytes());
+                if greeted.is_ok() && client.set_nonblocking(true).is_ok() {
+                    self.clients.push(client);
+                }
+            }
+        }
+    }
+
+    fn answer_datagrams(&self) {
+        let mut buffer = [0; 16_384];
+        for socket in &self.datagrams {
+            while let Ok((length, source)) = socket.recv_from(&mut buffer) {
+                let answer = [self.sees(source).as_bytes(), &buffer[..length]].concat();
+                let _ = socket.send_to(&answer, source);
+            }
+        }
+    }
+
+    fn echo(&mut self) {
+        let mut buffer = [0; 16_384];
+        self.clients.retain_mut(|client| match client.read(&mut buffer) {
+            Ok(0) => false,
+            Ok(length) => write_all(client, &buffer[..length]),
+            Err(e) => e.kind() == ErrorKind::WouldBlock,
+        });
+    }
+}
+
+/// Writes to a non-blocking stream, and waits while its buffer is full; false when the peer is gone.
+fn write_all(stream: &mut TcpStream, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                let mut full = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+                if poll(&mut full, PollTimeout::from(1000_u16)).unwrap_or(0) == 0 {
+                    return false;
+                }
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}

@@ -1,0 +1,189 @@
+//! Rung: namespaces, dataplane §12 cases 4, 5, 6, 9, 10, 12, 16, 18. Ports of masqueraded flows: chosen, shared, exhausted, given back.
+
+use std::{collections::BTreeSet, io::Read as _, net::TcpListener, time::Duration};
+
+use netd_tests::{
+    Capture, Family, Frame, H, Lab, Options, Outcome, PATIENCE, Proto, R, SILENCE, Sandbox, Server, at,
+    denied,
+};
+use nix::sys::socket::{setsockopt, sockopt};
+
+/// A lab that has these ports for masquerade.
+fn lab_with_ports(range: &str) -> Lab {
+    let config = format!("[flows]\nentries = 4096\n[nat]\nport_range = \"{range}\"\n");
+    Lab::with(&Options { config, ..Options::default() })
+}
+
+#[test]
+fn case04_one_source_port_of_two_sandboxes_leaves_as_two() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let (a1, a2) = (lab.sandbox("a1", net, 2, &[]), lab.sandbox("a2", net, 3, &[]));
+    let _server = Server::start(&lab.r, &[80]);
+    for family in Family::BOTH {
+        let (to, from) = (at(R.ip(family), 80), family.from_port(40_000));
+        let (mut one, seen1) = a1.connect_stream_from(to, from);
+        let (mut two, seen2) = a2.connect_stream_from(to, from);
+        assert_ne!(seen1.source.port(), seen2.source.port(), "replies could not be told apart");
+        one.echo(b"of a1").expect("the first stream lives");
+        two.echo(b"of a2").expect("the second stream lives");
+        let (udp1, udp2) = (a1.reach_from(Proto::Udp, to, from), a2.reach_from(Proto::Udp, to, from));
+        assert_ne!(udp1.source.port(), udp2.source.port(), "{family:?}");
+    }
+}
+
+#[test]
+fn case05_one_endpoint_keeps_its_port_towards_every_destination() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    let _server = Server::start(&lab.r, &[80, 81, 82]);
+    for family in Family::BOTH {
+        let ports = [80, 81, 82].map(|port| {
+            a1.reach_from(Proto::Udp, at(R.ip(family), port), family.from_port(40_000)).source.port()
+        });
+        assert!(ports.iter().all(|&port| port == ports[0]), "{ports:?}");
+    }
+}
+
+#[test]
+fn case06_a_flow_of_the_host_is_left_alone() {
+    let lab = lab_with_ports("40000-40001");
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    let _server = Server::start(&lab.r, &[80]);
+    for family in Family::BOTH {
+        let to = at(R.ip(family), 80);
+        let (mut host, seen_host) = lab.h.connect_stream_from(to, family.from_port(40_000));
+        let (mut sandbox, seen_sandbox) = a1.connect_stream_from(to, family.from_port(40_000));
+        assert_eq!(seen_host.source, at(H.ip(family), 40_000));
+        assert_eq!(seen_sandbox.source, at(H.ip(family), 40_001), "the one port that the host does not use");
+        host.echo(b"host").expect("the host's stream lives");
+        sandbox.echo(b"sandbox").expect("the sandbox's stream lives");
+    }
+}
+
+#[test]
+fn case09_a_published_port_is_never_the_source_of_a_flow() {
+    let lab = lab_with_ports("20000-20015");
+    let net = lab.network("netA", 20, &[]);
+    let publish = ["-p", "20000-20007:9000-9007", "-p", "20000-20007:9000-9007/udp"];
+    let a1 = lab.sandbox("a1", net, 2, &publish).serving(&[9000, 9007]);
+    let _server = Server::start(&lab.r, &[80]);
+    for family in Family::BOTH {
+        let streams: Vec<_> = (0..8).map(|_| a1.connect_stream(at(R.ip(family), 80))).collect();
+        let ports: BTreeSet<_> = streams.iter().map(|(_, seen)| seen.source.port()).collect();
+        assert_eq!(ports, (20_008..=20_015).collect(), "all that are left, and none twice");
+        lab.r.reach(Proto::Tcp, at(H.ip(family), 20_000));
+        lab.r.reach(Proto::Udp, at(H.ip(family), 20_007));
+    }
+}
+
+#[test]
+fn case10_an_exhausted_range_drops_new_flows_alone_and_recovers() {
+    let lab = lab_with_ports("20000-20015");
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    let _server = Server::start(&lab.r, &[80, 81]);
+    for family in Family::BOTH {
+        let to = at(R.ip(family), 80);
+        let mut streams: Vec<_> = (0..16).map(|_| a1.connect_stream(to).0).collect();
+        denied(&lab, &lab.r, &["NAT_EXHAUSTED"], || assert_eq!(a1.probe(Proto::Tcp, to), Outcome::Timeout));
+        a1.reach(Proto::Tcp, at(R.ip(family), 81));
+        for stream in &mut streams {
+            stream.echo(b"still here").expect("the others go on");
+        }
+        reset_all(streams);
+        lab.netd(&["flow", "flush", "--filter", "port=80"]).ok();
+        a1.reach(Proto::Tcp, to);
+        lab.netd(&["flow", "flush"]).ok();
+    }
+}
+
+fn reset_all(streams: Vec<netd_tests::Stream>) {
+    for stream in streams {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(stream.tcp(), sockopt::Linger, &linger).expect("SO_LINGER");
+    }
+}
+
+#[test]
+fn case12_the_same_five_tuple_opens_again_right_after_its_close() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &["-o", "com.docker.network.bridge.enable_icc=true"]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    for family in Family::BOTH {
+        let to = at(R.ip(family), 8000);
+        let listener = lab.r.run(|| TcpListener::bind(to).expect("listen"));
+        for round in 0..200 {
+            let client = a1.run(|| netd_tests::connect(to, family.from_port(40_000), PATIENCE));
+            let mut client = client.unwrap_or_else(|e| panic!("{family:?} round {round}: {e}"));
+            // The server closes first: the next SYN meets its TIME-WAIT.
+            drop(listener.accept().expect("accept"));
+            assert_eq!(client.read(&mut [0]).expect("end of stream"), 0);
+        }
+    }
+}
+
+#[test]
+fn case16_a_reset_flow_opens_again_at_once() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    let _server = Server::start(&lab.r, &[80]);
+    for family in Family::BOTH {
+        for _ in 0..50 {
+            let (stream, _) = a1.connect_stream_from(at(R.ip(family), 80), family.from_port(40_000));
+            reset_all(vec![stream]);
+        }
+    }
+}
+
+#[test]
+fn case18_a_stream_without_its_flow_ends_and_nothing_leaves_untranslated() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    let _server = Server::start(&lab.r, &[80]);
+    for family in Family::BOTH {
+        let (mut stream, _) = a1.connect_stream(at(R.ip(family), 80));
+        stream.echo(b"before").expect("the stream lives");
+        let capture = Capture::start(&lab.r, "eth0");
+        let before = lab.drops();
+        lab.netd(&["flow", "flush"]).ok();
+        stream.patience(SILENCE);
+        stream.echo(b"after").expect_err("the flow is gone");
+        let segments: Vec<_> =
+            capture.take().into_iter().filter(|p| !p.outgoing && p.is_to(Proto::Tcp, 80)).collect();
+        assert_eq!(segments, [], "a segment without a flow reached the remote");
+        assert!(lab.drops()["ctinvalid"] > before["ctinvalid"], "{family:?}: CT_INVALID is counted");
+    }
+}
+
+#[test]
+fn t70_segments_that_open_nothing_never_leave() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    let _server = Server::start(&lab.r, &[80]);
+    let wire = a1.capture();
+    for family in Family::BOTH {
+        let frame =
+            Frame { src: a1.link("eth0").expect("eth0").mac, dst: gateway_mac(&a1, net.gateway(family)) };
+        let (from, to) = (at(a1.ip(family), 40_000), at(R.ip(family), 80));
+        let arrived = Capture::start(&lab.r, "eth0");
+        for bytes in [frame.tcp_fin(from, to), frame.tcp_rst(from, to), frame.tcp_ack(from, to)] {
+            denied(&lab, &lab.r, &["CT_INVALID"], || wire.send(&bytes));
+        }
+        // The control: the same addresses with a SYN get through, translated.
+        wire.send(&frame.tcp_syn(from, to));
+        let syn = arrived.wait("the SYN", Duration::from_secs(5), |p| !p.outgoing && p.is_to(Proto::Tcp, 80));
+        assert_eq!(syn.src, Some(H.ip(family)));
+    }
+}
+
+/// The gateway's Ethernet address as the sandbox knows it.
+fn gateway_mac(sandbox: &Sandbox, gateway: std::net::IpAddr) -> [u8; 6] {
+    sandbox.ping(gateway);
+    sandbox.neighbour(gateway).expect("the gateway answered")
+}

@@ -1,0 +1,163 @@
+//! Rung: namespaces, dataplane §12 cases 27, 28 and rows T73, T74. Publishing and unpublishing while traffic runs.
+
+use netd_tests::{Family, H, Lab, Net, Outcome, PATIENCE, Proto, R, SILENCE, Sandbox, Stream, at};
+
+fn lab_with_a1(publish: &[&str]) -> (Lab, Net, Sandbox) {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, publish).serving(&[80, 81]);
+    (lab, net, a1)
+}
+
+#[test]
+fn a_port_is_published_and_unpublished_while_the_sandbox_runs() {
+    let (lab, _, _a1) = lab_with_a1(&[]);
+    for _ in 0..2 {
+        lab.netd(&["publish", "a1", "8080:80", "8080:80/udp", "127.0.0.1:8081:81"]).ok();
+        let ports = lab.netd(&["port", "a1"]).ok();
+        let expected = [
+            "80/tcp -> 0.0.0.0:8080",
+            "80/tcp -> [::]:8080",
+            "80/udp -> 0.0.0.0:8080",
+            "80/udp -> [::]:8080",
+            "81/tcp -> 127.0.0.1:8081",
+        ];
+        assert_eq!(ports.lines().collect::<Vec<_>>(), expected);
+        for family in Family::BOTH {
+            for proto in Proto::BOTH {
+                assert_eq!(lab.r.reach(proto, at(H.ip(family), 8080)).source.ip(), R.ip(family));
+                assert_eq!(lab.h.reach(proto, at(family.loopback(), 8080)).server, "a1");
+            }
+        }
+        lab.h.reach(Proto::Tcp, at([127, 0, 0, 1], 8081));
+        lab.netd(&["unpublish", "a1", "8080:80", "8080:80/udp", "127.0.0.1:8081:81"]).ok();
+        for family in Family::BOTH {
+            for proto in Proto::BOTH {
+                assert_eq!(
+                    lab.r.probe(proto, at(H.ip(family), 8080)),
+                    Outcome::Refused,
+                    "{family:?} {proto:?}"
+                );
+                assert_eq!(lab.h.probe(proto, at(family.loopback(), 8080)), Outcome::Refused);
+            }
+        }
+    }
+}
+
+fn echo_all(streams: &mut [(&str, Stream)], when: &str) {
+    for (client, stream) in streams {
+        stream.echo(when.as_bytes()).unwrap_or_else(|e| panic!("the stream of {client}, {when}: {e}"));
+    }
+}
+
+#[test]
+fn case28_unpublish_refuses_new_connections_and_lets_established_ones_go_on() {
+    let (lab, net, a1) = lab_with_a1(&["-p", "8080:80"]);
+    let a2 = lab.sandbox("a2", net, 3, &[]);
+    for family in Family::BOTH {
+        let to = at(H.ip(family), 8080);
+        let mut streams = [&lab.r, &*a2, &lab.h].map(|client| (client.name(), client.connect_stream(to).0));
+        echo_all(&mut streams, "before");
+        lab.netd(&["unpublish", "a1", "8080:80"]).ok();
+        echo_all(&mut streams, "after");
+        for client in [&lab.r, &*a2, &lab.h] {
+            assert_eq!(client.probe(Proto::Tcp, to), Outcome::Refused, "{} {family:?}", client.name());
+        }
+        echo_all(&mut streams, "and later");
+        lab.netd(&["publish", "a1", "8080:80"]).ok();
+    }
+    drop(a1);
+}
+
+#[test]
+fn case28_unpublish_with_kill_resets_both_ends() {
+    let (lab, _, _a1) = lab_with_a1(&["-p", "8080:80"]);
+    for family in Family::BOTH {
+        let to = at(H.ip(family), 8080);
+        let (mut stream, _) = lab.r.connect_stream(to);
+        stream.echo(b"before").expect("the stream lives");
+        lab.netd(&["unpublish", "--kill", "a1", "8080:80"]).ok();
+        stream.patience(PATIENCE);
+        let error = stream.echo(b"after").expect_err("the connection was killed");
+        let told = [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::BrokenPipe];
+        assert!(told.contains(&error.kind()), "{family:?}: the client was not told: {error}");
+        assert_eq!(lab.r.probe(Proto::Tcp, to), Outcome::Refused);
+        lab.netd(&["publish", "a1", "8080:80"]).ok();
+    }
+}
+
+#[test]
+fn t73_datagrams_stop_at_once_when_their_port_is_unpublished() {
+    let (lab, _, a1) = lab_with_a1(&["-p", "8080:80/udp"]);
+    for family in Family::BOTH {
+        let (to, from) = (at(H.ip(family), 8080), family.from_port(40_000));
+        assert_eq!(lab.r.reach_from(Proto::Udp, to, from).server, "a1");
+        let silence = netd_tests::Silence::watch(&a1);
+        lab.netd(&["unpublish", "a1", "8080:80/udp"]).ok();
+        assert_eq!(lab.r.dial(Proto::Udp, to, from, SILENCE), Outcome::Refused);
+        silence.assert("after unpublish");
+        lab.netd(&["publish", "a1", "8080:80/udp"]).ok();
+    }
+}
+
+#[test]
+fn t74_datagrams_of_a_running_client_reach_a_port_as_soon_as_it_is_published() {
+    let (lab, _, _a1) = lab_with_a1(&[]);
+    for family in Family::BOTH {
+        for (host, spec) in [(8080, "8080:80/udp"), (81, "81:81/udp")] {
+            let (to, from) = (at(H.ip(family), host), family.from_port(40_000));
+            assert_eq!(lab.r.dial(Proto::Udp, to, from, SILENCE), Outcome::Refused);
+            lab.netd(&["publish", "a1", spec]).ok();
+            assert_eq!(lab.r.reach_from(Proto::Udp, to, from).server, "a1");
+            lab.netd(&["unpublish", "a1", spec]).ok();
+        }
+    }
+}
+
+#[test]
+fn t75_a_removed_sandboxs_clients_never_reach_the_next_owner_of_its_address() {
+    let (lab, net, a1) = lab_with_a1(&["-p", "8080:80", "-p", "8080:80/udp"]);
+    let mut streams = Family::BOTH.map(|family| lab.r.connect_stream(at(H.ip(family), 8080)).0);
+    for family in Family::BOTH {
+        lab.r.reach_from(Proto::Udp, at(H.ip(family), 8080), family.from_port(40_000));
+    }
+    drop(a1);
+    lab.netd(&["sandbox", "rm", "-f", "a1"]).ok();
+    let next = lab.sandbox("next", net, 2, &["-p", "9090:80"]).serving(&[80, 8080]);
+    let silence = netd_tests::Silence::watch(&next);
+    for (family, stream) in Family::BOTH.into_iter().zip(&mut streams) {
+        stream.patience(SILENCE);
+        stream.echo(b"for a1").expect_err("a1 is gone");
+        let outcome = lab.r.dial(Proto::Udp, at(H.ip(family), 8080), family.from_port(40_000), SILENCE);
+        assert!(outcome.seen().is_none(), "{family:?}");
+    }
+    silence.assert("the next owner of the address");
+    assert_eq!(lab.r.reach(Proto::Tcp, at(H.v4, 9090)).server, "next");
+}
+
+#[test]
+fn a_range_is_published_and_unpublished_as_one() {
+    let (lab, _, _a1) = lab_with_a1(&[]);
+    let before = lab.snapshot();
+    lab.netd(&["publish", "a1", "20000-20999:80-1079"]).ok();
+    assert_eq!(lab.r.reach(Proto::Tcp, at(H.v4, 20_000)).server, "a1");
+    assert_eq!(lab.r.reach(Proto::Tcp, at(H.v6, 20_001)).server, "a1");
+    lab.netd(&["unpublish", "a1", "20000-20999:80-1079"]).ok();
+    assert_eq!(lab.r.probe(Proto::Tcp, at(H.v4, 20_000)), Outcome::Refused);
+    assert_eq!(lab.netd(&["port", "a1"]).ok(), "");
+    before.assert_unchanged(&lab.snapshot(), "publishing and unpublishing a range");
+}
+
+#[test]
+fn an_ephemeral_port_is_chosen_and_shown() {
+    let (lab, _, _a1) = lab_with_a1(&["-p", "80", "-P", "--expose", "81/udp"]);
+    for (port, proto) in [(80, Proto::Tcp), (81, Proto::Udp)] {
+        let shown = lab.netd(&["port", "a1", &format!("{port}/{}", proto.name())]).ok();
+        let host = shown.lines().next().and_then(|line| line.strip_prefix("0.0.0.0:"));
+        let host: u16 =
+            host.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("netd port: {shown:?}"));
+        for family in Family::BOTH {
+            assert_eq!(lab.r.reach(proto, at(H.ip(family), host)).server, "a1");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Medians and spreads.
+
+/// Samples of one quantity.
+#[derive(Debug, Clone, Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Adds a sample.
+    pub fn push(&mut self, sample: f64) {
+        self.0.push(sample);
+    }
+
+    /// The middle sample; of none, zero.
+    pub fn median(&self) -> f64 {
+        self.quantile(1, 2)
+    }
+
+    /// The lowest and the highest sample.
+    pub fn range(&self) -> (f64, f64) {
+        (self.quantile(0, 1), self.quantile(1, 1))
+    }
+
+    /// The sample below which `part / whole` of all lie.
+    pub fn quantile(&self, part: usize, whole: usize) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let last = sorted.len().saturating_sub(1);
+        sorted.get(last * part / whole).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Samples;
+
+    #[test]
+    fn the_median_is_the_middle_of_the_sorted_samples() {
+        let samples = Samples(vec![9.0, 1.0, 5.0]);
+        assert!((samples.median() - 5.0).abs() < f64::EPSILON);
+        assert_eq!(samples.range(), (1.0, 9.0));
+    }
+
+    #[test]
+    fn no_samples_have_the_median_zero() {
+        assert!(Samples::default().median().abs() < f64::EPSILON);
+    }
+}

@@ -1,0 +1,74 @@
+//! `cargo xtask test`: set-up, then every test, ending in the test runner's own summary.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::{build, command, debian, layout::Layout, ui};
+
+/// What the namespace tests call, and the Debian package it comes in.
+const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("setsid", "util-linux")];
+
+/// Run every test, after setting up what they need
+///
+/// Unit and property tests, packet vectors through the kernel, and real traffic in network namespaces of their own. The
+/// last two need root: without it, the tests are compiled as you and run through `sudo -E`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Run only tests whose name contains this
+    filter: Option<String>,
+    /// Arguments for the test binaries, such as --nocapture or --test-threads 1
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+impl Args {
+    /// Every test, without a filter.
+    pub fn everything() -> Self {
+        Self { filter: None, rest: Vec::new() }
+    }
+}
+
+/// Runs `cargo xtask test`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let layout = Layout::find();
+    install_programs()?;
+    let netd = build::netd(&layout, false)?;
+    let mut test = build::cargo(&layout);
+    // So that the lab does not ask cargo for it, as another user perhaps.
+    test.env("NETD_BIN", netd);
+    test.args(["test", "--workspace", "--locked"]).args(&args.filter).arg("--").args(&args.rest);
+    if !command::is_root() {
+        through_sudo(&mut test)?;
+    }
+    let status = command::status(&mut test)?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn install_programs() -> Result<()> {
+    let dirs = command::sbin();
+    let missing = PROGRAMS.into_iter().filter(|(program, _)| command::find(program, &dirs).is_none());
+    let packages: Vec<&str> = missing.map(|(_, package)| package).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    ensure!(
+        debian::can_install(),
+        "the tests need: {}; install them, or run this as root on Debian",
+        packages.join(" ")
+    );
+    debian::install(&packages)
+}
+
+/// Lets cargo start the test binaries as root, though it compiles as this user: `target/` stays theirs.
+fn through_sudo(test: &mut Command) -> Result<()> {
+    let Some(sudo) = command::find("sudo", &[]) else {
+        bail!("network namespaces and eBPF need root: run this as root, or install sudo");
+    };
+    ui::note("Network namespaces and eBPF need root: running the test binaries through sudo -E.");
+    let runner = format!("{} -E", sudo.display());
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let name = format!("CARGO_TARGET_{}_RUNNER", triple.to_uppercase().replace('-', "_"));
+    test.env(name, runner);
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! `cargo xtask verify`: what every program costs the verifier, beside the committed budget.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::{build, command, layout::Layout, ui};
+
+/// Load every program into the running kernel and compare its cost with the budget
+///
+/// Prints, per program: instructions the verifier processed, instructions after translation, and bytes of stack, each
+/// with its difference to netd-ebpf/budget.json. Fails when one is more than half over.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Write what was found to netd-ebpf/budget.json
+    #[arg(long)]
+    update: bool,
+}
+
+/// A program as `netd debug programs` tells it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Program {
+    name: String,
+    r#type: String,
+    instructions: u64,
+    verified_instructions: u64,
+    stack_bytes: u64,
+    load_micros: u64,
+}
+
+/// What a program may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Cost {
+    verified_instructions: u64,
+    instructions: u64,
+    stack_bytes: u64,
+}
+
+type Budget = BTreeMap<String, Cost>;
+
+/// Runs `cargo xtask verify`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let layout = Layout::find();
+    let netd = build::netd(&layout, false)?;
+    let programs = load(&netd)?;
+    let file = layout.ebpf().join("budget.json");
+    let budget = read(&file)?;
+    print(&programs, &budget);
+    if args.update {
+        let found: Budget = programs.iter().map(|program| (program.name.clone(), program.cost())).collect();
+        let text = serde_json::to_string_pretty(&found).context("write JSON")? + "\n";
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+        ui::note(&format!("wrote {}", file.display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let over = over_budget(&programs, &budget);
+    if !over.is_empty() {
+        bail!(
+            "more than half over budget: {}. Explain it in the commit and run cargo xtask verify --update",
+            over.join(", ")
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(netd: &std::path::Path) -> Result<Vec<Program>> {
+    let mut debug = Command::new(netd);
+    debug.args(["debug", "programs", "--format", "json"]);
+    let text = command::capture(&mut command::as_root(debug)?)?;
+    serde_json::from_str(&text).context("parse netd debug programs")
+}
+
+fn read(file: &PathBuf) -> Result<Budget> {
+    match fs::read_to_string(file) {
+        Ok(text) => serde_json::from_str(&text).with_context(|| format!("parse {}", file.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Budget::new()),
+        Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
+    }
+}
+
+impl Program {
+    fn cost(&self) -> Cost {
+        Cost {
+            verified_instructions: self.verified_instructions,
+            instructions: self.instructions,
+            stack_bytes: self.stack_bytes,
+        }
+    }
+}
+
+impl Cost {
+    fn figures(self) -> [u64; 3] {
+        [self.verified_instructions, self.instructions, self.stack_bytes]
+    }
+}
+
+fn print(programs: &[Program], budget: &Budget) {
+    println!(
+        "{:<22} {:<18} {:>20} {:>20} {:>16} {:>8}",
+        "program", "type", "verified insns", "insns", "stack", "load"
+    );
+    for program in programs {
+        let allowed = budget.get(&program.name).map(|cost| cost.figures());
+        let cells: Vec<String> = program
+            .cost()
+            .figures()
+            .into_iter()
+            .enumerate()
+            .map(|(n, found)| cell(found, allowed.map(|all| all[n])))
+            .collect();
+        let millis = format!("{} ms", program.load_micros / 1000);
+        println!(
+            "{:<22} {:<18} {:>20} {:>20} {:>16} {millis:>8}",
+            program.name, program.r#type, cells[0], cells[1], cells[2]
+        );
+    }
+    for name in budget.keys().filter(|name| programs.iter().all(|program| program.name != **name)) {
+        println!("{name:<22} is in the budget, but not in the object");
+    }
+}
+
+/// A figure with its difference to the budget, such as `1218 (+14)`.
+fn cell(found: u64, allowed: Option<u64>) -> String {
+    match allowed {
+        None => format!("{found} (new)"),
+        Some(allowed) if allowed == found => found.to_string(),
+        Some(allowed) if found > allowed => format!("{found} (+{})", found - allowed),
+        Some(allowed) => format!("{found} (-{})", allowed - found),
+    }
+}
+
+fn over_budget(programs: &[Program], budget: &Budget) -> Vec<String> {
+    let over = |program: &&Program| {
+        let pairs = budget
+            .get(&program.name)
+            .map(|allowed| program.cost().figures().into_iter().zip(allowed.figures()));
+        pairs.into_iter().flatten().any(|(found, allowed)| found * 2 > allowed * 3)
+    };
+    programs.iter().filter(over).map(|program| program.name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(instructions: u64) -> Program {
+        let [name, r#type] = ["from_endpoint", "SchedClassifier"].map(str::to_owned);
+        Program { name, r#type, instructions, verified_instructions: 10, stack_bytes: 0, load_micros: 1 }
+    }
+
+    #[test]
+    fn a_program_may_be_half_over_its_budget_and_not_more() {
+        let budget = Budget::from([("from_endpoint".to_owned(), program(100).cost())]);
+        assert!(over_budget(&[program(150)], &budget).is_empty());
+        assert_eq!(over_budget(&[program(151)], &budget), ["from_endpoint"]);
+    }
+
+    #[test]
+    fn a_program_without_a_budget_is_new_and_not_over() {
+        assert!(over_budget(&[program(1_000_000)], &Budget::new()).is_empty());
+        assert_eq!(cell(7, None), "7 (new)");
+    }
+}
