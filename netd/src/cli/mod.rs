@@ -154,7 +154,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Supervise(command) => command.run(client),
         Command::Completion(command) => command.run(&mut Cli::command()),
         Command::Man(command) => command.run(Cli::command()),
-        Command::Down(command) => block_on(command.run(client)),
+        Command::Down(command) => block_on(command.run(global.host.as_ref(), client)),
         Command::Status(command) => block_on(command.run(client)),
         Command::Doctor(command) => block_on(command.run(client)),
         Command::Version(command) => block_on(command.run(client)),
