@@ -29,7 +29,7 @@ use crate::{
         Code, Controller, End, Error, Handle, HostChanges, Linux, Renderer, Reserved, Settings as Rules,
         SharedDataplane, Site,
     },
-    dataplane::{self, Dataplane, Kernel, Timeouts},
+    dataplane::{Dataplane, Kernel, Timeouts},
     ipam::ula_pool,
     link::{Links, Watcher},
     store::Store,
@@ -121,14 +121,7 @@ async fn assemble(
 
 fn open_dataplane(settings: &Settings) -> Result<SharedDataplane, Error> {
     bpffs::ensure(&settings.bpffs)?;
-    let kernel = Kernel::open(dataplane::Settings {
-        bpffs: settings.bpffs.clone(),
-        cgroup: settings.cgroup.clone(),
-        flow_entries: settings.flow_entries,
-        nat_port_ranges: settings.nat_port_ranges.clone(),
-        timeouts: settings.timeouts,
-        attach: settings.attach,
-    })?;
+    let kernel = Kernel::open(settings.dataplane())?;
     let shared: SharedDataplane = Arc::new(Mutex::new(Box::new(kernel) as Box<dyn Dataplane>));
     // A destructor would detach what it finds: this reference is never given back.
     std::mem::forget(Arc::clone(&shared));

@@ -10,9 +10,11 @@ mod load;
 mod maps;
 mod object;
 mod raw;
+mod verify;
 
 pub use kernel::{Kernel, remove_pins};
-pub use load::{ProgramReport, kernel_release, verify};
+pub use load::kernel_release;
+pub use verify::{ProgramReport, verify};
 pub use object::OBJECT_SHA256;
 
 use std::{
