@@ -36,11 +36,11 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
     if let Some(stage) = Stage::enter()? {
-        return perform(&layout.netd(true), &stage);
+        return perform(&layout.netd(false), &stage);
     }
     if !args.built {
         set_up()?;
-        build::netd(&layout, true)?;
+        build::netd(&layout, false)?;
     }
     stage::raise()
 }
