@@ -2,8 +2,11 @@
 //!
 //! `cli` → `api` → `controller` (one writer) → `model`, `ipam`, plan → `link`, `netns`, `dataplane`, `store`.
 
+pub mod api;
+pub mod cli;
 pub mod config;
 pub mod controller;
+pub mod daemon;
 pub mod dataplane;
 pub mod etc_files;
 pub mod ipam;

@@ -1,3 +1,7 @@
 //! The `netd` command: daemon and CLI in one binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    netd::cli::main()
+}

@@ -140,7 +140,8 @@ impl ReservedPorts {
         &self.0
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads the list as the kernel and `Display` write it.
+    pub fn parse(text: &str) -> Option<Self> {
         let ranges = text.split(',').filter(|part| !part.is_empty()).map(|part| {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             Some((first.parse().ok()?, last.parse().ok()?))

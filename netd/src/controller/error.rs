@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::{dataplane, link, netns, sysctl};
+
 /// Classes of failure, with the exit code of the CLI and the HTTP status of the API (spec: cli.md, Global).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
@@ -69,6 +71,54 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+}
+
+/// Returns an error and everything that caused it as one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let reason = next.to_string();
+        // Some errors repeat their cause.
+        if !text.ends_with(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        cause = next.source();
+    }
+    text
+}
+
+impl From<link::Error> for Error {
+    fn from(error: link::Error) -> Self {
+        let code = match &error {
+            link::Error::Foreign { .. } => Code::Conflict,
+            _ => Code::Failure,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<netns::Error> for Error {
+    fn from(error: netns::Error) -> Self {
+        let code = if error.is_not_found() { Code::NotFound } else { Code::Failure };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<sysctl::Error> for Error {
+    fn from(error: sysctl::Error) -> Self {
+        Self::new(Code::Failure, chain(&error))
+    }
+}
+
+impl From<dataplane::Error> for Error {
+    fn from(error: dataplane::Error) -> Self {
+        let code = match &error {
+            dataplane::Error::Unsupported(_) => Code::Unsupported,
+            dataplane::Error::Kernel { .. } | dataplane::Error::Limit(_) => Code::Failure,
+        };
+        Self::new(code, chain(&error))
     }
 }
 

@@ -1,11 +1,45 @@
 //! The one writer: a task that owns all state and applies every change, one at a time.
 
+mod apply;
 mod create_network;
+mod endpoint;
 mod error;
+#[cfg(test)]
+mod fake;
+mod files;
+mod flows;
+mod gateway;
+mod handle;
+mod host;
+mod linux;
+pub mod object;
+mod operations;
+pub mod plan;
+mod probe;
+mod publish;
+mod reconcile;
 mod request;
+mod reserved;
+mod sandboxes;
+mod task;
+#[cfg(test)]
+mod tests;
+mod world;
 
 pub use create_network::{Facts, create_network, default_bridge, free_index, pseudo_network};
 pub use error::{Code, Error};
+pub use files::Renderer;
+pub use handle::{Commands, Handle, NetworkSelector};
+pub use linux::{Linux, SharedDataplane, Site, remove_owned};
 pub use request::{
-    Attachment, CreateNetwork, CreateSandbox, Event, NetnsRequest, PoolRequest, SandboxRemoved, Status,
+    Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, NetnsRequest, PoolRequest, SandboxRemoved,
+    Status,
 };
+pub use reserved::Reserved;
+pub use task::{Controller, End, HostChanges, Settings};
+pub use world::World;
+
+/// Returns the present time as Docker prints it: RFC 3339 with nanoseconds, UTC.
+pub(crate) fn now() -> String {
+    format!("{:.9}", jiff::Timestamp::now())
+}

@@ -108,6 +108,19 @@ pub struct SandboxRemoved {
     pub name: Name,
 }
 
+/// Which flows `flow ls` and `flow flush` mean; an empty selector means all.
+#[derive(Debug, Clone, Default)]
+pub struct FlowSelector {
+    /// Flows of this sandbox: name, id or id prefix.
+    pub sandbox: Option<String>,
+    /// Flows of endpoints on this network: name, id or id prefix.
+    pub network: Option<String>,
+    /// The protocol's number.
+    pub protocol: Option<u8>,
+    /// Any of the flow's ports.
+    pub port: Option<u16>,
+}
+
 /// Something that happened, as `/events` reports it (Docker semantics J5).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -3,15 +3,18 @@
 //! Every call is idempotent, so that applying a plan again after a crash is safe.
 
 mod attach;
+pub mod fake;
 mod flows;
 mod kernel;
 mod load;
 mod maps;
 mod object;
 mod raw;
+mod verify;
 
-pub use kernel::Kernel;
-pub use load::{ProgramReport, kernel_release, verify};
+pub use kernel::{Kernel, remove_pins};
+pub use load::kernel_release;
+pub use verify::{ProgramReport, verify};
 pub use object::OBJECT_SHA256;
 
 use std::{

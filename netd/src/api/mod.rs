@@ -1,0 +1,22 @@
+//! The HTTP API on the Unix socket: Docker's paths and shapes where Docker has the object, `/netd/v1` beside them.
+//!
+//! `server` bounds what a client may cost, `router` names the paths, a file per noun answers them; `client` is the CLI's end.
+
+mod audit;
+mod client;
+mod connections;
+pub mod dto;
+mod events;
+mod extract;
+mod filters;
+mod networks;
+mod router;
+mod sandboxes;
+mod server;
+mod system;
+
+pub use client::{Client, ClientError};
+pub use filters::Filters;
+pub use server::{serve, serve_until};
+
+pub use crate::dataplane::OBJECT_SHA256;

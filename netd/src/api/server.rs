@@ -1,0 +1,172 @@
+//! Accepts connections and bounds what each may cost: memory, time, and the number of them (reliability.md S36, 8.3).
+
+use std::{convert::Infallible, future, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, Response},
+    response::IntoResponse,
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::timeout,
+};
+use tower::ServiceExt;
+
+use super::{
+    audit::Caller,
+    connections::{Connections, Slot},
+    extract::Failure,
+    router::{self, Api},
+};
+use crate::controller::{Code, Error, Handle};
+
+/// Longest request body in bytes (reliability.md 8.3).
+const MAX_BODY: usize = 1 << 20;
+/// Longest request head in bytes (reliability.md S36).
+const MAX_HEAD: usize = 16 << 10;
+/// How long a client may take for a request's head; an idle connection is closed after as long.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take for a request's body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Mutating requests that may wait for the controller at one time (reliability.md 8.3).
+const MAX_QUEUED: usize = 64;
+/// Pause after a failed accept: without it a process out of descriptors would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long requests in flight may go on once the daemon stops.
+const DRAIN: Duration = Duration::from_secs(2);
+
+struct Server {
+    router: Router,
+    connections: Connections,
+    queued: Semaphore,
+}
+
+/// Answers requests until the future is dropped.
+pub async fn serve(listener: UnixListener, handle: Handle) {
+    serve_until(listener, handle, future::pending()).await;
+}
+
+/// Answers requests until `stop`, then finishes those in flight, for two seconds at most.
+pub async fn serve_until(listener: UnixListener, handle: Handle, stop: impl Future<Output = ()>) {
+    let server = Arc::new(Server {
+        router: router::router(Api { handle, run_dir: run_dir(&listener) }),
+        connections: Connections::default(),
+        queued: Semaphore::new(MAX_QUEUED),
+    });
+    let mut tasks = JoinSet::new();
+    tokio::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            Some(_) = tasks.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tasks.spawn(Arc::clone(&server).connection(stream));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    server.connections.stop();
+    if timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
+        tracing::debug!("requests in flight were cut off");
+    }
+}
+
+/// The socket lies in the run directory, and so do the sandboxes' files.
+fn run_dir(listener: &UnixListener) -> PathBuf {
+    let address = listener.local_addr().ok();
+    let path = address.as_ref().and_then(|address| address.as_pathname());
+    path.and_then(|path| path.parent()).map(PathBuf::from).unwrap_or_default()
+}
+
+impl Server {
+    async fn connection(self: Arc<Self>, stream: UnixStream) {
+        let caller = Caller::of(&stream);
+        let Some(slot) = self.connections.open() else {
+            tracing::warn!(%caller, "connection refused: too many requests in flight");
+            return;
+        };
+        let service = service_fn(|request| {
+            let (server, slot, caller) = (Arc::clone(&self), slot.clone(), caller.clone());
+            async move { Ok::<_, Infallible>(server.answer(request, &slot, &caller).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            // Somebody else needs the slot, or the daemon stops: what is in flight is finished, nothing more is read.
+            () = slot.told_to_close() => {
+                connection.as_mut().graceful_shutdown();
+                if slot.is_busy() { connection.await } else { Ok(()) }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%caller, %error, "connection ended");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, slot: &Slot, caller: &Caller) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let body = match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
+            Ok(Err(error)) => return refused(Code::Usage, format!("request body: {error}")),
+            Err(_) => return refused(Code::Usage, "request body: not received within 10 s".into()),
+        };
+        router::strip_version(&mut parts.uri);
+        let busy = slot.busy();
+        let mutating = !parts.method.is_safe();
+        let _queued = match self.queued.try_acquire() {
+            Ok(permit) => Some(permit),
+            Err(_) if mutating => return too_many(),
+            Err(_) => None,
+        };
+        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+        let request = Request::from_parts(parts, Body::from(body));
+        let Ok(response) = self.router.clone().oneshot(request).await;
+        if mutating {
+            caller.log(&method, &path, response.status());
+        }
+        response.map(|body| {
+            // The connection is busy until the last byte has gone, which for /events may be hours.
+            Body::new(body.map_frame(move |frame| {
+                let _ = &busy;
+                frame
+            }))
+        })
+    }
+}
+
+fn refused(code: Code, message: String) -> Response<Body> {
+    Failure::from(Error::new(code, message)).into_response()
+}
+
+fn too_large() -> Response<Body> {
+    let mut response = refused(Code::Usage, format!("request body: longer than {MAX_BODY} bytes"));
+    *response.status_mut() = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
+    response
+}
+
+fn too_many() -> Response<Body> {
+    let mut response =
+        refused(Code::Failure, format!("{MAX_QUEUED} operations are already waiting; try again"));
+    *response.status_mut() = axum::http::StatusCode::SERVICE_UNAVAILABLE;
+    response
+}

@@ -1,0 +1,129 @@
+//! Carries out a plan: step by step, and back again when one fails.
+
+use std::{collections::BTreeSet, future::Future};
+
+use super::{Error, NetnsRequest, host::HostView, object::Listen, plan::Step, sandboxes::Place};
+use crate::{
+    dataplane::Dataplane,
+    ipam::HostPrefix,
+    model::{Id, IfName, Name, Netns, Sandbox},
+};
+
+/// What plans are applied to: the kernel, or a model of it in tests.
+pub trait Machine: Send + 'static {
+    /// Takes one step; taking it again changes nothing.
+    fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Lets go of what was kept open for the next step.
+    fn settle(&mut self);
+
+    /// Finds and checks the namespace that a request names, and lists the interfaces in it. A namespace still to be made
+    /// gets its path, and no inode.
+    fn place(
+        &mut self,
+        name: &Name,
+        request: &NetnsRequest,
+    ) -> impl Future<Output = Result<Place, Error>> + Send;
+
+    /// Returns the interface names in a namespace that netd didn't make.
+    fn interfaces(&mut self, netns: &Netns) -> impl Future<Output = Result<BTreeSet<String>, Error>> + Send;
+
+    /// Returns the inode of the namespace at this path.
+    fn inode(&mut self, netns: &Netns) -> Result<u64, Error>;
+
+    /// Whether no socket of the host holds any of these.
+    fn free(&mut self, listens: &[Listen]) -> bool;
+
+    /// Whether a process runs and belongs to this sandbox.
+    fn is_running(&self, sandbox: &Sandbox, pid: u32) -> bool;
+
+    /// Ends a process at once.
+    fn kill(&mut self, pid: u32) -> Result<(), Error>;
+
+    /// Returns the index of an interface, if it is there.
+    fn index(&mut self, ifname: &IfName) -> impl Future<Output = Result<Option<u32>, Error>> + Send;
+
+    /// Returns what the host knows of ports.
+    fn ports(&mut self) -> impl Future<Output = Result<PortFacts, Error>> + Send;
+
+    /// Returns the prefixes that the host uses itself; netd's bridges left out.
+    fn prefixes(&mut self) -> impl Future<Output = Result<Vec<HostPrefix>, Error>> + Send;
+
+    /// Returns what the packet path has to know of the host, where these are netd's bridges.
+    fn host(&mut self, bridges: &[IfName]) -> impl Future<Output = Result<HostView, Error>> + Send;
+
+    /// Lists everything that carries this instance's label, from undisturbed lists.
+    fn owned(&mut self) -> impl Future<Output = Result<Vec<Owned>, Error>> + Send;
+
+    /// Removes an object that belongs to nothing.
+    fn remove_orphan(&mut self, orphan: &Owned) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Gives the host its settings back.
+    fn restore(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Starts a collection of expired flows, unless one is running.
+    fn collect(&mut self);
+
+    /// Runs a closure on the packet path.
+    fn dataplane<T>(&mut self, act: impl FnOnce(&mut dyn Dataplane) -> T) -> T;
+}
+
+/// A thing with this instance's label, by what it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owned {
+    /// A bridge.
+    Bridge {
+        /// Its name.
+        ifname: IfName,
+        /// Its network.
+        network: Id,
+    },
+    /// A veth's host side.
+    Veth {
+        /// Its name.
+        ifname: IfName,
+        /// Its endpoint.
+        endpoint: Id,
+    },
+    /// A namespace in the run directory.
+    Netns(Name),
+    /// A sandbox's files in the run directory.
+    Files(Id),
+}
+
+/// What the host knows of ports.
+#[derive(Debug, Clone, Default)]
+pub struct PortFacts {
+    /// `ip_local_port_range`.
+    pub ephemeral: (u16, u16),
+    /// `ip_local_reserved_ports` as ranges.
+    pub reserved: Vec<(u16, u16)>,
+    /// Whether the host has IPv6 at all.
+    pub ipv6: bool,
+}
+
+/// Takes every step; where one fails, takes back those before it, last first.
+///
+/// # Errors
+/// The first failure. What could not be taken back is logged, and repaired at the next start.
+pub async fn run<M: Machine>(machine: &mut M, steps: &[Step]) -> Result<(), Error> {
+    for (index, step) in steps.iter().enumerate() {
+        if let Err(error) = machine.apply(step).await {
+            // A step that failed half-way has left something too.
+            undo(machine, &steps[..=index]).await;
+            return Err(error);
+        }
+    }
+    machine.settle();
+    Ok(())
+}
+
+/// Takes back every step, last first, whatever fails on the way.
+pub async fn undo<M: Machine>(machine: &mut M, steps: &[Step]) {
+    for inverse in steps.iter().rev().filter_map(Step::inverse) {
+        if let Err(error) = machine.apply(&inverse).await {
+            tracing::error!(%error, step = %inverse, "a step could not be taken back");
+        }
+    }
+    machine.settle();
+}

@@ -1,0 +1,283 @@
+//! A machine in memory: a set of objects that refuses steps in an order the kernel would refuse, and fails where it is told to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Code, Error, NetnsRequest,
+    apply::{Machine, Owned, PortFacts},
+    host::HostView,
+    object::{Listen, Object, Port},
+    plan::Step,
+    sandboxes::Place,
+};
+use crate::{
+    dataplane::{Dataplane, fake::Fake},
+    ipam::HostPrefix,
+    model::{IfName, Name, Netns, Sandbox},
+};
+
+/// The kernel's objects.
+#[derive(Debug, Clone, Default)]
+pub struct FakeMachine {
+    /// All objects but ports.
+    pub objects: Vec<Object>,
+    /// Reserved host ports.
+    pub guarded: BTreeSet<Listen>,
+    /// Published ports: where each leads.
+    pub published: BTreeMap<Listen, (IfName, Port)>,
+    /// Ports that sockets of the host hold.
+    pub busy: BTreeSet<Listen>,
+    /// Namespaces that are gone.
+    pub dead: BTreeSet<std::path::PathBuf>,
+    /// Steps to go until one fails.
+    pub fail_in: Option<usize>,
+    /// Steps taken.
+    pub steps: usize,
+    /// The packet path, for what is not an object.
+    pub dataplane: Fake,
+}
+
+impl FakeMachine {
+    fn has(&self, wanted: impl Fn(&Object) -> bool) -> bool {
+        self.objects.iter().any(wanted)
+    }
+
+    /// What has to be there before an object comes, in the words of reliability 6.5.
+    fn ready_for(&self, object: &Object) -> Result<(), String> {
+        let veth = |host: &IfName| self.has(|o| matches!(o, Object::Veth(v) if v.host == *host));
+        let programs = |host: &IfName| self.has(|o| matches!(o, Object::Programs(p) if p == host));
+        let up = |host: &IfName| self.has(|o| matches!(o, Object::Up(u) if u == host));
+        let record = |host: &IfName| self.has(|o| matches!(o, Object::Record(r) if r.host == *host));
+        let bridge = |name: &IfName| self.has(|o| matches!(o, Object::Bridge(b) if b.ifname == *name));
+        let rules = match object {
+            Object::Bridge(_) | Object::Netns(_) | Object::Files(_) => vec![],
+            Object::Slot(slot) => vec![(bridge(&slot.bridge), "a slot needs its bridge")],
+            Object::Veth(v) => {
+                let name = v.netns.path.file_name().map(|name| name.to_string_lossy().into_owned());
+                let netns =
+                    self.has(|o| matches!(o, Object::Netns(n) if Some(n.as_str()) == name.as_deref()));
+                vec![
+                    (bridge(&v.bridge), "a veth needs its bridge"),
+                    (netns || !v.netns.owned, "a veth needs its namespace"),
+                    (!up(&v.host), "a new veth is down"),
+                ]
+            }
+            Object::Programs(host) => {
+                vec![(veth(host), "programs need their veth"), (!up(host), "programs come before up")]
+            }
+            Object::Inside(i) => {
+                let peer =
+                    self.has(|o| matches!(o, Object::Veth(v) if v.netns == i.netns && v.inside == i.ifname));
+                vec![(peer, "addresses need their veth")]
+            }
+            Object::Record(r) => {
+                let slot = self.has(|o| matches!(o, Object::Slot(s) if s.index == r.network));
+                vec![
+                    (programs(&r.host), "an endpoint needs its programs"),
+                    (slot, "an endpoint needs its slot"),
+                ]
+            }
+            Object::Guard(_) => vec![],
+            Object::Publish(p) => {
+                let guarded = p.ports.iter().all(|port| self.guarded.contains(&port.listen));
+                vec![(record(&p.host), "a port needs its endpoint"), (guarded, "a port needs its guard")]
+            }
+            Object::Up(host) => {
+                vec![
+                    (record(host), "no link is up before its endpoint"),
+                    (programs(host), "nor before its programs"),
+                ]
+            }
+            Object::Gateway(g) => {
+                let inside = |ifname: &IfName| {
+                    self.has(|o| matches!(o, Object::Inside(i) if i.netns == g.netns && i.ifname == *ifname))
+                };
+                let all = g.ipv4.iter().all(|(_, i)| inside(i)) && g.ipv6.iter().all(|(_, i)| inside(i));
+                vec![(all, "a default route needs its interface")]
+            }
+        };
+        rules
+            .into_iter()
+            .find(|(holds, _)| !holds)
+            .map_or(Ok(()), |(_, rule)| Err(format!("{object}: {rule}")))
+    }
+
+    /// What must be gone before an object goes.
+    fn ready_without(&self, object: &Object) -> Result<(), String> {
+        let blocked = match object {
+            Object::Bridge(b) => self.has(|o| {
+                matches!(o, Object::Slot(s) if s.bridge == b.ifname)
+                    || matches!(o, Object::Veth(v) if v.bridge == b.ifname)
+            }),
+            Object::Slot(s) => self.has(|o| matches!(o, Object::Record(r) if r.network == s.index)),
+            Object::Netns(n) => self
+                .has(|o| matches!(o, Object::Veth(v) if v.netns.owned && v.netns.path.ends_with(n.as_str()))),
+            Object::Veth(v) => self.has(|o| {
+                matches!(o, Object::Up(u) if *u == v.host)
+                    || matches!(o, Object::Record(r) if r.host == v.host)
+                    || matches!(o, Object::Programs(p) if *p == v.host)
+            }),
+            Object::Programs(host) => self.has(|o| {
+                matches!(o, Object::Up(u) if u == host) || matches!(o, Object::Record(r) if r.host == *host)
+            }),
+            Object::Record(r) => self.published.values().any(|(host, _)| *host == r.host),
+            Object::Guard(listens) => listens.iter().any(|listen| self.published.contains_key(listen)),
+            _ => false,
+        };
+        if blocked { Err(format!("{object} removed before what stands on it")) } else { Ok(()) }
+    }
+
+    fn put(&mut self, object: &Object) -> Result<(), String> {
+        let present = self.objects.iter().position(|other| other.same_thing(object));
+        if present.is_some_and(|index| self.objects[index] == *object) {
+            return Ok(());
+        }
+        self.ready_for(object)?;
+        match (object, present) {
+            (Object::Guard(listens), _) => self.guarded.extend(listens.iter().copied()),
+            (Object::Publish(p), _) => {
+                self.published.extend(p.ports.iter().map(|port| (port.listen, (p.host.clone(), *port))))
+            }
+            (object, Some(index)) => self.objects[index] = object.clone(),
+            (object, None) => self.objects.push(object.clone()),
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, object: &Object) -> Result<(), String> {
+        self.ready_without(object)?;
+        match object {
+            Object::Guard(listens) => listens.iter().for_each(|listen| {
+                self.guarded.remove(listen);
+            }),
+            Object::Publish(p) => p.ports.iter().for_each(|port| {
+                self.published.remove(&port.listen);
+            }),
+            object => self.objects.retain(|other| !other.same_thing(object)),
+        }
+        Ok(())
+    }
+
+    /// Returns everything as text, for comparing before and after.
+    pub fn dump(&self) -> Vec<String> {
+        let mut dump: Vec<String> = self.objects.iter().map(|object| format!("{object:?}")).collect();
+        dump.extend(self.guarded.iter().map(|listen| format!("guard {listen:?}")));
+        dump.extend(self.published.iter().map(|published| format!("publish {published:?}")));
+        dump.sort();
+        dump
+    }
+}
+
+fn wrong(text: String) -> Error {
+    Error::new(Code::Failure, text)
+}
+
+impl Machine for FakeMachine {
+    async fn apply(&mut self, step: &Step) -> Result<(), Error> {
+        self.steps += 1;
+        if let Some(left) = self.fail_in {
+            self.fail_in = left.checked_sub(1);
+            if left == 0 {
+                return Err(wrong(format!("told to fail at: {step}")));
+            }
+        }
+        match step {
+            Step::Put(object) | Step::Replace(_, object) => self.put(object).map_err(wrong),
+            Step::Remove(object) => self.remove(object).map_err(wrong),
+            Step::Probe(listens) => match listens.iter().find(|listen| self.busy.contains(listen)) {
+                Some(listen) => Err(Error::new(Code::Conflict, format!("busy: {}", listen.port))),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn settle(&mut self) {}
+
+    async fn place(&mut self, name: &Name, request: &NetnsRequest) -> Result<Place, Error> {
+        let netns = match request {
+            NetnsRequest::Create => {
+                Netns { path: format!("/run/netd/netns/{name}").into(), owned: true, inode: 0 }
+            }
+            NetnsRequest::Path(path) => Netns { path: path.clone(), owned: false, inode: 4 },
+            NetnsRequest::Pid(pid) => {
+                Netns { path: format!("/proc/{pid}/ns/net").into(), owned: false, inode: u64::from(*pid) }
+            }
+        };
+        Ok(Place { netns: Some(netns), occupied: BTreeSet::new() })
+    }
+
+    async fn interfaces(&mut self, _netns: &Netns) -> Result<BTreeSet<String>, Error> {
+        Ok(BTreeSet::new())
+    }
+
+    fn inode(&mut self, netns: &Netns) -> Result<u64, Error> {
+        if self.dead.contains(&netns.path) {
+            return Err(Error::new(Code::NotFound, "gone"));
+        }
+        Ok(if netns.inode == 0 { 7 } else { netns.inode })
+    }
+
+    fn free(&mut self, listens: &[Listen]) -> bool {
+        !listens.iter().any(|listen| self.busy.contains(listen))
+    }
+
+    fn is_running(&self, _sandbox: &Sandbox, pid: u32) -> bool {
+        pid == 1
+    }
+
+    fn kill(&mut self, _pid: u32) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn index(&mut self, ifname: &IfName) -> Result<Option<u32>, Error> {
+        let there = self.has(|o| matches!(o, Object::Veth(v) if v.host == *ifname));
+        Ok(there.then_some(1))
+    }
+
+    async fn ports(&mut self) -> Result<PortFacts, Error> {
+        Ok(PortFacts { ephemeral: (32_768, 32_775), reserved: vec![(32_769, 32_769)], ipv6: true })
+    }
+
+    async fn prefixes(&mut self) -> Result<Vec<HostPrefix>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn host(&mut self, _bridges: &[IfName]) -> Result<HostView, Error> {
+        Ok(HostView::default())
+    }
+
+    async fn owned(&mut self) -> Result<Vec<Owned>, Error> {
+        let owned = self.objects.iter().filter_map(|object| match object {
+            Object::Bridge(b) => Some(Owned::Bridge { ifname: b.ifname.clone(), network: b.network.clone() }),
+            Object::Veth(v) => Some(Owned::Veth { ifname: v.host.clone(), endpoint: v.endpoint.clone() }),
+            Object::Netns(name) => Some(Owned::Netns(name.clone())),
+            Object::Files(files) => Some(Owned::Files(files.sandbox.clone())),
+            _ => None,
+        });
+        Ok(owned.collect())
+    }
+
+    async fn remove_orphan(&mut self, orphan: &Owned) -> Result<(), Error> {
+        self.objects.retain(|object| match (orphan, object) {
+            (Owned::Bridge { ifname, .. }, Object::Bridge(b)) => b.ifname != *ifname,
+            (Owned::Bridge { ifname, .. }, Object::Slot(s)) => s.bridge != *ifname,
+            (Owned::Veth { ifname, .. }, Object::Veth(v)) => v.host != *ifname,
+            (Owned::Veth { ifname, .. }, Object::Record(r)) => r.host != *ifname,
+            (Owned::Veth { ifname, .. }, Object::Programs(host) | Object::Up(host)) => host != ifname,
+            (Owned::Netns(name), Object::Netns(other)) => other != name,
+            (Owned::Files(id), Object::Files(files)) => files.sandbox != *id,
+            _ => true,
+        });
+        Ok(())
+    }
+
+    async fn restore(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn collect(&mut self) {}
+
+    fn dataplane<T>(&mut self, act: impl FnOnce(&mut dyn Dataplane) -> T) -> T {
+        act(&mut self.dataplane)
+    }
+}

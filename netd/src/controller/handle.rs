@@ -1,0 +1,190 @@
+//! How everyone else talks to the controller: commands go into one queue, answers come back one by one.
+//!
+//! Reading does not queue: the controller leaves a snapshot of its world after every change.
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::{
+    Attachment, Code, CreateNetwork, CreateSandbox, Error, Event, FlowSelector, SandboxRemoved, Status, World,
+};
+use crate::{
+    dataplane::FlowInfo,
+    model::{Binding, Name, Network, PublishSpec, Sandbox},
+};
+
+/// Where the answer to a command goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// The queue of commands, to be given to `Controller::run`.
+pub struct Commands(pub(super) mpsc::Receiver<Command>);
+
+/// Chooses networks that `prune` may remove.
+pub type NetworkSelector = Box<dyn Fn(&Network) -> bool + Send>;
+
+/// What the controller's task is asked to do.
+pub(super) enum Command {
+    CreateNetwork(CreateNetwork, Reply<Arc<Network>>),
+    RemoveNetwork(String, Reply<()>),
+    PruneNetworks(NetworkSelector, Reply<Vec<Name>>),
+    Connect(String, Attachment, Reply<()>),
+    Disconnect { network: String, sandbox: String, force: bool, reply: Reply<()> },
+    CreateSandbox(Box<CreateSandbox>, Reply<Arc<Sandbox>>),
+    RemoveSandbox { sandbox: String, force: bool, reply: Reply<SandboxRemoved> },
+    Started(String, u32, Reply<()>),
+    Exited(String, Reply<()>),
+    Publish(String, Vec<PublishSpec>, Reply<Vec<Binding>>),
+    Unpublish { sandbox: String, specs: Vec<PublishSpec>, kill: bool, reply: Reply<Vec<Binding>> },
+    Flows(FlowSelector, Reply<Vec<FlowInfo>>),
+    FlushFlows(FlowSelector, Reply<usize>),
+    Drops(Reply<Vec<(&'static str, u64)>>),
+    Status(Reply<Status>),
+    Down(Reply<()>),
+}
+
+/// A client of the controller; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    world: watch::Receiver<Arc<World>>,
+    events: broadcast::Sender<Event>,
+}
+
+impl Handle {
+    pub(super) fn new(
+        commands: mpsc::Sender<Command>,
+        world: watch::Receiver<Arc<World>>,
+        events: broadcast::Sender<Event>,
+    ) -> Self {
+        Self { commands, world, events }
+    }
+
+    /// Creates a network.
+    pub async fn create_network(&self, request: CreateNetwork) -> Result<Arc<Network>, Error> {
+        self.ask(|reply| Command::CreateNetwork(request, reply)).await
+    }
+
+    /// Removes a network that has no endpoints, by name, id or id prefix.
+    pub async fn remove_network(&self, network: &str) -> Result<(), Error> {
+        self.ask(|reply| Command::RemoveNetwork(network.to_owned(), reply)).await
+    }
+
+    /// Removes the selected ones of all user-defined networks without endpoints; returns their names.
+    pub async fn prune_networks(
+        &self,
+        select: impl Fn(&Network) -> bool + Send + 'static,
+    ) -> Result<Vec<Name>, Error> {
+        self.ask(|reply| Command::PruneNetworks(Box::new(select), reply)).await
+    }
+
+    /// Attaches a running sandbox to the network that the attachment names.
+    pub async fn connect(&self, sandbox: &str, attachment: Attachment) -> Result<(), Error> {
+        self.ask(|reply| Command::Connect(sandbox.to_owned(), attachment, reply)).await
+    }
+
+    /// Takes a sandbox off a network; `force` succeeds where the sandbox is already gone from it.
+    pub async fn disconnect(&self, network: &str, sandbox: &str, force: bool) -> Result<(), Error> {
+        let (network, sandbox) = (network.to_owned(), sandbox.to_owned());
+        self.ask(|reply| Command::Disconnect { network, sandbox, force, reply }).await
+    }
+
+    /// Creates a sandbox with its endpoints and published ports.
+    pub async fn create_sandbox(&self, request: CreateSandbox) -> Result<Arc<Sandbox>, Error> {
+        self.ask(|reply| Command::CreateSandbox(Box::new(request), reply)).await
+    }
+
+    /// Removes a sandbox; `force` also while its process runs (which ends it).
+    pub async fn remove_sandbox(&self, sandbox: &str, force: bool) -> Result<SandboxRemoved, Error> {
+        let sandbox = sandbox.to_owned();
+        self.ask(|reply| Command::RemoveSandbox { sandbox, force, reply }).await
+    }
+
+    /// Records that `netd run` started its process in a sandbox.
+    pub async fn started(&self, sandbox: &str, pid: u32) -> Result<(), Error> {
+        self.ask(|reply| Command::Started(sandbox.to_owned(), pid, reply)).await
+    }
+
+    /// Records that the process of a sandbox has ended.
+    pub async fn exited(&self, sandbox: &str) -> Result<(), Error> {
+        self.ask(|reply| Command::Exited(sandbox.to_owned(), reply)).await
+    }
+
+    /// Adds published ports to a sandbox, all or none; returns the new bindings.
+    pub async fn publish(&self, sandbox: &str, specs: Vec<PublishSpec>) -> Result<Vec<Binding>, Error> {
+        self.ask(|reply| Command::Publish(sandbox.to_owned(), specs, reply)).await
+    }
+
+    /// Removes published ports; with `kill` their established connections too. Returns the removed bindings.
+    pub async fn unpublish(
+        &self,
+        sandbox: &str,
+        specs: Vec<PublishSpec>,
+        kill: bool,
+    ) -> Result<Vec<Binding>, Error> {
+        let sandbox = sandbox.to_owned();
+        self.ask(|reply| Command::Unpublish { sandbox, specs, kill, reply }).await
+    }
+
+    /// Lists live flows.
+    pub async fn flows(&self, select: FlowSelector) -> Result<Vec<FlowInfo>, Error> {
+        self.ask(|reply| Command::Flows(select, reply)).await
+    }
+
+    /// Ends flows; returns how many.
+    pub async fn flush_flows(&self, select: FlowSelector) -> Result<usize, Error> {
+        self.ask(|reply| Command::FlushFlows(select, reply)).await
+    }
+
+    /// Returns (reason, packets) for every drop reason.
+    pub async fn drops(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        self.ask(Command::Drops).await
+    }
+
+    /// Returns the daemon's state in numbers.
+    pub async fn status(&self) -> Result<Status, Error> {
+        self.ask(Command::Status).await
+    }
+
+    /// Removes everything this instance put into the kernel, then its state; the daemon ends afterwards.
+    pub async fn down(&self) -> Result<(), Error> {
+        self.ask(Command::Down).await
+    }
+
+    /// Subscribes to what happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Returns a consistent snapshot of networks, sandboxes and endpoints, as of the last finished operation.
+    pub fn view(&self) -> Arc<World> {
+        Arc::clone(&self.world.borrow())
+    }
+
+    /// Returns every network, by id.
+    pub fn networks(&self) -> Vec<Arc<Network>> {
+        self.view().networks().cloned().collect()
+    }
+
+    /// Finds a network by full name, full id or unique id prefix, in this order (Docker semantics B21).
+    pub fn network(&self, word: &str) -> Result<Arc<Network>, Error> {
+        self.view().network(word).cloned()
+    }
+
+    /// Returns every sandbox, by id.
+    pub fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
+        self.view().sandboxes().cloned().collect()
+    }
+
+    /// Finds a sandbox by full name, full id or unique id prefix, in this order.
+    pub fn sandbox(&self, word: &str) -> Result<Arc<Sandbox>, Error> {
+        self.view().sandbox(word).cloned()
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
+        let stopped = || Error::new(Code::Failure, "the daemon is stopping");
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}

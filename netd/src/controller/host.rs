@@ -1,0 +1,92 @@
+//! Keeps the packet path in step with the host: its own addresses, its uplinks, its routes.
+
+use std::net::IpAddr;
+
+use super::{Error, Status, apply::Machine, task::Controller};
+use crate::{
+    dataplane::{self, Dataplane, UplinkEntry},
+    link::HostRoute,
+    model::{Driver, IfName},
+};
+
+/// What the packet path has to know of the host.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostView {
+    /// Interfaces through which the outside is reached.
+    pub uplinks: Vec<UplinkEntry>,
+    /// Addresses on which published ports answer.
+    pub local: Vec<IpAddr>,
+    /// Routes that are not by netd's own interfaces.
+    pub routes: Vec<HostRoute>,
+}
+
+impl<M: Machine> Controller<M> {
+    /// Brings the packet path in step. What fails now is tried again at the next change.
+    pub(super) async fn sync_host(&mut self) {
+        let networks = self.world.networks().filter(|network| network.driver == Driver::Bridge);
+        let bridges: Vec<IfName> = networks.map(|network| network.bridge.ifname.clone()).collect();
+        let result = match self.machine.host(&bridges).await {
+            Ok(view) => self.follow(view),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "the packet path is not in step with the host's addresses and routes");
+        }
+    }
+
+    fn follow(&mut self, view: HostView) -> Result<(), Error> {
+        let old = std::mem::take(&mut self.host);
+        let result = self.machine.dataplane(|dataplane| step(dataplane, &old, &view));
+        // After a failure, all that was new is tried again.
+        self.host = if result.is_ok() { view } else { old };
+        Ok(result?)
+    }
+
+    pub(super) fn status(&mut self) -> Status {
+        let uplinks = self.host.uplinks.iter().map(|uplink| {
+            let addresses: Vec<String> =
+                sources(std::slice::from_ref(uplink)).iter().map(IpAddr::to_string).collect();
+            format!("{} ({})", uplink.ifname, addresses.join(", "))
+        });
+        let uplinks = uplinks.collect();
+        let features = self.machine.dataplane(|dataplane| dataplane.features());
+        Status {
+            instance: self.settings.instance.clone(),
+            state: self
+                .degraded
+                .as_ref()
+                .map_or_else(|| "ready".to_owned(), |why| format!("degraded: {why}")),
+            networks: self.world.networks().filter(|network| network.driver == Driver::Bridge).count(),
+            sandboxes: self.world.sandboxes().len(),
+            published_ports: self.world.sandboxes().map(|sandbox| sandbox.bindings.len()).sum(),
+            uplinks,
+            local_addresses: self.host.local.clone(),
+            features: features.into_iter().collect(),
+        }
+    }
+}
+
+fn step(dataplane: &mut dyn Dataplane, old: &HostView, new: &HostView) -> Result<(), dataplane::Error> {
+    // New programs and addresses come first, so that no packet meets an uplink without them.
+    for uplink in new.uplinks.iter().filter(|uplink| !old.uplinks.contains(uplink)) {
+        dataplane.put_uplink(uplink)?;
+    }
+    if new.local != old.local {
+        dataplane.set_local_addresses(&new.local)?;
+    }
+    let stays = |uplink: &UplinkEntry| new.uplinks.iter().any(|other| other.ifindex == uplink.ifindex);
+    for uplink in old.uplinks.iter().filter(|uplink| !stays(uplink)) {
+        dataplane.remove_uplink(uplink)?;
+    }
+    if new.routes != old.routes || new.uplinks != old.uplinks {
+        dataplane.routes_changed()?;
+    }
+    Ok(())
+}
+
+fn sources(uplinks: &[UplinkEntry]) -> Vec<IpAddr> {
+    uplinks
+        .iter()
+        .flat_map(|uplink| uplink.ipv4.map(IpAddr::V4).into_iter().chain(uplink.ipv6.map(IpAddr::V6)))
+        .collect()
+}

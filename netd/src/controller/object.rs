@@ -1,0 +1,403 @@
+//! The kernel objects that networks and sandboxes consist of, in the order in which they come into being.
+//!
+//! Everything is derived from the world, so that planning an operation, repairing after a restart and tearing down all speak of
+//! the same objects. Interfaces are known by name here; whoever applies a step looks up their indexes.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{World, files::Renderer};
+use crate::{
+    dataplane::PublishEntry,
+    model::{
+        Binding, BridgeOptions, Driver, Endpoint, GatewayMode, Id, IfName, Mac, Name, Netns, Network,
+        Protocol, Sandbox, SandboxMode,
+    },
+};
+
+/// One thing in the kernel (or in the run directory) that netd keeps there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    /// A bridge with its addresses, up.
+    Bridge(Bridge),
+    /// A network's slot in the dataplane.
+    Slot(Slot),
+    /// The namespace of a sandbox that netd made, named after it, with its loopback up.
+    Netns(Name),
+    /// `/etc/hosts` and `/etc/resolv.conf` of a sandbox.
+    Files(Files),
+    /// A veth pair, host side down and on its bridge, the other side in the sandbox.
+    Veth(Veth),
+    /// The programs on a veth's host side.
+    Programs(IfName),
+    /// Addresses of the sandbox side, which is up.
+    Inside(Inside),
+    /// An endpoint's record in the dataplane.
+    Record(Record),
+    /// Host ports that no socket of the host may take.
+    Guard(Ports<Listen>),
+    /// Host ports that lead to an endpoint.
+    Publish(Publish),
+    /// A veth's host side being up: from here on packets flow.
+    Up(IfName),
+    /// Default routes of a sandbox.
+    Gateway(Gateway),
+}
+
+/// A list of ports, shared because there may be tens of thousands.
+pub type Ports<T> = Arc<[T]>;
+
+/// A network's bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// Its name.
+    pub ifname: IfName,
+    /// The network, for the label.
+    pub network: Id,
+    /// Its own address on the link, derived from the network's id so that it survives being re-created.
+    pub mac: Mac,
+    /// In bytes.
+    pub mtu: u32,
+    /// Its addresses with the subnets' prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// Whether the host forwards nothing from it.
+    pub internal: bool,
+    /// Whether IPv6 is switched on.
+    pub ipv6: bool,
+    /// Whether the user named it: then a bridge of somebody else's is used, and stays (Docker semantics B1).
+    pub adoptable: bool,
+}
+
+/// Of bridges and veths whose network names none, in bytes; the kernel's own default for Ethernet.
+const MTU: u32 = 1500;
+
+/// A network in the dataplane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Its index in the `NETWORK` map.
+    pub index: u16,
+    /// Its bridge.
+    pub bridge: IfName,
+    /// IPv4 subnet and the bridge's address in it.
+    pub ipv4: Option<(Ipv4Net, Option<Ipv4Addr>)>,
+    /// IPv6 subnet and the bridge's address in it.
+    pub ipv6: Option<(Ipv6Net, Option<Ipv6Addr>)>,
+    /// Whether endpoints may talk to each other.
+    pub icc: bool,
+    /// Whether nothing enters or leaves.
+    pub internal: bool,
+    /// Whether egress takes the host's address.
+    pub masquerade: bool,
+    /// Fixed source of masqueraded IPv4 flows.
+    pub host_ipv4: Option<Ipv4Addr>,
+    /// Fixed source of masqueraded IPv6 flows.
+    pub host_ipv6: Option<Ipv6Addr>,
+}
+
+/// The files of a sandbox, by content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// The sandbox.
+    pub sandbox: Id,
+    /// Text of `/etc/hosts`.
+    pub hosts: String,
+    /// Text of `/etc/resolv.conf`.
+    pub resolv: String,
+}
+
+/// A veth pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Veth {
+    /// The endpoint, for the label.
+    pub endpoint: Id,
+    /// Its host side.
+    pub host: IfName,
+    /// The bridge of the host side.
+    pub bridge: IfName,
+    /// Whether the bridge keeps it from other isolated ports (no ICC).
+    pub isolated: bool,
+    /// In bytes.
+    pub mtu: u32,
+    /// Addresses that the host knows behind it without asking.
+    pub addresses: Vec<IpAddr>,
+    /// Namespace of the sandbox side.
+    pub netns: Netns,
+    /// Name of the sandbox side.
+    pub inside: IfName,
+    /// Address of the sandbox side on the link.
+    pub mac: Mac,
+}
+
+/// The sandbox side of a veth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inside {
+    /// Its namespace.
+    pub netns: Netns,
+    /// Its name.
+    pub ifname: IfName,
+    /// Its addresses; without an IPv6 one, IPv6 is switched off on it (Docker semantics B15).
+    pub addresses: Vec<IpNet>,
+    /// In bytes.
+    pub mtu: u32,
+}
+
+/// An endpoint in the dataplane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Host side of its veth.
+    pub host: IfName,
+    /// Slot of its network.
+    pub network: u16,
+    /// The only Ethernet source it may use.
+    pub mac: Mac,
+    /// The only IPv4 source it may use.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The only global IPv6 source it may use.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+/// A host address, port and protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Listen {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Port on the host.
+    pub port: u16,
+    /// Host address; unspecified: every local address of that family.
+    pub ip: IpAddr,
+}
+
+/// A published port without its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Port {
+    /// What it answers on.
+    pub listen: Listen,
+    /// Where it leads.
+    pub backend: IpAddr,
+    /// Port there.
+    pub backend_port: u16,
+}
+
+/// Published ports that lead to one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Host side of the endpoint's veth.
+    pub host: IfName,
+    /// The ports.
+    pub ports: Ports<Port>,
+}
+
+/// Default routes of a sandbox: gateway and interface for each family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// The sandbox's namespace.
+    pub netns: Netns,
+    /// IPv4 gateway and the interface it is behind.
+    pub ipv4: Option<(Ipv4Addr, IfName)>,
+    /// IPv6 gateway and the interface it is behind.
+    pub ipv6: Option<(Ipv6Addr, IfName)>,
+}
+
+impl Object {
+    /// Whether two objects are versions of one thing: put replaces the older by the newer.
+    pub fn same_thing(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Bridge(a), Self::Bridge(b)) => a.ifname == b.ifname,
+            (Self::Slot(a), Self::Slot(b)) => a.index == b.index,
+            (Self::Netns(a), Self::Netns(b)) => a == b,
+            (Self::Files(a), Self::Files(b)) => a.sandbox == b.sandbox,
+            (Self::Veth(a), Self::Veth(b)) => a.host == b.host,
+            (Self::Programs(a), Self::Programs(b)) | (Self::Up(a), Self::Up(b)) => a == b,
+            (Self::Inside(a), Self::Inside(b)) => a.netns == b.netns && a.ifname == b.ifname,
+            (Self::Record(a), Self::Record(b)) => a.host == b.host,
+            (Self::Gateway(a), Self::Gateway(b)) => a.netns == b.netns,
+            // Ports are compared one by one, see `plan::diff`.
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bridge(bridge) => write!(f, "bridge {}", bridge.ifname),
+            Self::Slot(slot) => write!(f, "network slot {} of {}", slot.index, slot.bridge),
+            Self::Netns(name) => write!(f, "namespace {name}"),
+            Self::Files(files) => write!(f, "files of {}", files.sandbox.short()),
+            Self::Veth(veth) => write!(f, "veth {}", veth.host),
+            Self::Programs(host) => write!(f, "programs on {host}"),
+            Self::Inside(inside) => {
+                write!(f, "addresses of {} in {}", inside.ifname, inside.netns.path.display())
+            }
+            Self::Record(record) => write!(f, "endpoint behind {}", record.host),
+            Self::Guard(listens) => write!(f, "reservation of {} host ports", listens.len()),
+            Self::Publish(publish) => {
+                write!(f, "{} published ports of {}", publish.ports.len(), publish.host)
+            }
+            Self::Up(host) => write!(f, "{host} being up"),
+            Self::Gateway(gateway) => write!(f, "default routes in {}", gateway.netns.path.display()),
+        }
+    }
+}
+
+impl From<&Binding> for Listen {
+    fn from(binding: &Binding) -> Self {
+        Self { ip: binding.host_ip, port: binding.host_port, protocol: binding.protocol }
+    }
+}
+
+impl From<&PublishEntry> for Listen {
+    fn from(entry: &PublishEntry) -> Self {
+        Self { protocol: entry.protocol, port: entry.host_port, ip: entry.host_ip }
+    }
+}
+
+/// Returns what a network consists of.
+pub fn of_network(network: &Network) -> Vec<Object> {
+    let (Driver::Bridge, Some(index)) = (network.driver, network.index) else { return Vec::new() };
+    let options = &network.bridge;
+    let ipv4 =
+        network.pool_for(false).filter(|_| network.ipv4).and_then(|pool| match (pool.subnet, pool.gateway) {
+            (IpNet::V4(subnet), Some(IpAddr::V4(ip))) => {
+                Some((subnet, Some(ip).filter(|_| !options.inhibit_ipv4)))
+            }
+            (IpNet::V4(subnet), _) => Some((subnet, None)),
+            (IpNet::V6(_), _) => None,
+        });
+    let ipv6 =
+        network.pool_for(true).filter(|_| network.ipv6).and_then(|pool| match (pool.subnet, pool.gateway) {
+            (IpNet::V6(subnet), Some(IpAddr::V6(ip))) => Some((subnet, Some(ip))),
+            (IpNet::V6(subnet), _) => Some((subnet, None)),
+            (IpNet::V4(_), _) => None,
+        });
+    let address4 =
+        ipv4.and_then(|(subnet, ip)| Some(IpNet::from(Ipv4Net::new(ip?, subnet.prefix_len()).ok()?)));
+    let address6 =
+        ipv6.and_then(|(subnet, ip)| Some(IpNet::from(Ipv6Net::new(ip?, subnet.prefix_len()).ok()?)));
+    vec![
+        Object::Bridge(Bridge {
+            ifname: options.ifname.clone(),
+            network: network.id.clone(),
+            mac: mac_of(&network.id),
+            mtu: options.mtu.unwrap_or(MTU),
+            addresses: address4.into_iter().chain(address6).collect(),
+            internal: network.internal,
+            ipv6: network.ipv6,
+            adoptable: network.options.contains_key(BridgeOptions::NAME),
+        }),
+        Object::Slot(Slot {
+            index,
+            bridge: options.ifname.clone(),
+            ipv4,
+            ipv6,
+            icc: options.icc,
+            internal: network.internal,
+            masquerade: options.masquerade && options.gateway_mode_ipv4 != GatewayMode::Routed,
+            host_ipv4: options.host_ipv4,
+            host_ipv6: options.host_ipv6,
+        }),
+    ]
+}
+
+/// Returns what a sandbox consists of, in a world that holds its networks.
+pub fn of_sandbox(world: &World, sandbox: &Sandbox, renderer: &Renderer) -> Vec<Object> {
+    let mut objects = Vec::new();
+    let joined = matches!(sandbox.mode, SandboxMode::Sandbox(_));
+    let netns = sandbox.netns.as_ref().filter(|_| !joined);
+    objects.extend(netns.filter(|netns| netns.owned).map(|_| Object::Netns(sandbox.name.clone())));
+    objects.extend(renderer.render(world, sandbox).map(Object::Files));
+    let Some(netns) = netns else { return objects };
+    let attached = || {
+        sandbox
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| Some((endpoint, world.network_by_id(&endpoint.network)?)))
+    };
+    for (endpoint, network) in attached() {
+        objects.extend(of_endpoint(netns, endpoint, network));
+    }
+    if !sandbox.bindings.is_empty() {
+        objects.push(Object::Guard(sandbox.bindings.iter().map(Listen::from).collect()));
+        objects.extend(sandbox.endpoints.iter().filter_map(|endpoint| published(sandbox, endpoint)));
+    }
+    objects.extend(attached().map(|(endpoint, _)| Object::Up(endpoint.host_ifname.clone())));
+    objects.extend(gateway(world, sandbox, netns));
+    objects
+}
+
+fn of_endpoint(netns: &Netns, endpoint: &Endpoint, network: &Network) -> Vec<Object> {
+    let host = &endpoint.host_ifname;
+    let ipv4 = endpoint.ipv4.map(|net| IpAddr::V4(net.addr()));
+    let addresses = ipv4.into_iter().chain(endpoint.ipv6.map(|net| IpAddr::V6(net.addr())));
+    let mut objects = vec![
+        Object::Veth(Veth {
+            endpoint: endpoint.id.clone(),
+            host: host.clone(),
+            bridge: network.bridge.ifname.clone(),
+            isolated: !network.bridge.icc,
+            mtu: network.bridge.mtu.unwrap_or(MTU),
+            addresses: addresses.collect(),
+            netns: netns.clone(),
+            inside: endpoint.ifname.clone(),
+            mac: endpoint.mac,
+        }),
+        Object::Programs(host.clone()),
+        Object::Inside(Inside {
+            netns: netns.clone(),
+            ifname: endpoint.ifname.clone(),
+            addresses: endpoint.ipv4.map(IpNet::V4).into_iter().chain(endpoint.ipv6.map(IpNet::V6)).collect(),
+            mtu: network.bridge.mtu.unwrap_or(MTU),
+        }),
+    ];
+    objects.extend(network.index.map(|index| {
+        Object::Record(Record {
+            host: host.clone(),
+            network: index,
+            mac: endpoint.mac,
+            ipv4: endpoint.ipv4.map(|net| net.addr()),
+            ipv6: endpoint.ipv6.map(|net| net.addr()),
+        })
+    }));
+    objects
+}
+
+/// Returns the published ports of a sandbox that this endpoint serves.
+///
+/// An IPv6 host address of an endpoint without IPv6 leads to its IPv4 address (Docker semantics E14, E15).
+fn published(sandbox: &Sandbox, endpoint: &Endpoint) -> Option<Object> {
+    let ipv4 = endpoint.ipv4.map(|net| IpAddr::V4(net.addr()));
+    let ipv6 = endpoint.ipv6.map(|net| IpAddr::V6(net.addr()));
+    let ports: Ports<Port> = sandbox
+        .bindings
+        .iter()
+        .filter(|binding| binding.endpoint == endpoint.id)
+        .filter_map(|binding| {
+            let backend = if binding.host_ip.is_ipv6() { ipv6.or(ipv4) } else { ipv4 };
+            Some(Port { listen: binding.into(), backend: backend?, backend_port: binding.port })
+        })
+        .collect();
+    (!ports.is_empty()).then(|| Object::Publish(Publish { host: endpoint.host_ifname.clone(), ports }))
+}
+
+fn gateway(world: &World, sandbox: &Sandbox, netns: &Netns) -> Option<Object> {
+    let ipv4 = super::gateway::provider(world, sandbox, false)
+        .and_then(|endpoint| Some((endpoint.gateway4?, endpoint.ifname.clone())));
+    let ipv6 = super::gateway::provider(world, sandbox, true)
+        .and_then(|endpoint| Some((endpoint.gateway6?, endpoint.ifname.clone())));
+    (ipv4.is_some() || ipv6.is_some()).then(|| Object::Gateway(Gateway { netns: netns.clone(), ipv4, ipv6 }))
+}
+
+/// Returns a locally administered unicast address from the first bytes of an id, which are random.
+pub fn mac_of(id: &Id) -> Mac {
+    let mut mac = [0x02, 0, 0, 0, 0, 0];
+    for (byte, digits) in mac[1..].iter_mut().zip(id.as_str().as_bytes().chunks_exact(2)) {
+        let digit = |ascii: u8| if ascii.is_ascii_digit() { ascii - b'0' } else { ascii - b'a' + 10 };
+        *byte = digit(digits[0]) << 4 | digit(digits[1]);
+    }
+    Mac(mac)
+}

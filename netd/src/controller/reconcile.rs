@@ -1,0 +1,240 @@
+//! Brings the kernel in step with what is stored: at the start, and after an operation that broke off.
+//!
+//! Everything is read first; then what is missing is made by the same steps that made it once; and only when all of that is in
+//! place, what carries netd's label and belongs to nothing is swept away (reliability 6.5, D5). What is there and right is not
+//! touched.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Code, Error, World,
+    apply::{Machine, Owned},
+    default_bridge, object, plan,
+    plan::Step,
+    pseudo_network,
+    task::Controller,
+};
+use crate::model::{Driver, Id, Network, Sandbox, SandboxMode};
+
+impl<M: Machine> Controller<M> {
+    /// Loads the stored state, makes the kernel equal to it, and makes the default networks at the first start.
+    ///
+    /// # Errors
+    /// When the state can't be read, or the default networks can't be made. An object that can't be repaired is logged and
+    /// shows in `status`; the others go on.
+    pub async fn reconcile(&mut self) -> Result<(), Error> {
+        self.renderer.refresh();
+        let loaded = self.store.load()?;
+        for warning in &loaded.warnings {
+            tracing::warn!(warning, "stored state was damaged");
+            self.degraded = Some(format!("the stored state was damaged: {warning}"));
+        }
+        if let Some(intent) = &loaded.journal {
+            tracing::info!(?intent, "an operation broke off; it is undone unless it was stored");
+        }
+        let world = self.living(loaded.networks, loaded.sandboxes).await?;
+        self.show(world.clone());
+        self.sync_host().await;
+        let steps = plan::ensure(&world, &self.renderer);
+        for step in &steps {
+            if let Err(error) = self.machine.apply(step).await {
+                tracing::error!(%step, %error, "object not repaired");
+                self.degraded = Some(format!("{step}: {error}"));
+            }
+        }
+        self.machine.settle();
+        self.sweep(&world, &steps).await;
+        self.store.journal_clear()?;
+        self.make_default_networks().await?;
+        self.sync_host().await;
+        Ok(())
+    }
+
+    /// Returns the stored world without the sandboxes whose namespaces are gone, as after a reboot (reliability F24).
+    async fn living(&mut self, networks: Vec<Network>, sandboxes: Vec<Sandbox>) -> Result<World, Error> {
+        let mut world = World::default();
+        networks.into_iter().for_each(|network| world.put_network(network));
+        let mut alive = Vec::new();
+        for mut sandbox in sandboxes {
+            let there = match &sandbox.netns {
+                Some(netns) => {
+                    self.machine.inode(netns).is_ok_and(|inode| netns.inode == 0 || netns.inode == inode)
+                }
+                None => true,
+            };
+            if !there {
+                tracing::info!(sandbox = %sandbox.name, "sandbox forgotten: its namespace is gone");
+                self.store.remove_sandbox(&sandbox.id)?;
+                continue;
+            }
+            if let Some(pid) = sandbox.pid
+                && !self.machine.is_running(&sandbox, pid)
+            {
+                sandbox.pid = None;
+                self.store.put_sandbox(&sandbox)?;
+            }
+            alive.push(sandbox);
+        }
+        let ids: BTreeSet<Id> = alive.iter().map(|sandbox| sandbox.id.clone()).collect();
+        for sandbox in alive {
+            match &sandbox.mode {
+                SandboxMode::Sandbox(target) if !ids.contains(target) => {
+                    self.store.remove_sandbox(&sandbox.id)?
+                }
+                _ => world.put_sandbox(sandbox),
+            }
+        }
+        Ok(world)
+    }
+
+    /// Removes what carries this instance's label and belongs to nothing in the world.
+    async fn sweep(&mut self, world: &World, steps: &[Step]) {
+        let owned = match self.machine.owned().await {
+            Ok(owned) => owned,
+            Err(error) => {
+                // Acting on half a list would delete the wrong ones.
+                tracing::warn!(%error, "nothing swept: the kernel's objects could not be listed");
+                return;
+            }
+        };
+        for orphan in owned {
+            if belongs(world, &orphan) {
+                continue;
+            }
+            tracing::info!(?orphan, "orphan removed");
+            if let Err(error) = self.machine.remove_orphan(&orphan).await {
+                tracing::error!(?orphan, %error, "orphan not removed");
+            }
+        }
+        if let Err(error) = self.sweep_dataplane(world, steps).await {
+            tracing::error!(%error, "packet path not swept");
+        }
+    }
+
+    /// Removes from the packet path what no object of the world put there: first what lets traffic in.
+    async fn sweep_dataplane(&mut self, world: &World, steps: &[Step]) -> Result<(), Error> {
+        let mut hosts = Vec::new();
+        let mut listens = BTreeSet::new();
+        for step in steps {
+            match step {
+                Step::Put(object::Object::Record(record)) => hosts.push(&record.host),
+                Step::Put(object::Object::Guard(guard)) => listens.extend(guard.iter().copied()),
+                _ => {}
+            }
+        }
+        let mut indexes = BTreeSet::new();
+        for host in hosts {
+            indexes.extend(self.machine.index(host).await?);
+        }
+        let slots: BTreeSet<u16> = world.networks().filter_map(|network| network.index).collect();
+        let uplinks: BTreeSet<u32> = self.host.uplinks.iter().map(|uplink| uplink.ifindex).collect();
+        self.machine.dataplane(|dataplane| {
+            let inventory = dataplane.inventory()?;
+            let stale: Vec<_> =
+                inventory.publishes.into_iter().filter(|entry| !listens.contains(&entry.into())).collect();
+            if !stale.is_empty() {
+                dataplane.remove_publishes(&stale)?;
+                dataplane.release_ports(&stale)?;
+            }
+            for endpoint in inventory.endpoints.iter().filter(|endpoint| !indexes.contains(&endpoint.ifindex))
+            {
+                dataplane.remove_endpoint(endpoint)?;
+                dataplane.detach_endpoint(endpoint.ifindex)?;
+            }
+            for index in inventory.networks.into_iter().filter(|index| !slots.contains(index)) {
+                dataplane.remove_network(&empty_network(index))?;
+            }
+            for ifindex in inventory.uplinks.into_iter().filter(|ifindex| !uplinks.contains(ifindex)) {
+                dataplane.remove_uplink(&gone_uplink(ifindex)?)?;
+            }
+            Ok::<_, crate::dataplane::Error>(())
+        })?;
+        Ok(())
+    }
+
+    async fn make_default_networks(&mut self) -> Result<(), Error> {
+        let there = |world: &World, name: &str| world.networks().any(|network| network.name.as_str() == name);
+        for (driver, name) in [(Driver::Host, "host"), (Driver::Null, "none")] {
+            if !there(&self.world, name) {
+                let id = Id::random()
+                    .map_err(|error| Error::new(Code::Failure, format!("choose an id: {error}")))?;
+                self.add_network(pseudo_network(driver, id, super::now())?).await?;
+            }
+        }
+        if !there(&self.world, "bridge") {
+            let host = self.machine.prefixes().await?;
+            let request = self.settings.default_bridge.clone();
+            let network = self.plan_network(&host, |facts| default_bridge(&request, facts))?;
+            self.add_network(network).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes everything out of the kernel that this instance put there, endpoints first, whatever fails on the way.
+    ///
+    /// # Errors
+    /// The first failure, when all the rest has been tried; the stored state stays then, for another attempt.
+    pub(super) async fn down(&mut self) -> Result<(), Error> {
+        let steps = plan::diff(&self.world, &World::default(), &self.renderer);
+        let mut failures = Vec::new();
+        for step in &steps {
+            if let Err(error) = self.machine.apply(step).await {
+                tracing::error!(%step, %error, "object not removed");
+                failures.push(error);
+            }
+        }
+        self.machine.settle();
+        match self.machine.owned().await {
+            Ok(orphans) => {
+                for orphan in orphans {
+                    failures.extend(self.machine.remove_orphan(&orphan).await.err());
+                }
+            }
+            Err(error) => failures.push(error),
+        }
+        failures.extend(self.machine.dataplane(|dataplane| dataplane.down()).err().map(Error::from));
+        failures.extend(self.machine.restore().await.err());
+        if let Some(first) = failures.into_iter().next() {
+            return Err(Error { message: format!("not everything was removed: {}", first.message), ..first });
+        }
+        self.show(World::default());
+        tracing::info!("everything removed");
+        Ok(())
+    }
+}
+
+/// Whether an object with this instance's label has its place in the world.
+fn belongs(world: &World, owned: &Owned) -> bool {
+    match owned {
+        Owned::Bridge { network, .. } => world.network_by_id(network).is_some(),
+        Owned::Veth { endpoint, .. } => {
+            world.sandboxes().flat_map(|sandbox| &sandbox.endpoints).any(|other| other.id == *endpoint)
+        }
+        Owned::Netns(name) => world
+            .sandboxes()
+            .any(|sandbox| sandbox.name == *name && sandbox.netns.as_ref().is_some_and(|netns| netns.owned)),
+        Owned::Files(sandbox) => world.sandbox_by_id(sandbox).is_some(),
+    }
+}
+
+fn empty_network(index: u16) -> crate::dataplane::NetworkEntry {
+    crate::dataplane::NetworkEntry {
+        index,
+        bridge: 0,
+        bridge_mac: crate::model::Mac([0; 6]),
+        ipv4: None,
+        ipv6: None,
+        icc: false,
+        internal: true,
+        masquerade: false,
+        host_ipv4: None,
+        host_ipv6: None,
+    }
+}
+
+fn gone_uplink(ifindex: u32) -> Result<crate::dataplane::UplinkEntry, crate::dataplane::Error> {
+    let ifname = format!("if{ifindex}")
+        .parse()
+        .map_err(|error| crate::dataplane::Error::Limit(format!("uplink {ifindex}: {error}")))?;
+    Ok(crate::dataplane::UplinkEntry { ifindex, ifname, ipv4: None, ipv6: None, mtu: 0 })
+}

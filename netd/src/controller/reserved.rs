@@ -1,0 +1,83 @@
+//! Keeps the kernel from handing out ports that netd uses: `net.ipv4.ip_local_reserved_ports`.
+//!
+//! That steers automatic choice alone; explicit binds are the guard program's business.
+
+use std::collections::BTreeSet;
+
+use super::{Error, object::Listen};
+use crate::{
+    netns::Netns,
+    sysctl::{self, ReservedPorts},
+};
+
+/// The part of the list that is netd's.
+pub struct Reserved {
+    netns: Netns,
+    /// The list before netd.
+    original: ReservedPorts,
+    /// Ports of masqueraded flows.
+    nat: Vec<(u16, u16)>,
+    /// Where the kernel chooses from by itself.
+    ephemeral: (u16, u16),
+    /// Publications of ports in there.
+    published: BTreeSet<Listen>,
+}
+
+impl Reserved {
+    /// Reserves the ports of masqueraded flows. `original` is the list before netd first touched it.
+    pub async fn start(netns: &Netns, original: &ReservedPorts, nat: &[(u16, u16)]) -> Result<Self, Error> {
+        let range = sysctl::local_port_range(netns).await?;
+        let reserved = Self {
+            netns: netns.clone(),
+            original: original.clone(),
+            nat: nat.to_vec(),
+            ephemeral: (*range.start(), *range.end()),
+            published: BTreeSet::new(),
+        };
+        ReservedPorts::read(netns).await?.with(nat).write(netns).await?;
+        Ok(reserved)
+    }
+
+    /// Returns `ip_local_port_range`.
+    pub fn ephemeral(&self) -> (u16, u16) {
+        self.ephemeral
+    }
+
+    /// Adds published ports.
+    pub async fn add(&mut self, listens: &[Listen]) -> Result<(), Error> {
+        let before = self.ours();
+        let (first, last) = self.ephemeral;
+        self.published.extend(listens.iter().filter(|listen| (first..=last).contains(&listen.port)));
+        self.write(&before).await
+    }
+
+    /// Takes published ports away.
+    pub async fn remove(&mut self, listens: &[Listen]) -> Result<(), Error> {
+        let before = self.ours();
+        for listen in listens {
+            self.published.remove(listen);
+        }
+        self.write(&before).await
+    }
+
+    /// Gives the host its own list back, with what others added meanwhile.
+    pub async fn restore(&self) -> Result<(), Error> {
+        let present = ReservedPorts::read(&self.netns).await?;
+        Ok(present.without(&self.ours(), &self.original).write(&self.netns).await?)
+    }
+
+    fn ours(&self) -> Vec<(u16, u16)> {
+        let published: Vec<(u16, u16)> =
+            self.published.iter().map(|listen| (listen.port, listen.port)).collect();
+        ReservedPorts::default().with(&self.nat).with(&published).ranges().to_vec()
+    }
+
+    async fn write(&self, before: &[(u16, u16)]) -> Result<(), Error> {
+        let after = self.ours();
+        if after == before {
+            return Ok(());
+        }
+        let present = ReservedPorts::read(&self.netns).await?;
+        Ok(present.without(before, &self.original).with(&after).write(&self.netns).await?)
+    }
+}

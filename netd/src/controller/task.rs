@@ -1,0 +1,286 @@
+//! The controller's task: takes one command after the other, plans it, journals it, applies it, commits it and answers.
+
+use std::{any::Any, collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::{
+    Code, CreateNetwork, Error, Event, Handle, World,
+    apply::{self, Machine, PortFacts},
+    files::Renderer,
+    handle::{Command, Commands},
+    host::HostView,
+    plan,
+    publish::HostPorts,
+};
+use crate::{
+    ipam::DefaultPool,
+    store::{Intent, Store},
+};
+
+/// Commands that may wait; more wait at the sender's side (reliability 8.3).
+const QUEUE: usize = 64;
+/// Events that a slow reader may be behind.
+const EVENTS: usize = 1024;
+
+/// What the controller is told at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The instance's name.
+    pub instance: String,
+    /// Where subnets come from that nobody names, of both families.
+    pub default_pools: Vec<DefaultPool>,
+    /// The network `bridge`, as far as the configuration says.
+    pub default_bridge: CreateNetwork,
+    /// Options of every new network that does not give them itself.
+    pub network_options: BTreeMap<String, String>,
+    /// Networks that the dataplane has slots for.
+    pub network_slots: u16,
+    /// Between two collections of expired flows.
+    pub collect_every: Duration,
+}
+
+/// The state of the one writer.
+pub struct Controller<M> {
+    pub(super) machine: M,
+    pub(super) store: Store,
+    pub(super) world: Arc<World>,
+    pub(super) settings: Settings,
+    pub(super) renderer: Renderer,
+    /// The host as the packet path knows it.
+    pub(super) host: HostView,
+    /// The last ephemeral host port handed out.
+    pub(super) last_port: u16,
+    /// Why the state is not what it should be, for `status`.
+    pub(super) degraded: Option<String>,
+    view: watch::Sender<Arc<World>>,
+    events: broadcast::Sender<Event>,
+}
+
+/// What is left to do when the controller's task has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// The daemon was told to stop: everything stays.
+    Stopped,
+    /// `netd down`: everything is gone but the directories.
+    Down,
+}
+
+impl<M: Machine> Controller<M> {
+    /// Makes a controller with an empty world, and the handle to talk to it; `reconcile` fills the world.
+    pub fn new(machine: M, store: Store, settings: Settings, renderer: Renderer) -> (Self, Handle, Commands) {
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let world = Arc::new(World::default());
+        let (view, seen) = watch::channel(Arc::clone(&world));
+        let (events, _) = broadcast::channel(EVENTS);
+        let handle = Handle::new(sender, seen, events.clone());
+        let controller = Self {
+            machine,
+            store,
+            world,
+            settings,
+            renderer,
+            host: HostView::default(),
+            last_port: 0,
+            degraded: None,
+            view,
+            events,
+        };
+        (controller, handle, Commands(commands))
+    }
+
+    /// Serves commands until the queue closes, `stop` fires, or everything was taken down. An operation in flight is finished.
+    pub async fn run(
+        mut self,
+        Commands(mut commands): Commands,
+        mut host: impl HostChanges,
+        mut stop: watch::Receiver<bool>,
+    ) -> (Self, End) {
+        let mut collect = tokio::time::interval(self.settings.collect_every);
+        collect.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let command = tokio::select! {
+                biased;
+                () = stop.wait_for(|stop| *stop).map(drop) => return (self, End::Stopped),
+                command = commands.recv() => command,
+                () = host.changed() => {
+                    self.sync_host().await;
+                    continue;
+                }
+                _ = collect.tick() => {
+                    self.machine.collect();
+                    continue;
+                }
+            };
+            let Some(command) = command else { return (self, End::Stopped) };
+            if let Command::Down(reply) = command {
+                let result = self.down().await;
+                let done = result.is_ok();
+                let _ = reply.send(result); // whoever asked may have left
+                if done {
+                    return (self, End::Down);
+                }
+                continue;
+            }
+            // A panic ends the operation, not the daemon; what it left half-done is repaired from the stored state.
+            if let Err(panic) = AssertUnwindSafe(self.serve(command)).catch_unwind().await {
+                self.recover(&reason(&*panic)).await;
+            }
+        }
+    }
+
+    /// Returns the stored state, when the controller is done with it.
+    pub fn into_store(self) -> Store {
+        self.store
+    }
+
+    async fn recover(&mut self, why: &str) {
+        tracing::error!(why, "an operation panicked");
+        self.degraded = Some(format!("an operation panicked ({why}); its changes were repaired"));
+        if let Err(error) = self.reconcile().await {
+            tracing::error!(%error, "state not repaired after a panic");
+        }
+    }
+
+    async fn serve(&mut self, command: Command) {
+        // Whoever asked may have left; the operation is done all the same.
+        match command {
+            Command::CreateNetwork(request, reply) => {
+                let _ = reply.send(self.create_network(&request).await);
+            }
+            Command::RemoveNetwork(network, reply) => {
+                let _ = reply.send(self.remove_network(&network).await);
+            }
+            Command::PruneNetworks(select, reply) => {
+                let _ = reply.send(self.prune_networks(select).await);
+            }
+            Command::Connect(sandbox, attachment, reply) => {
+                let _ = reply.send(self.connect(&sandbox, &attachment).await);
+            }
+            Command::Disconnect { network, sandbox, force, reply } => {
+                let _ = reply.send(self.disconnect(&network, &sandbox, force).await);
+            }
+            Command::CreateSandbox(request, reply) => {
+                let _ = reply.send(self.create_sandbox(&request).await);
+            }
+            Command::RemoveSandbox { sandbox, force, reply } => {
+                let _ = reply.send(self.remove_sandbox(&sandbox, force).await);
+            }
+            Command::Started(sandbox, pid, reply) => {
+                let _ = reply.send(self.set_pid(&sandbox, Some(pid)).await);
+            }
+            Command::Exited(sandbox, reply) => {
+                let _ = reply.send(self.set_pid(&sandbox, None).await);
+            }
+            Command::Publish(sandbox, specs, reply) => {
+                let _ = reply.send(self.publish(&sandbox, &specs).await);
+            }
+            Command::Unpublish { sandbox, specs, kill, reply } => {
+                let _ = reply.send(self.unpublish(&sandbox, &specs, kill).await);
+            }
+            Command::Flows(select, reply) => {
+                let _ = reply.send(self.flows(&select));
+            }
+            Command::FlushFlows(select, reply) => {
+                let _ = reply.send(self.flush_flows(&select));
+            }
+            Command::Drops(reply) => {
+                let _ =
+                    reply.send(self.machine.dataplane(|dataplane| dataplane.drops()).map_err(Error::from));
+            }
+            Command::Status(reply) => {
+                let _ = reply.send(Ok(self.status()));
+            }
+            Command::Down(_) => {}
+        }
+    }
+
+    /// Goes from the present world to the next: intent, steps, commit. A failed change has changed nothing.
+    pub(super) async fn change(&mut self, next: World, intent: &Intent) -> Result<(), Error> {
+        self.renderer.refresh();
+        let steps = plan::diff(&self.world, &next, &self.renderer);
+        self.store.journal_begin(intent)?;
+        let mut result = apply::run(&mut self.machine, &steps).await;
+        if result.is_ok()
+            && let Err(error) = commit(&mut self.store, intent)
+        {
+            apply::undo(&mut self.machine, &steps).await;
+            result = Err(error);
+        }
+        if let Err(error) = self.store.journal_clear() {
+            tracing::warn!(%error, "journal not cleared");
+        }
+        result?;
+        self.show(next);
+        Ok(())
+    }
+
+    /// Makes this the world that everyone sees.
+    pub(super) fn show(&mut self, world: World) {
+        self.world = Arc::new(world);
+        self.view.send_replace(Arc::clone(&self.world));
+    }
+
+    /// Tells whoever listens.
+    pub(super) fn tell(&self, event: Event) {
+        let _ = self.events.send(event); // nobody listens
+    }
+
+    /// Plans something that chooses host ports.
+    pub(super) fn with_ports<T>(
+        &mut self,
+        facts: &PortFacts,
+        act: impl FnOnce(&mut HostPorts<'_>) -> T,
+    ) -> T {
+        let reserved =
+            |port: u16| facts.reserved.iter().any(|(first, last)| (*first..=*last).contains(&port));
+        let machine = &mut self.machine;
+        act(&mut HostPorts {
+            ephemeral: facts.ephemeral,
+            last: &mut self.last_port,
+            reserved: &reserved,
+            free: &mut |listens| machine.free(listens),
+            ipv6: facts.ipv6,
+        })
+    }
+}
+
+/// Returns what a panic said.
+fn reason(panic: &(dyn Any + Send)) -> String {
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("unknown reason").to_owned()
+}
+
+/// Notices that links, addresses or routes of the host have changed.
+pub trait HostChanges: Send {
+    /// Waits until something has changed and a moment has passed without more of it.
+    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Writes the result of an operation down for good.
+fn commit(store: &mut Store, intent: &Intent) -> Result<(), Error> {
+    match intent {
+        Intent::CreateNetwork(network) => store.put_network(network)?,
+        Intent::RemoveNetwork(network) => store.remove_network(&network.id)?,
+        Intent::CreateSandbox(sandbox) => store.put_sandbox(sandbox)?,
+        Intent::UpdateSandbox { after, .. } => store.put_sandbox(after)?,
+        Intent::RemoveSandbox(sandbox) => store.remove_sandbox(&sandbox.id)?,
+    }
+    Ok(())
+}
+
+impl From<crate::store::Error> for Error {
+    fn from(error: crate::store::Error) -> Self {
+        let message = super::error::chain(&error);
+        match error {
+            crate::store::Error::Locked { .. } => Self::new(Code::Conflict, message),
+            error if error.is_no_space() => {
+                Self::new(Code::Failure, format!("{message}; nothing was changed"))
+                    .hint("free disk space and try again")
+            }
+            _ => Self::new(Code::Failure, message),
+        }
+    }
+}

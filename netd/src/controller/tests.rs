@@ -1,0 +1,496 @@
+//! Unit rung: operations of the controller on a machine in memory.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use super::{
+    Attachment, Code, CreateNetwork, CreateSandbox, Error,
+    fake::FakeMachine,
+    files::Renderer,
+    object::Listen,
+    task::{Controller, Settings},
+};
+use crate::{
+    ipam::{docker_default_pools, ula_pool},
+    model::{Binding, Id, Protocol, PublishSpec, Sandbox},
+    store::Store,
+};
+
+/// A controller on an empty machine, with its state in a directory of its own.
+struct Bench {
+    controller: Controller<FakeMachine>,
+    dir: tempfile::TempDir,
+}
+
+fn settings() -> Settings {
+    let mut default_pools = docker_default_pools();
+    default_pools.push(ula_pool(&Id::from_bytes(&[1; 32])));
+    Settings {
+        instance: "test".into(),
+        default_pools,
+        default_bridge: CreateNetwork::default(),
+        network_options: std::collections::BTreeMap::new(),
+        network_slots: 64,
+        collect_every: Duration::from_secs(5),
+    }
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("directory");
+        Self::on(FakeMachine::default(), dir).await
+    }
+
+    async fn on(machine: FakeMachine, dir: tempfile::TempDir) -> Self {
+        let store = Store::open(dir.path()).expect("store");
+        let (mut controller, _, _) = Controller::new(machine, store, settings(), Renderer::default());
+        controller.reconcile().await.expect("reconciled");
+        Self { controller, dir }
+    }
+
+    /// Ends the daemon and starts another one on the same machine and state.
+    async fn restart(self, change: impl FnOnce(&mut FakeMachine)) -> Self {
+        let Self { controller, dir } = self;
+        let mut machine = controller.machine;
+        drop(controller.store);
+        change(&mut machine);
+        Self::on(machine, dir).await
+    }
+
+    fn dump(&self) -> Vec<String> {
+        self.controller.machine.dump()
+    }
+
+    async fn network(&mut self, name: &str) {
+        self.network_with(CreateNetwork { name: name.into(), ..CreateNetwork::default() }).await;
+    }
+
+    async fn network_with(&mut self, request: CreateNetwork) {
+        self.controller.create_network(&request).await.expect("network");
+    }
+
+    async fn sandbox(
+        &mut self,
+        name: &str,
+        networks: &[&str],
+        publish: &[&str],
+    ) -> Result<Arc<Sandbox>, Error> {
+        self.controller.create_sandbox(&request(name, networks, publish)).await
+    }
+
+    fn bindings(&self, sandbox: &str) -> Vec<String> {
+        let sandbox = self.controller.world.sandbox(sandbox).expect("sandbox");
+        sandbox.bindings.iter().map(text).collect()
+    }
+
+    fn serves(&self, sandbox: &str) -> Vec<String> {
+        let sandbox = self.controller.world.sandbox(sandbox).expect("sandbox");
+        let name = |binding: &Binding| {
+            let endpoint = sandbox.endpoints.iter().find(|endpoint| endpoint.id == binding.endpoint);
+            endpoint.map(|endpoint| endpoint.ifname.to_string()).unwrap_or_default()
+        };
+        sandbox.bindings.iter().map(name).collect()
+    }
+}
+
+fn request(name: &str, networks: &[&str], publish: &[&str]) -> CreateSandbox {
+    CreateSandbox {
+        name: Some(name.into()),
+        networks: networks.iter().map(|network| attachment(network)).collect(),
+        publish: specs(publish),
+        ..CreateSandbox::default()
+    }
+}
+
+fn attachment(network: &str) -> Attachment {
+    Attachment { network: network.into(), ..Attachment::default() }
+}
+
+fn specs(texts: &[&str]) -> Vec<PublishSpec> {
+    texts.iter().map(|text| text.parse().expect("a specification")).collect()
+}
+
+fn text(binding: &Binding) -> String {
+    format!("{}:{}->{}/{}", binding.host_ip, binding.host_port, binding.port, binding.protocol)
+}
+
+fn busy(ip: &str, port: u16) -> Listen {
+    let ip: IpAddr = ip.parse().expect("an address");
+    Listen { ip, port, protocol: Protocol::Tcp }
+}
+
+#[tokio::test]
+async fn the_default_networks_exist_from_the_start_and_stay() {
+    let mut bench = Bench::new().await;
+    let mut names: Vec<String> =
+        bench.controller.world.networks().map(|network| network.name.to_string()).collect();
+    names.sort();
+    assert_eq!(names, ["bridge", "host", "none"]);
+    for name in names {
+        let error = bench.controller.remove_network(&name).await.expect_err("refused");
+        assert_eq!(error.code, Code::Forbidden, "{error}");
+    }
+}
+
+/// Runs an operation with a failure at its first step, its second, and so on, until it succeeds.
+async fn fails_clean<F>(bench: &mut Bench, mut operation: F)
+where
+    F: AsyncFnMut(&mut Controller<FakeMachine>) -> Result<(), Error>,
+{
+    for failing in 0..200 {
+        let (objects, world) = (bench.dump(), Arc::clone(&bench.controller.world));
+        bench.controller.machine.fail_in = Some(failing);
+        let result = operation(&mut bench.controller).await;
+        let failed = bench.controller.machine.fail_in.take().is_none();
+        if !failed {
+            result.expect("no step was told to fail");
+            assert!(failing > 0, "the operation took no step");
+            return;
+        }
+        result.expect_err("a step failed");
+        assert_eq!(bench.dump(), objects, "objects after a failure at step {failing}");
+        assert_eq!(bench.controller.world, world, "world after a failure at step {failing}");
+    }
+    panic!("the operation never succeeded");
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_at_any_step_has_changed_nothing() {
+    let mut bench = Bench::new().await;
+    fails_clean(&mut bench, async |controller| {
+        let request = CreateNetwork { name: "web".into(), ipv6: Some(true), ..CreateNetwork::default() };
+        controller.create_network(&request).await.map(drop)
+    })
+    .await;
+    bench.network("db").await;
+    fails_clean(&mut bench, async |controller| {
+        controller.create_sandbox(&request("a", &["web", "db"], &["8080:80", "53:53/udp"])).await.map(drop)
+    })
+    .await;
+    fails_clean(&mut bench, async |controller| {
+        let wanted = Attachment { gw_priority: 10, ..attachment("bridge") };
+        controller.connect("a", &wanted).await
+    })
+    .await;
+    fails_clean(&mut bench, async |controller| {
+        controller.publish("a", &specs(&["9000-9010:9000-9010"])).await.map(drop)
+    })
+    .await;
+    fails_clean(&mut bench, async |controller| {
+        controller.unpublish("a", &specs(&["9003:9003"]), false).await.map(drop)
+    })
+    .await;
+    fails_clean(&mut bench, async |controller| controller.disconnect("bridge", "a", false).await).await;
+    fails_clean(&mut bench, async |controller| controller.remove_sandbox("a", false).await.map(drop)).await;
+    fails_clean(&mut bench, async |controller| controller.remove_network("web").await).await;
+}
+
+#[tokio::test]
+async fn what_was_made_and_removed_leaves_nothing() {
+    let mut bench = Bench::new().await;
+    let before = bench.dump();
+    bench.network("web").await;
+    bench.sandbox("a", &["web", "bridge"], &["80", "8080:80"]).await.expect("sandbox");
+    bench.controller.remove_sandbox("a", false).await.expect("removed");
+    bench.controller.remove_network("web").await.expect("removed");
+    assert_eq!(bench.dump(), before);
+}
+
+#[tokio::test]
+async fn a_restart_touches_nothing_that_is_there() {
+    let mut bench = Bench::new().await;
+    bench.network("web").await;
+    bench.sandbox("a", &["web"], &["8080:80"]).await.expect("sandbox");
+    let (objects, world) = (bench.dump(), Arc::clone(&bench.controller.world));
+    let bench = bench.restart(|_| ()).await;
+    assert_eq!(bench.dump(), objects);
+    assert_eq!(bench.controller.world, world);
+}
+
+#[tokio::test]
+async fn a_restart_makes_what_is_missing_and_sweeps_what_is_nobodys() {
+    let mut bench = Bench::new().await;
+    bench.sandbox("a", &[], &["8080:80"]).await.expect("sandbox");
+    let objects = bench.dump();
+    let mut other = Bench::new().await;
+    other.sandbox("b", &[], &[]).await.expect("sandbox");
+    let strangers = other.controller.machine.objects.clone();
+    let bench = bench
+        .restart(|machine| {
+            machine.objects.truncate(machine.objects.len() / 2);
+            machine.objects.extend(strangers.into_iter().filter(|object| {
+                matches!(object, super::object::Object::Veth(_) | super::object::Object::Netns(_))
+            }));
+        })
+        .await;
+    assert_eq!(bench.dump(), objects);
+}
+
+#[tokio::test]
+async fn a_reboot_keeps_networks_and_forgets_sandboxes() {
+    let mut bench = Bench::new().await;
+    bench.network("web").await;
+    let sandbox = bench.sandbox("a", &["web"], &["8080:80"]).await.expect("sandbox");
+    let netns = sandbox.netns.clone().expect("namespace").path;
+    let mut bench = bench
+        .restart(|machine| {
+            *machine = FakeMachine { dead: [netns].into(), ..FakeMachine::default() };
+        })
+        .await;
+    assert!(bench.controller.world.network("web").is_ok());
+    assert_eq!(bench.controller.world.sandbox("a").expect_err("forgotten").code, Code::NotFound);
+    bench.controller.machine.dead.clear();
+    let again = bench.sandbox("a", &["web"], &["8080:80"]).await.expect("name, address and port are free");
+    assert_eq!(again.endpoints[0].ipv4, sandbox.endpoints[0].ipv4);
+}
+
+#[tokio::test]
+async fn down_leaves_no_object() {
+    let mut bench = Bench::new().await;
+    bench.network("web").await;
+    bench.sandbox("a", &["web", "bridge"], &["8080:80"]).await.expect("sandbox");
+    bench.controller.down().await.expect("down");
+    assert_eq!(bench.dump(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_published_port_is_on_every_address_of_both_families() {
+    let mut bench = Bench::new().await;
+    bench.sandbox("a", &[], &["8080:80", "127.0.0.1:53:53/udp"]).await.expect("sandbox");
+    assert_eq!(bench.bindings("a"), ["0.0.0.0:8080->80/tcp", ":::8080->80/tcp", "127.0.0.1:53->53/udp"]);
+    let sandbox = bench.controller.world.sandbox("a").expect("sandbox");
+    let address = sandbox.endpoints[0].ipv4.expect("IPv4").addr();
+    for (_, port) in bench.controller.machine.published.values() {
+        assert_eq!(port.backend, IpAddr::V4(address), "[::] leads to the only address there is");
+    }
+}
+
+#[tokio::test]
+async fn ports_conflict_as_docker_says() {
+    let mut bench = Bench::new().await;
+    bench.sandbox("a", &[], &["8080:80", "127.0.0.1:9000:90", "10.0.0.1:9001:91"]).await.expect("sandbox");
+    for (spec, text) in [
+        ("8080:80", "Bind for 0.0.0.0:8080 failed: port is already allocated"),
+        ("127.0.0.1:8080:80", "Bind for 127.0.0.1:8080 failed: port is already allocated"),
+        ("[::1]:8080:80", "Bind for [::1]:8080 failed: port is already allocated"),
+        ("9000:90", "Bind for 0.0.0.0:9000 failed: port is already allocated"),
+    ] {
+        let before = bench.dump();
+        let error = bench.sandbox("b", &[], &[spec]).await.expect_err(spec);
+        assert_eq!((error.code, error.message.as_str()), (Code::Conflict, text), "{spec}");
+        assert_eq!(bench.dump(), before, "{spec}");
+    }
+    bench
+        .sandbox("b", &[], &["8080:80/udp", "127.0.0.2:9000:90", "[::1]:9001:91"])
+        .await
+        .expect("no conflict");
+}
+
+#[tokio::test]
+async fn a_port_of_a_host_process_is_refused_and_nothing_stays() {
+    let mut bench = Bench::new().await;
+    bench.controller.machine.busy.insert(busy("::", 8080));
+    let before = bench.dump();
+    let error = bench.sandbox("a", &[], &["8080:80"]).await.expect_err("busy");
+    assert_eq!(error.code, Code::Conflict);
+    assert_eq!(bench.dump(), before);
+    assert!(bench.controller.world.sandbox("a").is_err());
+}
+
+#[tokio::test]
+async fn ephemeral_ports_go_up_skip_what_is_taken_and_wrap() {
+    let mut bench = Bench::new().await;
+    bench.controller.machine.busy.insert(busy("0.0.0.0", 32_770));
+    bench.sandbox("a", &[], &["80", "81"]).await.expect("sandbox");
+    // 32769 is reserved, 32770 is a process's.
+    assert_eq!(
+        bench.bindings("a"),
+        ["0.0.0.0:32768->80/tcp", ":::32768->80/tcp", "0.0.0.0:32771->81/tcp", ":::32771->81/tcp"]
+    );
+    bench.controller.remove_sandbox("a", false).await.expect("removed");
+    bench.sandbox("b", &[], &["80", "81", "82", "83", "84"]).await.expect("sandbox");
+    let ports: Vec<u16> =
+        bench.controller.world.sandbox("b").expect("b").bindings.iter().map(|b| b.host_port).collect();
+    assert_eq!(ports, [32_772, 32_772, 32_773, 32_773, 32_774, 32_774, 32_775, 32_775, 32_768, 32_768]);
+}
+
+#[tokio::test]
+async fn requests_that_differ_only_in_the_host_address_get_one_port() {
+    let mut bench = Bench::new().await;
+    bench.controller.machine.busy.insert(busy("127.0.0.2", 32_768));
+    bench.sandbox("a", &[], &["127.0.0.1::80", "127.0.0.2::80"]).await.expect("sandbox");
+    // 32768 is taken on one of the addresses, 32769 is reserved.
+    assert_eq!(bench.bindings("a"), ["127.0.0.1:32770->80/tcp", "127.0.0.2:32770->80/tcp"]);
+}
+
+#[tokio::test]
+async fn a_range_for_one_port_gives_its_first_free_one() {
+    let mut bench = Bench::new().await;
+    bench.controller.machine.busy.insert(busy("0.0.0.0", 8000));
+    bench.sandbox("a", &[], &["8000-8002:80"]).await.expect("sandbox");
+    bench.sandbox("b", &[], &["8000-8002:80"]).await.expect("sandbox");
+    assert_eq!(bench.bindings("a")[0], "0.0.0.0:8001->80/tcp");
+    assert_eq!(bench.bindings("b")[0], "0.0.0.0:8002->80/tcp");
+    let error = bench.sandbox("c", &[], &["8000-8002:80"]).await.expect_err("full");
+    assert_eq!(error.code, Code::Conflict);
+}
+
+#[tokio::test]
+async fn published_ports_follow_the_gateway() {
+    let mut bench = Bench::new().await;
+    bench.network("web").await;
+    bench.network_with(CreateNetwork { name: "in".into(), internal: true, ..CreateNetwork::default() }).await;
+    bench.sandbox("a", &["in"], &["8080:80"]).await.expect("sandbox");
+    assert_eq!(bench.bindings("a"), Vec::<String>::new(), "an internal network publishes nothing");
+    bench.controller.connect("a", &attachment("web")).await.expect("connected");
+    assert_eq!(bench.serves("a"), ["eth1", "eth1"]);
+    bench
+        .controller
+        .connect("a", &Attachment { gw_priority: 1, ..attachment("bridge") })
+        .await
+        .expect("connected");
+    assert_eq!(bench.serves("a"), ["eth2", "eth2"]);
+    bench.controller.disconnect("bridge", "a", false).await.expect("disconnected");
+    assert_eq!(bench.serves("a"), ["eth1", "eth1"]);
+    bench.controller.disconnect("web", "a", false).await.expect("disconnected");
+    assert_eq!(bench.bindings("a"), Vec::<String>::new());
+    bench.controller.connect("a", &attachment("bridge")).await.expect("connected");
+    assert_eq!(bench.serves("a"), ["eth1", "eth1"], "the lowest free name, and the ports are back");
+}
+
+#[tokio::test]
+async fn each_family_has_its_own_gateway() {
+    let mut bench = Bench::new().await;
+    bench
+        .network_with(CreateNetwork {
+            name: "six".into(),
+            ipv4: Some(false),
+            ipv6: Some(true),
+            ..CreateNetwork::default()
+        })
+        .await;
+    bench.sandbox("a", &["six", "bridge"], &["8080:80"]).await.expect("sandbox");
+    assert_eq!(bench.bindings("a"), ["0.0.0.0:8080->80/tcp", ":::8080->80/tcp"]);
+    assert_eq!(bench.serves("a"), ["eth1", "eth0"]);
+    bench.sandbox("b", &["six"], &["9090:80"]).await.expect("sandbox");
+    assert_eq!(bench.bindings("b"), [":::9090->80/tcp"], "no IPv4 address leads to an IPv6-only sandbox");
+}
+
+#[tokio::test]
+async fn unpublish_takes_what_is_meant_and_a_reconnect_does_not_bring_it_back() {
+    let mut bench = Bench::new().await;
+    bench.sandbox("a", &[], &["8000-8003:8000-8003"]).await.expect("sandbox");
+    let gone = bench.controller.unpublish("a", &specs(&["8001:8001"]), true).await.expect("unpublished");
+    assert_eq!(gone.len(), 2);
+    let error = bench.controller.unpublish("a", &specs(&["8001:8001"]), false).await.expect_err("gone");
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (Code::NotFound, "No public port '8001/tcp' published for a")
+    );
+    bench.controller.disconnect("bridge", "a", false).await.expect("disconnected");
+    bench.controller.connect("a", &attachment("bridge")).await.expect("connected");
+    let mut ports: Vec<u16> =
+        bench.controller.world.sandbox("a").expect("a").bindings.iter().map(|b| b.host_port).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [8000, 8000, 8002, 8002, 8003, 8003]);
+    assert!(!bench.controller.machine.dataplane.flushed.is_empty(), "--kill ends flows");
+}
+
+#[tokio::test]
+async fn modes_refuse_what_contradicts_them() {
+    let mut bench = Bench::new().await;
+    bench.sandbox("a", &[], &[]).await.expect("sandbox");
+    bench.sandbox("lonely", &["none"], &[]).await.expect("sandbox");
+    bench.sandbox("hosted", &["host"], &["80:80"]).await.expect("published ports are discarded");
+    assert_eq!(bench.bindings("hosted"), Vec::<String>::new());
+    let joined = bench.sandbox("joined", &["sandbox:a"], &[]).await.expect("sandbox");
+    assert_eq!(joined.endpoints, []);
+    for (networks, publish, text) in [
+        (
+            &["none", "bridge"][..],
+            &[][..],
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode",
+        ),
+        (
+            &["host", "bridge"],
+            &[],
+            "container sharing network namespace with another container or host cannot be connected to any other network",
+        ),
+        (
+            &["sandbox:a"],
+            &["80:80"],
+            "conflicting options: port publishing and the container type network mode",
+        ),
+        (&["sandbox:x"], &[], "No such sandbox: x"),
+        (&["x"], &[], "network x not found"),
+    ] {
+        let error = bench.sandbox("new", networks, publish).await.expect_err(text);
+        assert_eq!(error.message, text);
+    }
+    for sandbox in ["lonely", "hosted", "joined"] {
+        let error = bench.controller.connect(sandbox, &attachment("bridge")).await.expect_err("refused");
+        assert_eq!(error.code, Code::Usage, "{error}");
+    }
+    let error = bench.controller.remove_sandbox("a", false).await.expect_err("shared");
+    assert_eq!(error.code, Code::Conflict);
+}
+
+#[tokio::test]
+async fn a_network_in_use_is_not_removed() {
+    let mut bench = Bench::new().await;
+    bench.network("web").await;
+    bench.sandbox("a", &["web"], &[]).await.expect("sandbox");
+    let error = bench.controller.remove_network("web").await.expect_err("in use");
+    assert_eq!(error.code, Code::Forbidden);
+    assert!(error.message.starts_with("network web has active endpoints (name:\"a\""), "{error}");
+    assert_eq!(bench.controller.prune_networks(Box::new(|_| true)).await.expect("pruned"), []);
+    bench.controller.disconnect("web", "a", true).await.expect("disconnected");
+    let pruned = bench.controller.prune_networks(Box::new(|_| true)).await.expect("pruned");
+    assert_eq!(pruned.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["web"]);
+}
+
+#[tokio::test]
+async fn names_ids_and_prefixes_find_objects_in_this_order() {
+    let mut bench = Bench::new().await;
+    bench.network("web").await;
+    let id = bench.controller.world.network("web").expect("by name").id.clone();
+    let decoy = id.short()[..4].to_owned();
+    bench.network(&decoy).await;
+    let world = Arc::clone(&bench.controller.world);
+    assert_eq!(world.network(&decoy).expect("by name").name.as_str(), decoy, "a name wins over a prefix");
+    for word in [id.as_str(), id.short()] {
+        assert_eq!(world.network(word).expect("by id").name.as_str(), "web");
+    }
+    for word in ["", "nosuch"] {
+        assert_eq!(world.network(word).expect_err("unknown").code, Code::NotFound, "{word:?}");
+    }
+}
+
+#[tokio::test]
+async fn static_addresses_and_names_are_checked() {
+    let mut bench = Bench::new().await;
+    bench.network("web").await;
+    let with = |ipv4: &str, aliases: &[&str], network: &str| Attachment {
+        ipv4: ipv4.parse().ok(),
+        aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+        ..attachment(network)
+    };
+    let create = |name: &str, wanted: Attachment| CreateSandbox {
+        name: Some(name.to_owned()),
+        networks: vec![wanted],
+        ..CreateSandbox::default()
+    };
+    bench.controller.create_sandbox(&create("a", with("172.18.0.9", &["x"], "web"))).await.expect("free");
+    for (wanted, code) in [
+        (with("172.18.0.9", &[], "web"), Code::Conflict),
+        (with("10.0.0.1", &[], "web"), Code::Usage),
+        (with("172.17.0.9", &[], "bridge"), Code::Usage),
+        (with("", &["x"], "bridge"), Code::Usage),
+    ] {
+        let error = bench.controller.create_sandbox(&create("b", wanted)).await.expect_err("refused");
+        assert_eq!(error.code, code, "{error}");
+    }
+    let error = bench.sandbox("a", &[], &[]).await.expect_err("taken");
+    assert_eq!(error.code, Code::Conflict);
+    let error = bench.sandbox("../x", &[], &[]).await.expect_err("invalid");
+    assert_eq!(error.code, Code::Usage);
+}

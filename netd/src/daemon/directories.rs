@@ -1,0 +1,100 @@
+//! The run directory, and who else is at home.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use super::start;
+use crate::{
+    config::Settings,
+    controller::{Code, Error},
+    store::{self, Store},
+};
+
+/// Returns where the API listens.
+pub(super) fn socket(settings: &Settings) -> PathBuf {
+    settings.run_dir.join("netd.sock")
+}
+
+fn pid_file(settings: &Settings) -> PathBuf {
+    settings.run_dir.join("netd.pid")
+}
+
+/// Makes the run directory, for root and the socket's group.
+pub(super) fn prepare(settings: &Settings) -> Result<(), Error> {
+    if !nix::unistd::geteuid().is_root() {
+        let text = format!("start the daemon: uid {} may not change networks", nix::unistd::geteuid());
+        return Err(Error::new(Code::Permission, text).hint("run it as root"));
+    }
+    make(&settings.run_dir, 0o750)?;
+    make(&settings.run_dir.join("netns"), 0o755)?;
+    make(&settings.run_dir.join("sandboxes"), 0o755)
+}
+
+fn make(dir: &Path, mode: u32) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(dir)
+        .map_err(|error| start(&format!("make the directory {}", dir.display()), &error))
+}
+
+/// Opens and locks the state directory.
+///
+/// # Errors
+/// A daemon that has it is named (reliability F27).
+pub(super) fn open_store(settings: &Settings) -> Result<Store, Error> {
+    let store = Store::open(&settings.state_dir).map_err(|error| match error {
+        store::Error::Locked { .. } => {
+            let pid = fs::read_to_string(pid_file(settings)).unwrap_or_default();
+            let who = if pid.is_empty() { String::new() } else { format!(" (pid {})", pid.trim()) };
+            let text = format!("start the daemon: {error}{who}");
+            Error::new(Code::Conflict, text)
+                .hint("give a second one directories of its own: --state-dir, --run-dir, --bpffs")
+        }
+        other => other.into(),
+    })?;
+    let path = pid_file(settings);
+    fs::write(&path, format!("{}\n", std::process::id()))
+        .map_err(|error| start(&format!("write {}", path.display()), &error))?;
+    Ok(store)
+}
+
+/// Says that no daemon runs any more.
+pub(super) fn forget_pid(settings: &Settings) {
+    for path in [pid_file(settings), socket(settings)] {
+        if let Err(error) = remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "file not removed");
+        }
+    }
+}
+
+/// Removes what the daemon made in the run directory, and the directory itself if nothing else is in it.
+pub(super) fn erase(settings: &Settings) -> io::Result<()> {
+    remove_file(&pid_file(settings))?;
+    remove_file(&socket(settings))?;
+    for dir in [settings.run_dir.join("netns"), settings.run_dir.join("sandboxes"), settings.run_dir.clone()]
+    {
+        match fs::remove_dir(&dir) {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy
+                ) =>
+            {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,50 @@
+//! `netd down` where no daemon runs: everything with this instance's label goes, with or without a stored state.
+
+use super::{RESERVED_PORTS, directories};
+use crate::{
+    config::Settings,
+    controller::{Code, Error, remove_owned},
+    dataplane,
+    link::Links,
+    model::Driver,
+    store::Store,
+    sysctl::ReservedPorts,
+};
+
+/// Removes everything that this instance put into the kernel, then its state. A second call finishes an interrupted one.
+///
+/// # Errors
+/// A daemon runs (it is to be asked then), or something could not be removed; the state stays for another attempt.
+pub async fn down(settings: Settings) -> Result<(), Error> {
+    directories::prepare(&settings)?;
+    let mut store = directories::open_store(&settings)?;
+    let links = Links::open().await?;
+    let loaded = store.load()?;
+    // Endpoints first, uplinks last (reliability 6.5).
+    remove_owned(&links, settings.instance.as_str(), &settings.run_dir).await?;
+    for network in loaded.networks.iter().filter(|network| network.driver == Driver::Bridge) {
+        links.release_bridge(&network.bridge.ifname).await?;
+    }
+    dataplane::remove_pins(&settings.bpffs)?;
+    if let Some(original) =
+        store.meta().sysctls.get(RESERVED_PORTS).and_then(|text| ReservedPorts::parse(text))
+    {
+        let bindings = loaded.sandboxes.iter().flat_map(|sandbox| &sandbox.bindings);
+        let mut ours: Vec<(u16, u16)> =
+            bindings.map(|binding| (binding.host_port, binding.host_port)).collect();
+        ours.extend(&settings.nat_port_ranges);
+        let present = ReservedPorts::read(links.netns()).await?;
+        present.without(&ours, &original).write(links.netns()).await?;
+    }
+    erase(&settings, store)
+}
+
+/// Removes the state and run directories, when the kernel holds nothing any more.
+pub(super) fn erase(settings: &Settings, store: Store) -> Result<(), Error> {
+    store.wipe()?;
+    directories::erase(settings).map_err(|error| {
+        Error::new(Code::Failure, format!("remove {}: {error}", settings.run_dir.display()))
+    })?;
+    tracing::info!("nothing of netd is left");
+    Ok(())
+}

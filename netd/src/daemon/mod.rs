@@ -1,0 +1,220 @@
+//! The daemon's life: directories, packet path, repaired state, API; and a stop that touches no traffic.
+//!
+//! Whatever ends the daemon, forwarding goes on: everything in the kernel is pinned or has a life of its own, and nothing here
+//! runs a destructor over it. Only `netd down` removes it.
+
+mod bpffs;
+mod directories;
+mod down;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use nix::sys::stat::Mode;
+use sd_notify::NotifyState;
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+    time::Instant,
+};
+
+use crate::{
+    api,
+    config::Settings,
+    controller::{
+        Code, Controller, End, Error, Handle, HostChanges, Linux, Renderer, Reserved, Settings as Rules,
+        SharedDataplane, Site,
+    },
+    dataplane::{Dataplane, Kernel, Timeouts},
+    ipam::ula_pool,
+    link::{Links, Watcher},
+    store::Store,
+    sysctl::ReservedPorts,
+};
+
+pub use down::down;
+
+/// Changes of links and routes come in bursts; this long after the first one, they are looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Longest time between two collections of expired flows.
+const COLLECT: Duration = Duration::from_secs(5);
+/// Shortest one, for tests with timeouts of fractions of a second.
+const COLLECT_AT_LEAST: Duration = Duration::from_millis(100);
+/// How long an operation in flight may take once the daemon was told to stop (reliability F2).
+const FINISH: Duration = Duration::from_secs(5);
+/// Name of `ip_local_reserved_ports` in the stored state.
+const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
+
+/// Serves until SIGTERM or SIGINT, which leave all traffic running, or until `netd down`.
+///
+/// # Errors
+/// Names what could not be set up, or that another daemon is there already.
+pub async fn run(settings: Settings) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| start("handle SIGTERM", &error))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| start("handle SIGINT", &error))?;
+    directories::prepare(&settings)?;
+    let store = directories::open_store(&settings)?;
+    let listener = listen(&settings)?;
+    let (controller, handle, commands) = assemble(&settings, store).await?;
+    let watcher = Watcher::open(controller.links().netns()).await?;
+    let (stop, stopping) = watch::channel(false);
+    let served = tokio::spawn(api::serve_until(listener, handle, until(stopping.clone())));
+    let changes = Debounced { watcher, due: None };
+    let mut working = tokio::spawn(controller.run(commands, changes, stopping));
+    notify(NotifyState::Ready);
+    tracing::info!(instance = %settings.instance, socket = %directories::socket(&settings).display(), "daemon ready");
+    let early = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = &mut working => Some(ended),
+    };
+    notify(NotifyState::Stopping);
+    let _ = stop.send(true); // both tasks may have ended
+    let ended = match early {
+        Some(ended) => ended,
+        None => tokio::time::timeout(FINISH, working)
+            .await
+            .map_err(|_| Error::new(Code::Failure, "stop: the operation in flight did not end in time"))?,
+    };
+    let (controller, end) =
+        ended.map_err(|error| Error::new(Code::Failure, format!("the controller ended: {error}")))?;
+    finish_requests(served).await;
+    directories::forget_pid(&settings);
+    if end == End::Down {
+        return down::erase(&settings, controller.into_store());
+    }
+    tracing::info!("daemon stopped; traffic goes on");
+    Ok(())
+}
+
+async fn finish_requests(served: JoinHandle<()>) {
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the API ended early");
+    }
+}
+
+/// Opens the packet path and repairs what the stored state says.
+async fn assemble(
+    settings: &Settings,
+    mut store: Store,
+) -> Result<(Controller<Linux>, Handle, crate::controller::Commands), Error> {
+    let links = Links::open().await?;
+    let original = original_reserved_ports(&links, &mut store).await?;
+    let reserved = Reserved::start(links.netns(), &original, &settings.nat_port_ranges).await?;
+    let dataplane = open_dataplane(settings)?;
+    let site = Site {
+        instance: settings.instance.to_string(),
+        run_dir: settings.run_dir.clone(),
+        only_uplinks: settings.uplinks.clone(),
+    };
+    let machine = Linux::new(links, dataplane, reserved, &site)?;
+    let rules = rules(settings, &store);
+    let (mut controller, handle, commands) =
+        Controller::new(machine, store, rules, Renderer::new(settings.dns.clone()));
+    controller.reconcile().await?;
+    Ok((controller, handle, commands))
+}
+
+fn open_dataplane(settings: &Settings) -> Result<SharedDataplane, Error> {
+    bpffs::ensure(&settings.bpffs)?;
+    let kernel = Kernel::open(settings.dataplane())?;
+    let shared: SharedDataplane = Arc::new(Mutex::new(Box::new(kernel) as Box<dyn Dataplane>));
+    // A destructor would detach what it finds: this reference is never given back.
+    std::mem::forget(Arc::clone(&shared));
+    Ok(shared)
+}
+
+/// Returns the host's own list of reserved ports: as it is now at the first start, as it was then at every other.
+async fn original_reserved_ports(links: &Links, store: &mut Store) -> Result<ReservedPorts, Error> {
+    if let Some(text) = store.meta().sysctls.get(RESERVED_PORTS) {
+        return ReservedPorts::parse(text).ok_or_else(|| {
+            Error::new(Code::Failure, format!("the stored {RESERVED_PORTS} is malformed: {text:?}"))
+        });
+    }
+    let present = ReservedPorts::read(links.netns()).await?;
+    store.remember_sysctl(RESERVED_PORTS, &present.to_string())?;
+    Ok(present)
+}
+
+fn rules(settings: &Settings, store: &Store) -> Rules {
+    let mut default_pools = settings.default_pools.clone();
+    if !default_pools.iter().any(|pool| pool.base.addr().is_ipv6()) {
+        default_pools.push(ula_pool(&store.meta().instance));
+    }
+    Rules {
+        instance: settings.instance.to_string(),
+        default_pools,
+        default_bridge: settings.default_bridge.clone(),
+        network_options: settings.network_options.clone(),
+        network_slots: u16::try_from(netd_common::maps::capacity::NETWORK).unwrap_or(u16::MAX),
+        collect_every: (shortest(&settings.timeouts) / 2).clamp(COLLECT_AT_LEAST, COLLECT),
+    }
+}
+
+fn shortest(of: &Timeouts) -> Duration {
+    let handshake = of.tcp_syn_sent.min(of.tcp_syn_recv);
+    let tcp = handshake.min(of.tcp_established).min(of.tcp_closing).min(of.tcp_closed);
+    tcp.min(of.udp).min(of.udp_replied).min(of.icmp).min(of.other)
+}
+
+/// Binds the API's socket, for root and the socket's group alone.
+fn listen(settings: &Settings) -> Result<UnixListener, Error> {
+    let path = directories::socket(settings);
+    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        return Err(Error::new(Code::Conflict, format!("another daemon answers at {}", path.display())));
+    }
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(start(&format!("remove the old socket {}", path.display()), &error));
+        }
+        _ => {}
+    }
+    let before = nix::sys::stat::umask(Mode::from_bits_truncate(0o117));
+    let listener = UnixListener::bind(&path);
+    nix::sys::stat::umask(before);
+    listener.map_err(|error| start(&format!("listen at {}", path.display()), &error))
+}
+
+fn start(what: &str, error: &std::io::Error) -> Error {
+    let code = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Code::Permission,
+        _ => Code::Failure,
+    };
+    Error::new(code, format!("start the daemon: {what}: {error}"))
+}
+
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager was not told");
+    }
+}
+
+async fn until(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await; // the sender's end is a stop too
+}
+
+/// Changes of the host, a burst at a time.
+struct Debounced {
+    watcher: Watcher,
+    /// When to look at the burst that has begun.
+    due: Option<Instant>,
+}
+
+impl HostChanges for Debounced {
+    /// May be dropped and called again at any point: a burst that has begun is remembered.
+    async fn changed(&mut self) {
+        let due = match self.due {
+            Some(due) => due,
+            None => {
+                self.watcher.changed().await;
+                *self.due.insert(Instant::now() + DEBOUNCE)
+            }
+        };
+        tokio::time::sleep_until(due).await;
+        self.due = None;
+    }
+}

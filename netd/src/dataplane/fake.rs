@@ -1,0 +1,165 @@
+//! A packet path in memory, for tests of everything above it. It refuses calls that come in an order the real one forbids.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{
+    Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, NetworkEntry, PublishEntry, UplinkEntry,
+};
+use crate::model::{IfName, Protocol};
+
+type PortKey = (IpAddr, u16, Protocol);
+
+/// What the maps would hold.
+#[derive(Debug, Clone, Default)]
+pub struct Fake {
+    /// Networks by slot.
+    pub networks: BTreeMap<u16, NetworkEntry>,
+    /// Endpoints by interface index.
+    pub endpoints: BTreeMap<u32, EndpointEntry>,
+    /// Interfaces with programs.
+    pub attached: BTreeSet<u32>,
+    /// Uplinks by interface index.
+    pub uplinks: BTreeMap<u32, UplinkEntry>,
+    /// The host's own addresses.
+    pub local: Vec<IpAddr>,
+    /// Reserved host ports.
+    pub guarded: BTreeSet<PortKey>,
+    /// Published ports.
+    pub publishes: BTreeMap<PortKey, PublishEntry>,
+    /// How often flows were told to ask for their route again.
+    pub route_changes: usize,
+    /// Filters of flushes.
+    pub flushed: Vec<FlowFilter>,
+}
+
+fn key(entry: &PublishEntry) -> PortKey {
+    (entry.host_ip, entry.host_port, entry.protocol)
+}
+
+fn order(broken: bool, what: &str) -> Result<(), Error> {
+    if broken { Err(Error::Limit(format!("out of order: {what}"))) } else { Ok(()) }
+}
+
+impl Dataplane for Fake {
+    fn put_network(&mut self, network: &NetworkEntry) -> Result<(), Error> {
+        self.networks.insert(network.index, network.clone());
+        Ok(())
+    }
+
+    fn remove_network(&mut self, network: &NetworkEntry) -> Result<(), Error> {
+        let used = self.endpoints.values().any(|endpoint| endpoint.network == network.index);
+        order(used, "network removed before its endpoints")?;
+        self.networks.remove(&network.index);
+        Ok(())
+    }
+
+    fn put_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), Error> {
+        order(!self.attached.contains(&endpoint.ifindex), "endpoint before its programs")?;
+        order(!self.networks.contains_key(&endpoint.network), "endpoint before its network")?;
+        self.endpoints.insert(endpoint.ifindex, endpoint.clone());
+        Ok(())
+    }
+
+    fn remove_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), Error> {
+        self.endpoints.remove(&endpoint.ifindex);
+        Ok(())
+    }
+
+    fn attach_endpoint(&mut self, _host_side: &IfName, ifindex: u32) -> Result<(), Error> {
+        self.attached.insert(ifindex);
+        Ok(())
+    }
+
+    fn detach_endpoint(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.attached.remove(&ifindex);
+        Ok(())
+    }
+
+    fn put_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
+        self.uplinks.insert(uplink.ifindex, uplink.clone());
+        Ok(())
+    }
+
+    fn remove_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
+        self.uplinks.remove(&uplink.ifindex);
+        Ok(())
+    }
+
+    fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.local = addresses.to_vec();
+        Ok(())
+    }
+
+    fn guard_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
+        self.guarded.extend(entries.iter().map(key));
+        Ok(())
+    }
+
+    fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
+        let served = entries.iter().any(|entry| self.publishes.contains_key(&key(entry)));
+        order(served, "port released before it was withdrawn")?;
+        entries.iter().for_each(|entry| {
+            self.guarded.remove(&key(entry));
+        });
+        Ok(())
+    }
+
+    fn put_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
+        for entry in entries {
+            order(!self.guarded.contains(&key(entry)), "port published before it was guarded")?;
+            order(!self.endpoints.contains_key(&entry.ifindex), "port published before its endpoint")?;
+            self.publishes.insert(key(entry), entry.clone());
+        }
+        Ok(())
+    }
+
+    fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
+        entries.iter().for_each(|entry| {
+            self.publishes.remove(&key(entry));
+        });
+        Ok(())
+    }
+
+    fn routes_changed(&mut self) -> Result<(), Error> {
+        self.route_changes += 1;
+        Ok(())
+    }
+
+    fn flows(&mut self, _filter: &FlowFilter) -> Result<Vec<FlowInfo>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn flush_flows(&mut self, filter: &FlowFilter) -> Result<usize, Error> {
+        self.flushed.push(filter.clone());
+        Ok(0)
+    }
+
+    fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn collect_garbage(&mut self) -> Result<usize, Error> {
+        Ok(0)
+    }
+
+    fn inventory(&mut self) -> Result<Inventory, Error> {
+        Ok(Inventory {
+            endpoints: self.endpoints.values().cloned().collect(),
+            publishes: self.publishes.values().cloned().collect(),
+            networks: self.networks.keys().copied().collect(),
+            uplinks: self.uplinks.keys().copied().collect(),
+        })
+    }
+
+    fn features(&self) -> Vec<(String, String)> {
+        vec![("attach".into(), "memory".into())]
+    }
+
+    fn down(&mut self) -> Result<(), Error> {
+        *self = Self::default();
+        Ok(())
+    }
+}
