@@ -110,6 +110,10 @@ fn tell(story: &mut Story, scene: &mut Scene) {
 fn strike(story: &mut Story, scene: Scene) {
     story::part("Taking down");
     let daemon = scene.into_daemon();
+    if story.failed() {
+        story::part("The daemon's log, because a step did not hold");
+        story::print(&daemon.log_tail());
+    }
     story.shows("netd down", || {
         daemon.run(&["down"])?;
         let links = links()?;
