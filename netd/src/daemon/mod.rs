@@ -207,12 +207,11 @@ struct Debounced {
 impl HostChanges for Debounced {
     /// May be dropped and called again at any point: a burst that has begun is remembered.
     async fn changed(&mut self) {
-        let due = match self.due {
-            Some(due) => due,
-            None => {
-                self.watcher.changed().await;
-                *self.due.insert(Instant::now() + DEBOUNCE)
-            }
+        let due = if let Some(due) = self.due {
+            due
+        } else {
+            self.watcher.changed().await;
+            *self.due.insert(Instant::now() + DEBOUNCE)
         };
         tokio::time::sleep_until(due).await;
         self.due = None;

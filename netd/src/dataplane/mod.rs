@@ -14,8 +14,8 @@ mod verify;
 
 pub use kernel::{Kernel, remove_pins};
 pub use load::kernel_release;
-pub use verify::{ProgramReport, verify};
 pub use object::OBJECT_SHA256;
+pub use verify::{ProgramReport, verify};
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

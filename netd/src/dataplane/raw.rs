@@ -13,7 +13,6 @@ use std::{
 };
 
 const BPF_OBJ_GET: libc::c_long = 7;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_UPDATE: libc::c_long = 29;
@@ -58,25 +57,6 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     let mut attr = Attr::default();
     attr.0[0] = pair(number(link), number(program));
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
-}
-
-/// Returns a program's instructions after the kernel's translation.
-pub fn instructions(program: BorrowedFd<'_>) -> io::Result<Vec<[u8; 8]>> {
-    // `struct bpf_prog_info`: word 2 ends with the length in bytes, word 4 is where the instructions go.
-    let ask = |info: &mut [u64; 5]| {
-        let mut attr = Attr::default();
-        attr.0[0] = pair(number(program), u32::try_from(size_of_val(info)).unwrap_or(0));
-        attr.0[1] = info.as_mut_ptr() as u64;
-        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)
-    };
-    let mut info = [0_u64; 5];
-    ask(&mut info)?;
-    let [_, _, _, _, a, b, c, d] = info[2].to_ne_bytes();
-    let length = u32::from_ne_bytes([a, b, c, d]);
-    let mut found = vec![[0_u8; 8]; length as usize / 8];
-    info = [0, 0, pair(0, length), 0, found.as_mut_ptr() as u64];
-    ask(&mut info)?;
-    Ok(found)
 }
 
 /// Reads a hash map from the beginning in batches and hands each key and value to `visit`.

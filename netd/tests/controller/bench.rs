@@ -62,7 +62,7 @@ struct Still;
 
 impl HostChanges for Still {
     async fn changed(&mut self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -154,7 +154,7 @@ impl Bench {
     }
 
     /// Makes a namespace of somebody else's with an `eth0` in it. It ends with the value.
-    pub async fn foreign_namespace(&self) -> Netns {
+    pub fn foreign_namespace() -> Netns {
         let make = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("root");
             let added = std::process::Command::new("ip")

@@ -147,7 +147,7 @@ fn a_port_that_a_process_of_the_host_holds_is_refused_and_nothing_stays() {
 fn an_existing_namespace_is_used_and_left_in_place() {
     in_new_netns(async || {
         let bench = Bench::start().await;
-        let foreign = bench.foreign_namespace().await;
+        let foreign = Bench::foreign_namespace();
         let create = |name: &str, path: &std::path::Path| CreateSandbox {
             netns: NetnsRequest::Path(path.to_owned()),
             ..request(name, &[], &[])
