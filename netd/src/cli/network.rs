@@ -205,9 +205,9 @@ struct Connect {
 #[command(after_help = "\
 EXAMPLES:
   netd network disconnect app web
-  netd network disconnect -f app web             also when the sandbox is already gone from it")]
+  netd network disconnect -f app web             also when the sandbox itself is gone")]
 struct Disconnect {
-    /// Succeed where the sandbox is already gone
+    /// Also when the sandbox itself is gone
     #[arg(short, long)]
     force: bool,
     /// Name, id or beginning of the id

@@ -63,8 +63,8 @@ impl Run {
         request.command = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         let sandbox = block_on(async {
             let doing = match &request.name {
-                Some(name) => format!("run sandbox {name}"),
-                None => "run sandbox".to_owned(),
+                Some(name) => format!("create sandbox {name}"),
+                None => "create sandbox".to_owned(),
             };
             let created = client.create_sandbox(&request).await.doing(&doing)?;
             sandbox::warn(&created);

@@ -34,7 +34,7 @@ pub struct Container {
     pub created: String,
     /// Whether its process runs.
     pub state: ContainerState,
-    /// Path of its network namespace; empty in host mode.
+    /// Path of its network namespace; in host mode the daemon's own.
     #[serde(rename = "NetNS")]
     pub netns: String,
     /// The program of `netd run`.
@@ -236,8 +236,8 @@ pub struct PortSummary {
 impl Container {
     /// Shows a sandbox; `run_dir` is where the daemon keeps the sandbox's files.
     pub fn new(world: &World, sandbox: &Sandbox, run_dir: &Path, style: NameStyle) -> Self {
-        let netns =
-            sandbox.netns.as_ref().map(|netns| netns.path.to_string_lossy().into_owned()).unwrap_or_default();
+        let netns = sandbox.netns.as_ref().map(|netns| netns.path.to_string_lossy().into_owned());
+        let netns = netns.unwrap_or_else(|| format!("/proc/{}/ns/net", std::process::id()));
         // A sandbox that lives in another's namespace also reads its files, as Docker's `container:` mode does.
         let owner = match &sandbox.mode {
             SandboxMode::Sandbox(target) => target,
@@ -263,7 +263,7 @@ impl Container {
             hosts_path: file(owner.as_str(), "hosts"),
             log_path: file(sandbox.id.as_str(), "log"),
             config: ContainerConfig {
-                hostname: sandbox.hostname.clone(),
+                hostname: hostname(sandbox),
                 exposed_ports: ports.keys().map(|port| (port.clone(), BTreeMap::new())).collect(),
                 cmd: sandbox.command.clone(),
                 labels: sandbox.labels.clone(),
@@ -304,6 +304,15 @@ impl HostConfig {
             extra_hosts: sandbox.dns.extra_hosts.iter().map(|(name, ip)| format!("{name}:{ip}")).collect(),
             links: sandbox.links.iter().map(|(id, alias)| format!("{id}:{alias}")).collect(),
         }
+    }
+}
+
+/// Returns the host name inside: in host mode the host's, unless the user chose one (Docker semantics HO4).
+fn hostname(sandbox: &Sandbox) -> String {
+    let chosen = sandbox.hostname != sandbox.id.short();
+    match nix::unistd::gethostname() {
+        Ok(name) if sandbox.mode == SandboxMode::Host && !chosen => name.to_string_lossy().into_owned(),
+        _ => sandbox.hostname.clone(),
     }
 }
 
