@@ -8,7 +8,7 @@ use crate::{
     model::{Driver, Endpoint, Id, IfName, Mac, Network, Sandbox, SandboxMode},
 };
 
-/// Ports of one bridge (linux/if_bridge.h, `BR_MAX_PORTS` less the bridge itself).
+/// Ports of one bridge (`linux/if_bridge.h`, `BR_MAX_PORTS` less the bridge itself).
 const MAX_ENDPOINTS: usize = 1023;
 /// Names the interface inside exactly (Docker semantics D6).
 const IFNAME_OPTION: &str = "com.docker.network.endpoint.ifname";

@@ -50,7 +50,7 @@ impl FakeMachine {
         let record = |host: &IfName| self.has(|o| matches!(o, Object::Record(r) if r.host == *host));
         let bridge = |name: &IfName| self.has(|o| matches!(o, Object::Bridge(b) if b.ifname == *name));
         let rules = match object {
-            Object::Bridge(_) | Object::Netns(_) | Object::Files(_) => vec![],
+            Object::Bridge(_) | Object::Netns(_) | Object::Files(_) | Object::Guard(_) => vec![],
             Object::Slot(slot) => vec![(bridge(&slot.bridge), "a slot needs its bridge")],
             Object::Veth(v) => {
                 let name = v.netns.path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -77,7 +77,6 @@ impl FakeMachine {
                     (slot, "an endpoint needs its slot"),
                 ]
             }
-            Object::Guard(_) => vec![],
             Object::Publish(p) => {
                 let guarded = p.ports.iter().all(|port| self.guarded.contains(&port.listen));
                 vec![(record(&p.host), "a port needs its endpoint"), (guarded, "a port needs its guard")]
@@ -136,7 +135,8 @@ impl FakeMachine {
         match (object, present) {
             (Object::Guard(listens), _) => self.guarded.extend(listens.iter().copied()),
             (Object::Publish(p), _) => {
-                self.published.extend(p.ports.iter().map(|port| (port.listen, (p.host.clone(), *port))))
+                let ports = p.ports.iter().map(|port| (port.listen, (p.host.clone(), *port)));
+                self.published.extend(ports);
             }
             (object, Some(index)) => self.objects[index] = object.clone(),
             (object, None) => self.objects.push(object.clone()),

@@ -10,10 +10,9 @@ use crate::model::{Endpoint, Network, Sandbox};
 /// The order is Docker's (semantics H1; moby `daemon/libnetwork/sandbox.go`, `Less`): higher priority, then not internal, then
 /// gateways of both families before one, then the network's name.
 pub fn provider<'a>(world: &World, sandbox: &'a Sandbox, ipv6: bool) -> Option<&'a Endpoint> {
-    ranked(world, sandbox).into_iter().find(|endpoint| match ipv6 {
-        false => endpoint.gateway4.is_some(),
-        true => endpoint.gateway6.is_some(),
-    })
+    ranked(world, sandbox)
+        .into_iter()
+        .find(|endpoint| if ipv6 { endpoint.gateway6.is_some() } else { endpoint.gateway4.is_some() })
 }
 
 fn ranked<'a>(world: &World, sandbox: &'a Sandbox) -> Vec<&'a Endpoint> {

@@ -166,7 +166,7 @@ fn choose(
 /// Puts specs that differ only in their host address into one group: they get the same host ports (E10).
 fn groups(specs: &[PublishSpec]) -> Vec<Vec<&PublishSpec>> {
     let mut groups: Vec<Vec<&PublishSpec>> = Vec::new();
-    let mut seen: HashMap<(Option<(u16, u16)>, (u16, u16), Protocol), Vec<usize>> = HashMap::new();
+    let mut seen: HashMap<_, Vec<usize>> = HashMap::new();
     for spec in specs {
         let same = seen.entry((spec.host_ports, spec.ports, spec.protocol)).or_default();
         let joins = same.iter().copied().find(|index| {
@@ -175,12 +175,11 @@ fn groups(specs: &[PublishSpec]) -> Vec<Vec<&PublishSpec>> {
                 _ => false,
             })
         });
-        match joins {
-            Some(index) => groups[index].push(spec),
-            None => {
-                same.push(groups.len());
-                groups.push(vec![spec]);
-            }
+        if let Some(index) = joins {
+            groups[index].push(spec);
+        } else {
+            same.push(groups.len());
+            groups.push(vec![spec]);
         }
     }
     groups

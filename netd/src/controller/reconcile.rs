@@ -32,7 +32,7 @@ impl<M: Machine> Controller<M> {
         if let Some(intent) = &loaded.journal {
             tracing::info!(?intent, "an operation broke off; it is undone unless it was stored");
         }
-        let world = self.living(loaded.networks, loaded.sandboxes).await?;
+        let world = self.living(loaded.networks, loaded.sandboxes)?;
         self.show(world.clone());
         self.sync_host().await;
         let steps = plan::ensure(&world, &self.renderer);
@@ -51,9 +51,11 @@ impl<M: Machine> Controller<M> {
     }
 
     /// Returns the stored world without the sandboxes whose namespaces are gone, as after a reboot (reliability F24).
-    async fn living(&mut self, networks: Vec<Network>, sandboxes: Vec<Sandbox>) -> Result<World, Error> {
+    fn living(&mut self, networks: Vec<Network>, sandboxes: Vec<Sandbox>) -> Result<World, Error> {
         let mut world = World::default();
-        networks.into_iter().for_each(|network| world.put_network(network));
+        for network in networks {
+            world.put_network(network);
+        }
         let mut alive = Vec::new();
         for mut sandbox in sandboxes {
             let there = match &sandbox.netns {
@@ -79,7 +81,7 @@ impl<M: Machine> Controller<M> {
         for sandbox in alive {
             match &sandbox.mode {
                 SandboxMode::Sandbox(target) if !ids.contains(target) => {
-                    self.store.remove_sandbox(&sandbox.id)?
+                    self.store.remove_sandbox(&sandbox.id)?;
                 }
                 _ => world.put_sandbox(sandbox),
             }

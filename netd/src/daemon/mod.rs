@@ -24,12 +24,12 @@ use tokio::{
 
 use crate::{
     api,
-    config::{self, Settings},
+    config::Settings,
     controller::{
         Code, Controller, End, Error, Handle, HostChanges, Linux, Renderer, Reserved, Settings as Rules,
         SharedDataplane, Site,
     },
-    dataplane::{self, Dataplane, Kernel},
+    dataplane::{Dataplane, Kernel, Timeouts},
     ipam::ula_pool,
     link::{Links, Watcher},
     store::Store,
@@ -121,14 +121,7 @@ async fn assemble(
 
 fn open_dataplane(settings: &Settings) -> Result<SharedDataplane, Error> {
     bpffs::ensure(&settings.bpffs)?;
-    let kernel = Kernel::open(dataplane::Settings {
-        bpffs: settings.bpffs.clone(),
-        cgroup: settings.cgroup.clone(),
-        flow_entries: settings.flow_entries,
-        nat_port_ranges: settings.nat_port_ranges.clone(),
-        timeouts: timeouts(&settings.timeouts),
-        attach: dataplane::AttachMode::default(),
-    })?;
+    let kernel = Kernel::open(settings.dataplane())?;
     let shared: SharedDataplane = Arc::new(Mutex::new(Box::new(kernel) as Box<dyn Dataplane>));
     // A destructor would detach what it finds: this reference is never given back.
     std::mem::forget(Arc::clone(&shared));
@@ -162,32 +155,7 @@ fn rules(settings: &Settings, store: &Store) -> Rules {
     }
 }
 
-fn timeouts(of: &config::Timeouts) -> dataplane::Timeouts {
-    let config::Timeouts {
-        tcp_syn_sent,
-        tcp_syn_recv,
-        tcp_established,
-        tcp_closing,
-        tcp_closed,
-        udp,
-        udp_replied,
-        icmp,
-        other,
-    } = *of;
-    dataplane::Timeouts {
-        tcp_syn_sent,
-        tcp_syn_recv,
-        tcp_established,
-        tcp_closing,
-        tcp_closed,
-        udp,
-        udp_replied,
-        icmp,
-        other,
-    }
-}
-
-fn shortest(of: &config::Timeouts) -> Duration {
+fn shortest(of: &Timeouts) -> Duration {
     let handshake = of.tcp_syn_sent.min(of.tcp_syn_recv);
     let tcp = handshake.min(of.tcp_established).min(of.tcp_closing).min(of.tcp_closed);
     tcp.min(of.udp).min(of.udp_replied).min(of.icmp).min(of.other)
@@ -239,12 +207,11 @@ struct Debounced {
 impl HostChanges for Debounced {
     /// May be dropped and called again at any point: a burst that has begun is remembered.
     async fn changed(&mut self) {
-        let due = match self.due {
-            Some(due) => due,
-            None => {
-                self.watcher.changed().await;
-                *self.due.insert(Instant::now() + DEBOUNCE)
-            }
+        let due = if let Some(due) = self.due {
+            due
+        } else {
+            self.watcher.changed().await;
+            *self.due.insert(Instant::now() + DEBOUNCE)
         };
         tokio::time::sleep_until(due).await;
         self.due = None;
