@@ -101,7 +101,7 @@ pub(super) struct FlowQuery {
     sandbox: Option<String>,
     network: Option<String>,
     proto: Option<String>,
-    port: Option<u16>,
+    port: Option<String>,
 }
 
 impl TryFrom<FlowQuery> for FlowSelector {
@@ -111,9 +111,15 @@ impl TryFrom<FlowQuery> for FlowSelector {
             sandbox: query.sandbox,
             network: query.network,
             protocol: query.proto.as_deref().map(protocol).transpose()?,
-            port: query.port,
+            port: query.port.as_deref().map(port).transpose()?,
         })
     }
+}
+
+fn port(text: &str) -> Result<u16, Error> {
+    text.parse().map_err(|_| {
+        Error::new(Code::Usage, format!("invalid filter port={text}")).hint("a number from 0 to 65535")
+    })
 }
 
 /// Parses a protocol's name or number (IANA).

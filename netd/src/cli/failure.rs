@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 
 use crate::{
     api::ClientError,
+    config,
     controller::{Code, Error},
 };
 
@@ -44,18 +45,14 @@ impl Failure {
         Self::new(code, format!("{doing}: {error}"))
     }
 
-    /// Says what was being done, and every reason of an error that has several.
-    pub(super) fn chain(doing: &str, error: &dyn std::error::Error) -> Self {
-        let mut message = format!("{doing}: {error}");
-        let mut source = error.source();
-        while let Some(reason) = source {
-            let text = reason.to_string();
-            if !message.ends_with(&text) {
-                message = format!("{message}: {text}");
-            }
-            source = reason.source();
+    /// Says what was being done when the configuration turned out to be wrong.
+    pub(super) fn configuration(doing: &str, error: &config::Error) -> Self {
+        let message = format!("{doing}: {error}");
+        match error {
+            config::Error::Read { source, .. } => Self { message, ..Self::io(doing, source) },
+            config::Error::Invalid { .. } | config::Error::Value(_) => Self::usage(message),
+            config::Error::NoCgroup => Self::new(Code::Unsupported, message),
         }
-        Self::new(Code::Failure, message)
     }
 
     /// Prints the failure to stderr.
