@@ -3,6 +3,7 @@
 mod arguments;
 mod completion;
 mod daemon;
+mod debug;
 mod doctor;
 mod endpoint;
 mod events;
@@ -107,6 +108,7 @@ enum Command {
     Status(status::Status),
     Doctor(doctor::Doctor),
     Version(version::Version),
+    Debug(debug::Debug),
     Network(network::Network),
     Sandbox(sandbox::Sandbox),
     Run(run::Run),
@@ -158,6 +160,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Status(command) => block_on(command.run(client)),
         Command::Doctor(command) => block_on(command.run(client)),
         Command::Version(command) => block_on(command.run(client)),
+        Command::Debug(command) => command.run(),
         Command::Network(command) => block_on(command.run(client)),
         Command::Sandbox(command) => block_on(command.run(client)),
         Command::Ps(command) => block_on(command.run(client)),
