@@ -34,7 +34,7 @@ EXIT CODES:
 
 EXAMPLES:
   netd run --rm -- ip addr
-  netd run --rm --network app -- curl -s http://web
+  netd run --rm --network app --link web -- curl -s http://web
   netd run -d --name web --network app -p 8080:80 -- busybox httpd -f -p 80
   netd run --rm --network sandbox:web -- ss -ltn
   netd run --rm --network none -- make test")]
