@@ -41,8 +41,11 @@ pub fn available(packages: &[&str]) -> Result<bool> {
     Ok(known(packages))
 }
 
-/// Installs `packages`, saying so.
+/// Installs `packages`, saying so; of none, nothing.
 pub fn install(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
     let list = packages.join(" ");
     if !available(packages)? {
         anyhow::bail!("apt knows no version of one of: {list}");

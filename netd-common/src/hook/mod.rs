@@ -10,6 +10,9 @@ mod from_uplink;
 mod to_endpoint;
 mod to_uplink;
 
+#[cfg(test)]
+mod tests;
+
 pub use from_endpoint::{from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
 pub use from_uplink::{from_uplink_decide, from_uplink_fast};
 pub use to_endpoint::to_endpoint;

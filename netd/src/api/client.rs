@@ -1,6 +1,10 @@
 //! The CLI's end of the API: one connection to the daemon's Unix socket, one method per call.
 
-use std::{io, path::PathBuf, str::FromStr};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -75,6 +79,16 @@ impl FromStr for Client {
 }
 
 impl Client {
+    /// Returns the client of the daemon with this run directory.
+    pub fn of_run_dir(directory: &Path) -> Self {
+        Self { socket: directory.join("netd.sock") }
+    }
+
+    /// Returns the path of the daemon's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Returns where the daemon listens, as `-H` takes it.
     pub fn host(&self) -> String {
         format!("unix://{}", self.socket.display())

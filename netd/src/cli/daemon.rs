@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{
-    Outcome,
+    Outcome, arguments,
     failure::{Doing, Failure},
     logging,
 };
 use crate::{
-    api::Client,
+    api::{Client, ClientError},
     config::{self, Flags, Settings},
     model::IfName,
 };
@@ -29,24 +29,8 @@ EXAMPLES:
   nsenter --net=/run/netns/blue netd daemon --instance blue --state-dir /var/lib/netd-blue \\
       --run-dir /run/netd-blue --bpffs /sys/fs/bpf/netd-blue       a second one, side by side")]
 pub(super) struct Daemon {
-    /// Configuration file [default: /etc/netd/netd.toml, if it exists]
-    #[arg(long, value_name = "FILE", env = "NETD_CONFIG")]
-    config: Option<PathBuf>,
-    /// Name of this daemon among several on one machine
-    #[arg(long, value_name = "NAME")]
-    instance: Option<String>,
-    /// Where networks and sandboxes are remembered [default: /var/lib/netd]
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// Where the socket and the namespaces are [default: /run/netd]
-    #[arg(long, value_name = "DIR")]
-    run_dir: Option<PathBuf>,
-    /// Where eBPF maps and links are pinned [default: /sys/fs/bpf/netd]
-    #[arg(long, value_name = "DIR")]
-    bpffs: Option<PathBuf>,
-    /// Root of the cgroup2 hierarchy [default: the one in /proc/self/mountinfo]
-    #[arg(long, value_name = "DIR")]
-    cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// Interface to the outside (repeat) [default: every layer-3 interface that is not netd's own]
     #[arg(long, value_name = "IFNAME")]
     uplink: Vec<IfName>,
@@ -55,15 +39,43 @@ pub(super) struct Daemon {
     log_format: Option<LogFormat>,
 }
 
+/// Which daemon of this machine is meant.
+#[derive(Debug, Args)]
+struct Place {
+    /// Configuration file [default: /etc/netd/netd.toml, if it exists]
+    #[arg(long, value_name = "FILE", env = "NETD_CONFIG")]
+    config: Option<PathBuf>,
+    /// Name of this daemon among several on one machine
+    #[arg(long, value_name = "NAME")]
+    instance: Option<String>,
+    /// Where networks and sandboxes are remembered [default: /var/lib/netd]
+    #[arg(long, value_name = "DIR", value_parser = arguments::absolute_path)]
+    state_dir: Option<PathBuf>,
+    /// Where the socket and the namespaces are [default: /run/netd]
+    #[arg(long, value_name = "DIR", value_parser = arguments::absolute_path)]
+    run_dir: Option<PathBuf>,
+    /// Where eBPF maps and links are pinned [default: /sys/fs/bpf/netd]
+    #[arg(long, value_name = "DIR", value_parser = arguments::absolute_path)]
+    bpffs: Option<PathBuf>,
+    /// Root of the cgroup2 hierarchy [default: the one in /proc/self/mountinfo]
+    #[arg(long, value_name = "DIR", value_parser = arguments::absolute_path)]
+    cgroup: Option<PathBuf>,
+}
+
 /// Remove everything this daemon put into the kernel, and its state; the daemon ends
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Networks, sandboxes, programs, maps, interfaces: all of it goes. Namespaces that netd did not make stay.
+Where no daemon runs, this command does it alone; give it the options that the daemon had.
 
 EXAMPLES:
   netd down
-  netd -H unix:///run/netd-blue/netd.sock down")]
-pub(super) struct Down {}
+  netd -H unix:///run/netd-blue/netd.sock down
+  netd down --instance blue --state-dir /var/lib/netd-blue --run-dir /run/netd-blue --bpffs /sys/fs/bpf/netd-blue")]
+pub(super) struct Down {
+    #[command(flatten)]
+    place: Place,
+}
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
@@ -74,17 +86,12 @@ enum LogFormat {
 impl Daemon {
     pub(super) fn run(self, verbose: u8) -> Outcome {
         let flags = Flags {
-            config: self.config,
-            instance: self.instance,
-            state_dir: self.state_dir,
-            run_dir: self.run_dir,
-            bpffs: self.bpffs,
-            cgroup: self.cgroup,
             uplinks: self.uplink,
             log_format: self.log_format.map(|format| match format {
                 LogFormat::Text => config::LogFormat::Text,
                 LogFormat::Json => config::LogFormat::Json,
             }),
+            ..self.place.flags()
         };
         let settings = Settings::load(&flags).map_err(|error| Failure::chain("start the daemon", &error))?;
         logging::of_daemon(verbose, settings.log_format);
@@ -95,9 +102,41 @@ impl Daemon {
     }
 }
 
+impl Place {
+    fn flags(self) -> Flags {
+        Flags {
+            config: self.config,
+            instance: self.instance,
+            state_dir: self.state_dir,
+            run_dir: self.run_dir,
+            bpffs: self.bpffs,
+            cgroup: self.cgroup,
+            ..Flags::default()
+        }
+    }
+}
+
 impl Down {
-    pub(super) async fn run(self, client: &Client) -> Outcome {
-        client.down().await.doing("take netd down")?;
+    /// Asks the daemon; does it alone where none runs and it is clear which one is meant.
+    pub(super) async fn run(self, host: Option<&Client>, default: &Client) -> Outcome {
+        const DOING: &str = "take netd down";
+        let flags = self.place.flags();
+        let of_place = flags.run_dir.as_deref().map(Client::of_run_dir);
+        let client = host.or(of_place.as_ref()).unwrap_or(default);
+        let unreachable = match client.down().await {
+            Err(error @ ClientError::Unreachable { .. }) => error,
+            other => return other.doing(DOING).map(|()| 0),
+        };
+        let settings = Settings::load(&flags).map_err(|error| Failure::chain(DOING, &error))?;
+        if Client::of_run_dir(&settings.run_dir).socket() != client.socket() {
+            let failure: Result<(), Failure> = Err(unreachable).doing(DOING);
+            return failure.map(|()| 0).map_err(|failure| {
+                failure.hint(
+                    "without a daemon, give the options it had: --run-dir, --state-dir, --bpffs, --instance",
+                )
+            });
+        }
+        crate::daemon::down(settings).await?;
         Ok(0)
     }
 }

@@ -40,7 +40,7 @@ impl Exec {
         let process = block_on(async {
             let doing = format!("run in sandbox {}", self.sandbox);
             let sandbox = client.sandbox(&self.sandbox).await.doing(&doing)?;
-            launch::launch(&sandbox, &self.command, Terminal::Inherited).await
+            launch::launch(&sandbox, &self.command, Terminal::Inherited, &signals).await
         })?;
         signals.wait(process)
     }

@@ -4,14 +4,17 @@ use std::{
     ffi::OsString,
     fs::{DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::{
+        fs::{DirBuilderExt, OpenOptionsExt},
+        process::CommandExt,
+    },
     path::Path,
     process::{Command, Stdio},
 };
 
-use nix::unistd::Pid;
+use nix::{sys::signal::SigSet, unistd::Pid};
 
-use super::{failure::Failure, inside::View};
+use super::{failure::Failure, inside::View, wait::Signals};
 use crate::{
     api::dto::Container,
     controller::Code,
@@ -43,6 +46,7 @@ pub(super) async fn launch(
     sandbox: &Container,
     command: &[OsString],
     terminal: Terminal,
+    signals: &Signals,
 ) -> Result<Pid, Failure> {
     let program = command.first().cloned().unwrap_or_default();
     let doing = format!("run {} in sandbox {}", program.display(), sandbox.name);
@@ -52,25 +56,28 @@ pub(super) async fn launch(
     };
     let netns = netns.map_err(|error| refused(&doing, &error))?;
     let (view, command, text) = (View::of(sandbox), command.to_vec(), doing.clone());
+    let blocked = signals.before();
     netns
         .run_in(move || {
             view.enter().map_err(|error| {
                 let code = if error.is_permission() { Code::Permission } else { Code::Failure };
                 Failure::new(code, format!("{text}: {error}"))
             })?;
-            spawn(&command, terminal).map_err(|error| not_started(&text, &error))
+            spawn(&command, terminal, blocked).map_err(|error| not_started(&text, &error))
         })
         .await
         .map_err(|error| refused(&doing, &error))?
 }
 
-fn spawn(command: &[OsString], terminal: Terminal) -> io::Result<Pid> {
+fn spawn(command: &[OsString], terminal: Terminal, blocked: SigSet) -> io::Result<Pid> {
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
     command.args(arguments);
     if let Terminal::Log(log) = terminal {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     }
+    // SAFETY: between fork and exec the closure only sets the signal mask, which signal-safety(7) allows there; it owns its data.
+    unsafe { command.pre_exec(move || blocked.thread_set_mask().map_err(io::Error::from)) };
     let child = command.spawn()?;
     Ok(Pid::from_raw(child.id().cast_signed()))
 }

@@ -3,6 +3,7 @@
 mod arguments;
 mod completion;
 mod daemon;
+mod debug;
 mod doctor;
 mod endpoint;
 mod events;
@@ -107,6 +108,7 @@ enum Command {
     Status(status::Status),
     Doctor(doctor::Doctor),
     Version(version::Version),
+    Debug(debug::Debug),
     Network(network::Network),
     Sandbox(sandbox::Sandbox),
     Run(run::Run),
@@ -154,10 +156,11 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Supervise(command) => command.run(client),
         Command::Completion(command) => command.run(&mut Cli::command()),
         Command::Man(command) => command.run(Cli::command()),
-        Command::Down(command) => block_on(command.run(client)),
+        Command::Down(command) => block_on(command.run(global.host.as_ref(), client)),
         Command::Status(command) => block_on(command.run(client)),
         Command::Doctor(command) => block_on(command.run(client)),
         Command::Version(command) => block_on(command.run(client)),
+        Command::Debug(command) => command.run(),
         Command::Network(command) => block_on(command.run(client)),
         Command::Sandbox(command) => block_on(command.run(client)),
         Command::Ps(command) => block_on(command.run(client)),

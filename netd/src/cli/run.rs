@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::Read,
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
 
@@ -83,7 +84,8 @@ impl Run {
             print(&format!("{}\n", sandbox.id))?;
             return Ok(0);
         }
-        let process = block_on(launch::launch(&sandbox, &command, Terminal::Inherited)).map_err(undone)?;
+        let process =
+            block_on(launch::launch(&sandbox, &command, Terminal::Inherited, &signals)).map_err(undone)?;
         let pid = process.as_raw().unsigned_abs();
         report(block_on(async {
             client.started(&sandbox.id, pid).await.doing("report the command's start")
@@ -114,7 +116,7 @@ fn supervise(client: &Client, sandbox: &Container, rm: bool, command: &[OsString
     let doing = format!("start the supervisor of sandbox {}", sandbox.name);
     let failed = |error: &std::io::Error| Failure::io(&doing, error);
     let mut process = Command::new("/proc/self/exe");
-    process.arg("-H").arg(client.host()).arg("supervise");
+    process.arg0("netd").arg("-H").arg(client.host()).arg("supervise");
     if rm {
         process.arg("--rm");
     }

@@ -42,7 +42,7 @@ pub(super) struct Supervise {
 impl Supervise {
     pub(super) fn run(self, client: &Client) -> Outcome {
         let signals = Signals::block()?;
-        let process = match self.start(client) {
+        let process = match self.start(client, &signals) {
             Ok(process) => process,
             Err(failure) => {
                 say(&format!("{} {}\n", failure.exit, failure.message))?;
@@ -65,13 +65,13 @@ impl Supervise {
     }
 
     /// Leaves the caller's session and starts the command.
-    fn start(&self, client: &Client) -> Result<nix::unistd::Pid, Failure> {
+    fn start(&self, client: &Client, signals: &Signals) -> Result<nix::unistd::Pid, Failure> {
         setsid().map_err(|error| Failure::io("start a session", &error.into()))?;
         let doing = format!("run sandbox {}", self.sandbox);
         block_on(async {
             let sandbox: Container = client.sandbox(&self.sandbox).await.doing(&doing)?;
             let log = launch::open_log(&sandbox)?;
-            let process = launch::launch(&sandbox, &self.command, Terminal::Log(log)).await?;
+            let process = launch::launch(&sandbox, &self.command, Terminal::Log(log), signals).await?;
             let pid = process.as_raw().unsigned_abs();
             client.started(&sandbox.id, pid).await.doing(&doing).doing_last("report the command's start");
             Ok(process)

@@ -5,7 +5,7 @@ use nix::{
     libc::SI_KERNEL,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        signal::{SigSet, Signal, kill},
+        signal::{SigSet, SigmaskHow, Signal, kill},
         signalfd::{SfdFlags, SignalFd, siginfo},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
@@ -28,22 +28,32 @@ const PASSED: [Signal; 7] = [
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
 /// The process's signals, from here on read instead of acted upon.
-pub(super) struct Signals(SignalFd);
+pub(super) struct Signals {
+    incoming: SignalFd,
+    before: SigSet,
+}
 
 impl Signals {
-    /// Blocks the signals in this thread and those it will start. The command starts with none blocked.
+    /// Blocks the signals in this thread and those it will start.
     pub(super) fn block() -> Result<Self, Failure> {
         let mut set: SigSet = PASSED.into_iter().collect();
         set.add(Signal::SIGCHLD);
         set.add(Signal::SIGCONT);
-        set.thread_block().map_err(failed)?;
-        Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(failed)?))
+        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(failed)?;
+        let incoming =
+            SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(failed)?;
+        Ok(Self { incoming, before })
+    }
+
+    /// Returns the signals that were blocked before: the command starts with these.
+    pub(super) fn before(&self) -> SigSet {
+        self.before
     }
 
     /// Returns a signal that came before the command started and asks to end.
     pub(super) fn asked_to_end(&self) -> Result<Option<Signal>, Failure> {
         let mut asked = None;
-        while let Some(info) = self.0.read_signal().map_err(failed)? {
+        while let Some(info) = self.incoming.read_signal().map_err(failed)? {
             asked = asked.or_else(|| signal(&info).filter(|signal| ENDING.contains(signal)));
         }
         Ok(asked)
@@ -69,7 +79,7 @@ impl Signals {
     /// Passes on what has come; returns whether the job was continued.
     fn pass_on(&self, command: Pid) -> Result<bool, Failure> {
         let mut continued = false;
-        while let Some(info) = self.0.read_signal().map_err(failed)? {
+        while let Some(info) = self.incoming.read_signal().map_err(failed)? {
             let Some(signal) = signal(&info) else { continue };
             continued |= signal == Signal::SIGCONT;
             // The terminal sends to the whole process group: the command has had it already.
@@ -85,7 +95,7 @@ impl Signals {
     }
 
     fn sleep(&self) -> Result<(), Failure> {
-        let mut files = [PollFd::new(std::os::fd::AsFd::as_fd(&self.0), PollFlags::POLLIN)];
+        let mut files = [PollFd::new(std::os::fd::AsFd::as_fd(&self.incoming), PollFlags::POLLIN)];
         match poll(&mut files, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(failed(error)),

@@ -142,64 +142,6 @@ pub fn kernel_release() -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// What the verifier says of a program.
-#[derive(Debug, Clone, serde::Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct ProgramReport {
-    /// Its name.
-    pub name: String,
-    /// `packet` or `socket`.
-    #[serde(rename = "Type")]
-    pub kind: &'static str,
-    /// Instructions after translation by the kernel.
-    pub instructions: u32,
-    /// Instructions that the verifier walked.
-    pub verified_instructions: u32,
-    /// Deepest stack in bytes, as the verifier's log has it.
-    pub stack_bytes: u32,
-    /// Time from the call to the loaded program, in microseconds.
-    pub load_micros: u64,
-}
-
-/// Loads every program into the running kernel, unpinned and unattached, and reports what the verifier says.
-///
-/// # Errors
-/// The first program the kernel refuses.
-pub fn verify() -> Result<Vec<ProgramReport>, Error> {
-    let mut reports = Vec::new();
-    let mut loader = EbpfLoader::new();
-    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
-    for (name, entries) in [("FLOW4", 1024), ("FLOW6", 1024)] {
-        loader.map_max_entries(name, entries);
-    }
-    let mut ebpf =
-        loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
-    let names = PACKET_PROGRAMS.map(|name| (name, "packet")).into_iter();
-    for (name, kind) in names.chain(SOCKET_PROGRAMS.map(|name| (name, "socket"))) {
-        let start = std::time::Instant::now();
-        let refused = |source| Error::kernel(format!("load program {name}"), source);
-        let info = if kind == "packet" {
-            let program = packet_program(&mut ebpf, name)?;
-            program.load().map_err(refused)?;
-            program.info()
-        } else {
-            let program = socket_program(&mut ebpf, name)?;
-            program.load().map_err(refused)?;
-            program.info()
-        };
-        let info = info.map_err(|source| Error::kernel(format!("inspect program {name}"), source))?;
-        reports.push(ProgramReport {
-            name: name.to_owned(),
-            kind,
-            instructions: info.size_translated().unwrap_or(0) / 8,
-            verified_instructions: info.verified_instruction_count().unwrap_or(0),
-            stack_bytes: 0,
-            load_micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
-        });
-    }
-    Ok(reports)
-}
-
 /// Returns the descriptor of a loaded program.
 pub fn program_fd(ebpf: &Ebpf, name: &str) -> Result<std::os::fd::OwnedFd, Error> {
     let refused = |source: Box<dyn std::error::Error + Send + Sync>| Error::Kernel {

@@ -10,10 +10,12 @@ mod load;
 mod maps;
 mod object;
 mod raw;
+mod verify;
 
 pub use kernel::{Kernel, remove_pins};
-pub use load::{ProgramReport, kernel_release, verify};
+pub use load::kernel_release;
 pub use object::OBJECT_SHA256;
+pub use verify::{ProgramReport, verify};
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

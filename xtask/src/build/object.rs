@@ -29,23 +29,37 @@ pub fn rebuild(layout: &Layout) -> Result<()> {
         }
         return Ok(());
     }
-    let mut toolchains = Toolchain::detect(layout);
-    if toolchains.is_empty() {
-        tools::install(layout)?;
-        toolchains = Toolchain::detect(layout);
+    let toolchains = Toolchain::detect(layout);
+    if let Some(outcome) = first_that_links(layout, &toolchains) {
+        return outcome;
     }
-    let mut failure = None;
-    for toolchain in &toolchains {
+    tools::install(layout, !toolchains.is_empty())?;
+    first_that_links(layout, &Toolchain::detect(layout)).unwrap_or_else(|| {
+        bail!("{}", tools::instructions("what was just installed cannot compile eBPF programs"))
+    })
+}
+
+/// Compiles with each toolchain in turn, until one has a linker that can read its bitcode.
+fn first_that_links(layout: &Layout, toolchains: &[Toolchain]) -> Option<Result<()>> {
+    for toolchain in toolchains {
         match compile(layout, toolchain) {
-            // A linker whose LLVM is older than the compiler's cannot read its bitcode: the next compiler may suit it.
-            Err(error) if format!("{error:#}").contains("error: linking with") => {
-                ui::note(&format!("{} cannot read what {toolchain} writes", toolchain.linker.display()));
-                failure = Some(error);
+            Err(error) if is_linkers_fault(&format!("{error:#}")) => {
+                ui::note(&format!("{} cannot link what {toolchain} writes", toolchain.linker.display()));
             }
-            outcome => return outcome,
+            Ok(()) => {
+                toolchain.remember(layout);
+                return Some(Ok(()));
+            }
+            failed => return Some(failed),
         }
     }
-    Err(failure.unwrap_or_else(|| anyhow::anyhow!(tools::instructions("no compiler for eBPF was found"))))
+    None
+}
+
+/// Whether the linker failed before it came to the programs: its LLVM is older than the compiler's, or is gone. Errors
+/// in the programs come later, from code generation.
+fn is_linkers_fault(output: &str) -> bool {
+    output.contains("failure linking module") || output.contains("error while loading shared libraries")
 }
 
 fn compile(layout: &Layout, toolchain: &Toolchain) -> Result<()> {

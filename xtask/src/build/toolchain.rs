@@ -6,7 +6,7 @@
 use std::{
     env,
     ffi::OsStr,
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -31,12 +31,22 @@ enum Kind {
 }
 
 impl Toolchain {
-    /// Returns what this machine has, the best first.
+    /// Returns what this machine has: what worked last time, then in the order of preference.
     pub fn detect(layout: &Layout) -> Vec<Self> {
         let Some(linker) = tools::bpf_linker(layout) else { return Vec::new() };
         let compilers = [(Kind::Nightly, nightly()), (Kind::Debian, debian())];
         let usable = compilers.into_iter().filter_map(|(kind, found)| Some((kind, found?)));
-        usable.map(|(kind, (cargo, rustc))| Self { kind, cargo, rustc, linker: linker.clone() }).collect()
+        let mut all: Vec<Self> = usable
+            .map(|(kind, (cargo, rustc))| Self { kind, cargo, rustc, linker: linker.clone() })
+            .collect();
+        let worked = fs::read_to_string(worked_file(layout)).unwrap_or_default();
+        all.sort_by_key(|toolchain| toolchain.to_string() != worked);
+        all
+    }
+
+    /// Makes this the first to be tried next time. Without the note, the order is the usual one.
+    pub fn remember(&self, layout: &Layout) {
+        let _ = fs::write(worked_file(layout), self.to_string());
     }
 
     /// Returns the inner cargo, free of what the outer one left in the environment.
@@ -59,9 +69,8 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// Whether Debian's compiler and core's source are installed.
-pub fn has_debian() -> bool {
-    debian().is_some()
+fn worked_file(layout: &Layout) -> PathBuf {
+    layout.object().with_file_name("built-with")
 }
 
 /// Returns a cargo that sees neither the outer cargo's settings nor the libraries of rustup's toolchain.
@@ -100,8 +109,21 @@ fn without_cargos_own(paths: &OsStr) -> std::ffi::OsString {
     env::join_paths(env::split_paths(paths).filter(foreign)).unwrap_or_default()
 }
 
+/// Finds rustup.
+pub fn rustup() -> Option<PathBuf> {
+    command::find("rustup", &[super::cargo_bin()])
+}
+
+/// Returns the major version of the LLVM in rustup's nightly.
+pub fn nightly_llvm() -> Option<String> {
+    let (_, rustc) = nightly()?;
+    let version = command::capture(clean_cargo(&rustc).arg("-vV")).ok()?;
+    let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+    llvm.split('.').next().map(str::to_owned)
+}
+
 fn nightly() -> Option<(PathBuf, PathBuf)> {
-    let rustup = command::find("rustup", &[super::cargo_bin()])?;
+    let rustup = rustup()?;
     let which = |program| {
         let mut which = clean_cargo(&rustup);
         let path = command::capture(which.args(["which", "--toolchain", "nightly", program])).ok()?;

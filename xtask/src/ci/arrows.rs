@@ -57,7 +57,7 @@ const LAYERS: [Layers; 2] = [
         source: "netd/src",
         layers: &[
             &["model"],
-            &["ipam"],
+            &["ipam", "template", "etc_files"],
             &["netns", "sysctl", "store"],
             &["link", "dataplane"],
             &["controller"],

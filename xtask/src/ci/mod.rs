@@ -2,7 +2,10 @@
 
 mod arrows;
 
-use std::process::{Command, ExitCode};
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -74,8 +77,22 @@ fn dependencies(layout: &Layout) -> Result<()> {
         ui::note("- dependencies: cargo-deny is not installed (cargo install cargo-deny), skipped");
         return Ok(());
     }
+    let config = layout.root().join("deny.toml");
+    let deny = |dir: PathBuf, checks: &[&str]| {
+        let mut deny = build::cargo(layout);
+        deny.current_dir(dir).args(["deny", "--config"]).arg(&config).arg("check").args(checks);
+        deny
+    };
     let task = Task::start("dependencies (cargo deny)");
-    command::run_quietly(&task, build::cargo(layout).args(["deny", "--workspace", "check"]))?;
+    for dir in [layout.root().to_path_buf(), layout.ebpf()] {
+        command::run_quietly(&task, &mut deny(dir, &["bans", "licenses", "sources"]))?;
+    }
+    match command::run_quietly(&task, &mut deny(layout.root().to_path_buf(), &["advisories"])) {
+        Err(error) if format!("{error:#}").contains("failed to fetch advisory database") => {
+            ui::note("- advisories: the database cannot be fetched from here, skipped");
+        }
+        outcome => outcome?,
+    }
     task.done();
     Ok(())
 }
