@@ -101,9 +101,9 @@ impl Dataplane for Fake {
     fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
         let served = entries.iter().any(|entry| self.publishes.contains_key(&key(entry)));
         order(served, "port released before it was withdrawn")?;
-        entries.iter().for_each(|entry| {
+        for entry in entries {
             self.guarded.remove(&key(entry));
-        });
+        }
         Ok(())
     }
 
@@ -117,9 +117,9 @@ impl Dataplane for Fake {
     }
 
     fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
-        entries.iter().for_each(|entry| {
+        for entry in entries {
             self.publishes.remove(&key(entry));
-        });
+        }
         Ok(())
     }
 

@@ -1,11 +1,14 @@
 //! The kernel as a machine: takes each step over rtnetlink, in namespaces and in the packet path.
 
+mod bridge;
+mod endpoint;
 mod facts;
+mod files;
+mod ports;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     io,
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,12 +22,13 @@ use nix::{
     unistd::Pid,
 };
 
+use self::{endpoint::endpoint_entry, files::remove_dir, ports::publish_entries};
 use super::{
     Code, Error, NetnsRequest,
     apply::{Machine, Owned, PortFacts},
     error::chain,
     host::HostView,
-    object::{self, Bridge, Files, Gateway, Inside, Listen, Object, Publish, Record, Slot, Veth},
+    object::{Listen, Object},
     plan::Step,
     probe,
     reserved::Reserved,
@@ -32,10 +36,10 @@ use super::{
     task::Controller,
 };
 use crate::{
-    dataplane::{Dataplane, EndpointEntry, NetworkEntry, PublishEntry},
+    dataplane::Dataplane,
     ipam::HostPrefix,
-    link::{self, BridgeSpec, InsideSpec, Links, PortFlags, VethSpec, label},
-    model::{Id, IfName, Name, Netns, Sandbox},
+    link::Links,
+    model::{IfName, Name, Netns, Sandbox},
     netns,
     sysctl::ReservedPorts,
 };
@@ -181,185 +185,6 @@ impl Linux {
             // They go with the interface.
             Object::Inside(_) | Object::Gateway(_) => Ok(()),
         }
-    }
-
-    async fn put_bridge(&mut self, bridge: &Bridge) -> Result<(), Error> {
-        let spec = BridgeSpec {
-            ifname: bridge.ifname.clone(),
-            label: label(&self.instance, "network", bridge.network.as_str()),
-            mac: bridge.mac,
-            mtu: bridge.mtu,
-            addresses: bridge.addresses.clone(),
-            forwarding: !bridge.internal,
-            ipv6: bridge.ipv6,
-        };
-        let index = match self.links.ensure_bridge(&spec).await {
-            Err(link::Error::Foreign { .. })
-                if bridge.adoptable && !self.is_labelled(&bridge.ifname).await? =>
-            {
-                self.links.adopt_bridge(&bridge.ifname, &bridge.addresses).await?.ifindex
-            }
-            other => other?,
-        };
-        self.indexes.insert(bridge.ifname.clone(), index);
-        Ok(())
-    }
-
-    async fn is_labelled(&self, ifname: &IfName) -> Result<bool, Error> {
-        let link = self.links.link(ifname).await?;
-        Ok(link.and_then(|link| link.alias).is_some_and(|alias| link::parse_label(&alias).is_some()))
-    }
-
-    async fn remove_bridge(&mut self, bridge: &Bridge) -> Result<(), Error> {
-        self.indexes.remove(&bridge.ifname);
-        let ours = label(&self.instance, "network", bridge.network.as_str());
-        match self.links.link(&bridge.ifname).await?.map(|link| link.alias) {
-            Some(alias) if alias.as_deref() == Some(&ours) => {
-                Ok(self.links.delete_link(&bridge.ifname).await?)
-            }
-            Some(_) if bridge.adoptable && !self.is_labelled(&bridge.ifname).await? => {
-                Ok(self.links.release_bridge(&bridge.ifname).await?)
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    async fn network_entry(&mut self, slot: &Slot) -> Result<NetworkEntry, Error> {
-        let bridge = self.links.link(&slot.bridge).await?;
-        Ok(NetworkEntry {
-            index: slot.index,
-            bridge: bridge.as_ref().map_or(0, |link| link.ifindex),
-            bridge_mac: bridge.and_then(|link| link.mac).unwrap_or(crate::model::Mac([0; 6])),
-            ipv4: slot.ipv4,
-            ipv6: slot.ipv6,
-            icc: slot.icc,
-            internal: slot.internal,
-            masquerade: slot.masquerade,
-            host_ipv4: slot.host_ipv4,
-            host_ipv6: slot.host_ipv6,
-        })
-    }
-
-    async fn put_veth(&mut self, veth: &Veth) -> Result<(), Error> {
-        let spec = VethSpec {
-            host_ifname: veth.host.clone(),
-            label: label(&self.instance, "endpoint", veth.endpoint.as_str()),
-            host_mac: object::mac_of(&veth.endpoint),
-            peer_ifname: veth.inside.clone(),
-            peer_mac: veth.mac,
-            peer_netns: open(&veth.netns)?,
-            mtu: veth.mtu,
-        };
-        let bridge = self.existing(&veth.bridge).await?;
-        let index = self.links.create_veth(&spec).await?;
-        self.indexes.insert(veth.host.clone(), index);
-        let flags = PortFlags { isolated: veth.isolated, ..PortFlags::default() };
-        self.links.enslave(&veth.host, bridge, flags).await?;
-        self.links.add_fdb(index, veth.mac).await?;
-        for ip in &veth.addresses {
-            self.links.add_neighbour(bridge, *ip, veth.mac).await?;
-        }
-        Ok(())
-    }
-
-    async fn remove_veth(&mut self, veth: &Veth) -> Result<(), Error> {
-        self.indexes.remove(&veth.host);
-        let ours = label(&self.instance, "endpoint", veth.endpoint.as_str());
-        let present = self.links.link(&veth.host).await?;
-        if present.is_some_and(|link| link.alias.as_deref() == Some(&ours)) {
-            self.links.delete_link(&veth.host).await?;
-        }
-        if let Some(bridge) = self.find(&veth.bridge).await? {
-            for ip in &veth.addresses {
-                self.links.remove_neighbour(bridge, *ip).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reserves ports. Those that an earlier daemon reserved stay as they are: guarding again would interrupt them.
-    async fn guard(&mut self, listens: &[Listen]) -> Result<(), Error> {
-        let fresh: Vec<Listen> =
-            listens.iter().filter(|listen| !self.guarded.contains(listen)).copied().collect();
-        if !fresh.is_empty() {
-            let entries = guard_entries(&fresh);
-            self.dataplane(|dataplane| dataplane.guard_ports(&entries))?;
-            self.guarded.extend(fresh);
-        }
-        self.reserved.add(listens).await
-    }
-
-    async fn release(&mut self, listens: &[Listen]) -> Result<(), Error> {
-        let held: Vec<Listen> =
-            listens.iter().filter(|listen| self.guarded.contains(listen)).copied().collect();
-        if !held.is_empty() {
-            let entries = guard_entries(&held);
-            self.dataplane(|dataplane| dataplane.release_ports(&entries))?;
-            for listen in &held {
-                self.guarded.remove(listen);
-            }
-        }
-        self.reserved.remove(listens).await
-    }
-
-    async fn put_inside(&mut self, inside: &Inside) -> Result<(), Error> {
-        let spec = InsideSpec {
-            ifname: inside.ifname.clone(),
-            addresses: inside.addresses.clone(),
-            mtu: inside.mtu,
-            gateway4: None,
-            gateway6: None,
-        };
-        self.enter(&inside.netns).await?.configure_endpoint(&spec).await?;
-        Ok(())
-    }
-
-    async fn put_gateway(&mut self, gateway: &Gateway) -> Result<(), Error> {
-        let links = self.enter(&gateway.netns).await?;
-        let routes = [
-            gateway.ipv4.as_ref().map(|(ip, ifname)| (IpAddr::V4(*ip), ifname)),
-            gateway.ipv6.as_ref().map(|(ip, ifname)| (IpAddr::V6(*ip), ifname)),
-        ];
-        for (ip, ifname) in routes.into_iter().flatten() {
-            let gone = || Error::new(Code::Failure, format!("interface {ifname} has gone from its sandbox"));
-            let index = links.link(ifname).await?.ok_or_else(gone)?.ifindex;
-            links.set_default_gateway(index, ip).await?;
-        }
-        Ok(())
-    }
-
-    /// Opens a sandbox's namespace, or the one that is open already.
-    async fn enter(&mut self, netns: &Netns) -> Result<Links, Error> {
-        if let Some((path, links)) = &self.inside
-            && *path == netns.path
-        {
-            return Ok(links.clone());
-        }
-        let links = Links::open_in(&open(netns)?).await?;
-        self.inside = Some((netns.path.clone(), links.clone()));
-        Ok(links)
-    }
-
-    /// Writes the files in place: processes have them mounted. A `resolv.conf` that somebody edited stays (Docker semantics
-    /// F12).
-    fn put_files(&self, old: Option<&Files>, files: &Files) -> Result<(), Error> {
-        let dir = self.sandboxes_dir.join(files.sandbox.as_str());
-        let failed = |error: io::Error| {
-            Error::new(Code::Failure, format!("write files of sandbox below {}: {error}", dir.display()))
-        };
-        std::fs::create_dir_all(&dir).map_err(failed)?;
-        write(&dir.join("hosts"), &files.hosts).map_err(failed)?;
-        let resolv = dir.join("resolv.conf");
-        let present = std::fs::read_to_string(&resolv).ok();
-        let untouched = |present: &String| old.is_some_and(|old| *present == old.resolv);
-        if present.as_ref().is_none_or(untouched) {
-            write(&resolv, &files.resolv).map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    fn remove_files(&self, sandbox: &Id) -> Result<(), Error> {
-        remove_dir(&self.sandboxes_dir.join(sandbox.as_str()))
     }
 }
 
@@ -539,60 +364,4 @@ pub async fn remove_owned(links: &Links, instance: &str, run_dir: &Path) -> Resu
 
 fn listing(error: &io::Error) -> Error {
     Error::new(Code::Failure, format!("list the run directory: {error}"))
-}
-
-fn remove_dir(dir: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::new(Code::Failure, format!("remove {}: {error}", dir.display())))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Opens a namespace and makes sure that it is still the one that was meant (reliability F32).
-fn open(netns: &Netns) -> Result<netns::Netns, Error> {
-    let opened = netns::Netns::open_path(&netns.path)?;
-    if netns.inode != 0 && opened.inode()? != netns.inode {
-        let text = format!("namespace {}: another one is there now", netns.path.display());
-        return Err(Error::new(Code::NotFound, text));
-    }
-    Ok(opened)
-}
-
-/// Writes a file unless it holds the text already.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    if std::fs::read_to_string(path).is_ok_and(|present| present == text) {
-        return Ok(());
-    }
-    std::fs::write(path, text)
-}
-
-fn endpoint_entry(record: &Record, ifindex: u32) -> EndpointEntry {
-    EndpointEntry { ifindex, network: record.network, mac: record.mac, ipv4: record.ipv4, ipv6: record.ipv6 }
-}
-
-fn publish_entries(publish: &Publish, ifindex: u32) -> Vec<PublishEntry> {
-    let entry = |port: &object::Port| PublishEntry {
-        host_ip: port.listen.ip,
-        host_port: port.listen.port,
-        protocol: port.listen.protocol,
-        backend: port.backend,
-        backend_port: port.backend_port,
-        ifindex,
-    };
-    publish.ports.iter().map(entry).collect()
-}
-
-/// Reserving asks for nothing but the host's side.
-fn guard_entries(listens: &[Listen]) -> Vec<PublishEntry> {
-    let entry = |listen: &Listen| PublishEntry {
-        host_ip: listen.ip,
-        host_port: listen.port,
-        protocol: listen.protocol,
-        backend: listen.ip,
-        backend_port: 0,
-        ifindex: 0,
-    };
-    listens.iter().map(entry).collect()
 }

@@ -1,0 +1,71 @@
+//! Bridges and their slots in the packet path.
+
+use super::Linux;
+use crate::{
+    controller::{
+        Error,
+        object::{Bridge, Slot},
+    },
+    dataplane::NetworkEntry,
+    link::{self, BridgeSpec, label},
+    model::{IfName, Mac},
+};
+
+impl Linux {
+    pub(super) async fn put_bridge(&mut self, bridge: &Bridge) -> Result<(), Error> {
+        let spec = BridgeSpec {
+            ifname: bridge.ifname.clone(),
+            label: label(&self.instance, "network", bridge.network.as_str()),
+            mac: bridge.mac,
+            mtu: bridge.mtu,
+            addresses: bridge.addresses.clone(),
+            forwarding: !bridge.internal,
+            ipv6: bridge.ipv6,
+        };
+        let index = match self.links.ensure_bridge(&spec).await {
+            Err(link::Error::Foreign { .. })
+                if bridge.adoptable && !self.is_labelled(&bridge.ifname).await? =>
+            {
+                self.links.adopt_bridge(&bridge.ifname, &bridge.addresses).await?.ifindex
+            }
+            other => other?,
+        };
+        self.indexes.insert(bridge.ifname.clone(), index);
+        Ok(())
+    }
+
+    pub(super) async fn is_labelled(&self, ifname: &IfName) -> Result<bool, Error> {
+        let link = self.links.link(ifname).await?;
+        Ok(link.and_then(|link| link.alias).is_some_and(|alias| link::parse_label(&alias).is_some()))
+    }
+
+    pub(super) async fn remove_bridge(&mut self, bridge: &Bridge) -> Result<(), Error> {
+        self.indexes.remove(&bridge.ifname);
+        let ours = label(&self.instance, "network", bridge.network.as_str());
+        match self.links.link(&bridge.ifname).await?.map(|link| link.alias) {
+            Some(alias) if alias.as_deref() == Some(&ours) => {
+                Ok(self.links.delete_link(&bridge.ifname).await?)
+            }
+            Some(_) if bridge.adoptable && !self.is_labelled(&bridge.ifname).await? => {
+                Ok(self.links.release_bridge(&bridge.ifname).await?)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(super) async fn network_entry(&mut self, slot: &Slot) -> Result<NetworkEntry, Error> {
+        let bridge = self.links.link(&slot.bridge).await?;
+        Ok(NetworkEntry {
+            index: slot.index,
+            bridge: bridge.as_ref().map_or(0, |link| link.ifindex),
+            bridge_mac: bridge.and_then(|link| link.mac).unwrap_or(Mac([0; 6])),
+            ipv4: slot.ipv4,
+            ipv6: slot.ipv6,
+            icc: slot.icc,
+            internal: slot.internal,
+            masquerade: slot.masquerade,
+            host_ipv4: slot.host_ipv4,
+            host_ipv6: slot.host_ipv6,
+        })
+    }
+}

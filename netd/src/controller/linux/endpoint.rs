@@ -1,0 +1,106 @@
+//! Both sides of a veth: on the bridge and in the sandbox.
+
+use std::net::IpAddr;
+
+use super::Linux;
+use crate::{
+    controller::{
+        Code, Error,
+        object::{self, Gateway, Inside, Record, Veth},
+    },
+    dataplane::EndpointEntry,
+    link::{InsideSpec, Links, PortFlags, VethSpec, label},
+    model::Netns,
+    netns,
+};
+
+impl Linux {
+    pub(super) async fn put_veth(&mut self, veth: &Veth) -> Result<(), Error> {
+        let spec = VethSpec {
+            host_ifname: veth.host.clone(),
+            label: label(&self.instance, "endpoint", veth.endpoint.as_str()),
+            host_mac: object::mac_of(&veth.endpoint),
+            peer_ifname: veth.inside.clone(),
+            peer_mac: veth.mac,
+            peer_netns: open(&veth.netns)?,
+            mtu: veth.mtu,
+        };
+        let bridge = self.existing(&veth.bridge).await?;
+        let index = self.links.create_veth(&spec).await?;
+        self.indexes.insert(veth.host.clone(), index);
+        let flags = PortFlags { isolated: veth.isolated, ..PortFlags::default() };
+        self.links.enslave(&veth.host, bridge, flags).await?;
+        self.links.add_fdb(index, veth.mac).await?;
+        for ip in &veth.addresses {
+            self.links.add_neighbour(bridge, *ip, veth.mac).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn remove_veth(&mut self, veth: &Veth) -> Result<(), Error> {
+        self.indexes.remove(&veth.host);
+        let ours = label(&self.instance, "endpoint", veth.endpoint.as_str());
+        let present = self.links.link(&veth.host).await?;
+        if present.is_some_and(|link| link.alias.as_deref() == Some(&ours)) {
+            self.links.delete_link(&veth.host).await?;
+        }
+        if let Some(bridge) = self.find(&veth.bridge).await? {
+            for ip in &veth.addresses {
+                self.links.remove_neighbour(bridge, *ip).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn put_inside(&mut self, inside: &Inside) -> Result<(), Error> {
+        let spec = InsideSpec {
+            ifname: inside.ifname.clone(),
+            addresses: inside.addresses.clone(),
+            mtu: inside.mtu,
+            gateway4: None,
+            gateway6: None,
+        };
+        self.enter(&inside.netns).await?.configure_endpoint(&spec).await?;
+        Ok(())
+    }
+
+    pub(super) async fn put_gateway(&mut self, gateway: &Gateway) -> Result<(), Error> {
+        let links = self.enter(&gateway.netns).await?;
+        let routes = [
+            gateway.ipv4.as_ref().map(|(ip, ifname)| (IpAddr::V4(*ip), ifname)),
+            gateway.ipv6.as_ref().map(|(ip, ifname)| (IpAddr::V6(*ip), ifname)),
+        ];
+        for (ip, ifname) in routes.into_iter().flatten() {
+            let gone = || Error::new(Code::Failure, format!("interface {ifname} has gone from its sandbox"));
+            let index = links.link(ifname).await?.ok_or_else(gone)?.ifindex;
+            links.set_default_gateway(index, ip).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens a sandbox's namespace, or the one that is open already.
+    pub(super) async fn enter(&mut self, netns: &Netns) -> Result<Links, Error> {
+        if let Some((path, links)) = &self.inside
+            && *path == netns.path
+        {
+            return Ok(links.clone());
+        }
+        let links = Links::open_in(&open(netns)?).await?;
+        self.inside = Some((netns.path.clone(), links.clone()));
+        Ok(links)
+    }
+}
+
+/// Opens a namespace and makes sure that it is still the one that was meant (reliability F32).
+pub(super) fn open(netns: &Netns) -> Result<netns::Netns, Error> {
+    let opened = netns::Netns::open_path(&netns.path)?;
+    if netns.inode != 0 && opened.inode()? != netns.inode {
+        let text = format!("namespace {}: another one is there now", netns.path.display());
+        return Err(Error::new(Code::NotFound, text));
+    }
+    Ok(opened)
+}
+
+pub(super) fn endpoint_entry(record: &Record, ifindex: u32) -> EndpointEntry {
+    EndpointEntry { ifindex, network: record.network, mac: record.mac, ipv4: record.ipv4, ipv6: record.ipv6 }
+}
