@@ -6,7 +6,7 @@ use super::{
     Attachment, Code, CreateNetwork, CreateSandbox, Error,
     fake::FakeMachine,
     files::Renderer,
-    object::Listen,
+    object::{Listen, Object},
     task::{Controller, Settings},
 };
 use crate::{
@@ -217,12 +217,48 @@ async fn a_restart_makes_what_is_missing_and_sweeps_what_is_nobodys() {
     let bench = bench
         .restart(|machine| {
             machine.objects.truncate(machine.objects.len() / 2);
-            machine.objects.extend(strangers.into_iter().filter(|object| {
-                matches!(object, super::object::Object::Veth(_) | super::object::Object::Netns(_))
-            }));
+            machine.objects.extend(
+                strangers.into_iter().filter(|object| matches!(object, Object::Veth(_) | Object::Netns(_))),
+            );
         })
         .await;
     assert_eq!(bench.dump(), objects);
+}
+
+#[tokio::test]
+async fn what_somebody_deletes_is_made_again_at_once() {
+    let mut bench = Bench::new().await;
+    let sandbox = bench.sandbox("a", &[], &["8080:80"]).await.expect("sandbox");
+    bench.sandbox("b", &[], &["9090:80"]).await.expect("sandbox");
+    let objects = bench.dump();
+    let gone = sandbox.endpoints[0].host_ifname.clone();
+    let of_veth = |object: &Object| match object {
+        Object::Veth(veth) => veth.host == gone,
+        Object::Record(record) => record.host == gone,
+        Object::Programs(host) | Object::Up(host) => *host == gone,
+        _ => false,
+    };
+    bench.controller.machine.objects.retain(|object| !of_veth(object));
+    bench.controller.host_changed().await;
+    assert_eq!(bench.dump(), objects);
+
+    let steps = bench.controller.machine.steps;
+    bench.controller.host_changed().await;
+    assert_eq!(bench.controller.machine.steps, steps, "nothing is missing, nothing is done");
+}
+
+#[tokio::test]
+async fn a_sandbox_whose_namespace_ends_is_forgotten_and_its_ports_are_free() {
+    let mut bench = Bench::new().await;
+    let before = bench.dump();
+    let sandbox = bench.sandbox("a", &[], &["8080:80"]).await.expect("sandbox");
+    let netns = sandbox.netns.clone().expect("namespace").path;
+    bench.controller.machine.dead.insert(netns);
+    bench.controller.machine.objects.retain(|object| !matches!(object, Object::Veth(_)));
+    bench.controller.host_changed().await;
+    assert!(bench.controller.world.sandbox("a").is_err());
+    let left: Vec<String> = bench.dump().into_iter().filter(|line| !before.contains(line)).collect();
+    assert!(left.iter().all(|line| !line.starts_with("Netns") && !line.starts_with("Files")), "{left:?}");
 }
 
 #[tokio::test]
