@@ -37,7 +37,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut test = build::cargo(&layout);
     // So that the lab does not ask cargo for it, as another user perhaps.
     test.env("NETD_BIN", netd);
-    test.args(["test", "--workspace", "--locked"]).args(&args.filter).arg("--").args(&args.rest);
+    test.args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .args(&args.filter)
+        .arg("--")
+        .args(&args.rest);
     if !command::is_root() {
         through_sudo(&mut test)?;
     }

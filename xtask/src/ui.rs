@@ -17,9 +17,10 @@ pub fn note(text: &str) {
     eprintln!("{text}");
 }
 
-/// Wraps `text` in an SGR sequence where stderr is a terminal.
+/// Wraps `text` in an SGR sequence where a person reads it: on a terminal, unless `NO_COLOR` is set.
 pub fn paint(sgr: &str, text: &str) -> String {
-    let plain = !std::io::stderr().is_terminal() || std::env::var_os("NO_COLOR").is_some();
+    let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+    let plain = !terminal || std::env::var_os("NO_COLOR").is_some();
     if plain { text.to_owned() } else { format!("\x1b[{sgr}m{text}\x1b[0m") }
 }
 

@@ -26,12 +26,19 @@ pub(super) async fn ping() -> impl IntoResponse {
 
 pub(super) async fn version() -> Json<Version> {
     let object = super::OBJECT_SHA256.to_owned();
-    let details =
-        [("ApiVersion", API_VERSION), ("MinAPIVersion", MIN_API_VERSION), ("ObjectSHA256", &object)];
+    let kernel_version = kernel_release();
+    let details = [
+        ("ApiVersion", API_VERSION),
+        ("MinAPIVersion", MIN_API_VERSION),
+        ("Os", "linux"),
+        ("Arch", docker_arch()),
+        ("KernelVersion", &kernel_version),
+        ("ObjectSHA256", &object),
+    ];
     Json(Version {
         platform: [("Name".to_owned(), "netd".to_owned())].into(),
         components: vec![VersionComponent {
-            name: "netd".into(),
+            name: "Engine".into(), // docker shows the component of this name as the daemon itself
             version: env!("CARGO_PKG_VERSION").into(),
             details: details.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         }],
@@ -40,7 +47,7 @@ pub(super) async fn version() -> Json<Version> {
         min_api_version: MIN_API_VERSION.into(),
         os: "linux".into(),
         arch: docker_arch().into(),
-        kernel_version: kernel_release(),
+        kernel_version: kernel_version.clone(),
         object_sha256: object,
     })
 }
@@ -94,7 +101,7 @@ pub(super) struct FlowQuery {
     sandbox: Option<String>,
     network: Option<String>,
     proto: Option<String>,
-    port: Option<u16>,
+    port: Option<String>,
 }
 
 impl TryFrom<FlowQuery> for FlowSelector {
@@ -104,9 +111,15 @@ impl TryFrom<FlowQuery> for FlowSelector {
             sandbox: query.sandbox,
             network: query.network,
             protocol: query.proto.as_deref().map(protocol).transpose()?,
-            port: query.port,
+            port: query.port.as_deref().map(port).transpose()?,
         })
     }
+}
+
+fn port(text: &str) -> Result<u16, Error> {
+    text.parse().map_err(|_| {
+        Error::new(Code::Usage, format!("invalid filter port={text}")).hint("a number from 0 to 65535")
+    })
 }
 
 /// Parses a protocol's name or number (IANA).

@@ -93,7 +93,8 @@ impl Daemon {
             }),
             ..self.place.flags()
         };
-        let settings = Settings::load(&flags).map_err(|error| Failure::chain("start the daemon", &error))?;
+        let settings =
+            Settings::load(&flags).map_err(|error| Failure::configuration("start the daemon", &error))?;
         logging::of_daemon(verbose, settings.log_format);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::io("start the daemon", &error))?;
@@ -127,7 +128,7 @@ impl Down {
             Err(error @ ClientError::Unreachable { .. }) => error,
             other => return other.doing(DOING).map(|()| 0),
         };
-        let settings = Settings::load(&flags).map_err(|error| Failure::chain(DOING, &error))?;
+        let settings = Settings::load(&flags).map_err(|error| Failure::configuration(DOING, &error))?;
         if Client::of_run_dir(&settings.run_dir).socket() != client.socket() {
             let failure: Result<(), Failure> = Err(unreachable).doing(DOING);
             return failure.map(|()| 0).map_err(|failure| {

@@ -11,6 +11,12 @@ use crate::{controller::Code, dataplane};
 
 /// Look at netd's own parts, for those who build it
 #[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+EXAMPLES:
+  netd debug programs"
+)]
 pub(super) struct Debug {
     #[command(subcommand)]
     command: Command,

@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 
 use crate::{
     api::ClientError,
+    config,
     controller::{Code, Error},
 };
 
@@ -44,18 +45,14 @@ impl Failure {
         Self::new(code, format!("{doing}: {error}"))
     }
 
-    /// Says what was being done, and every reason of an error that has several.
-    pub(super) fn chain(doing: &str, error: &dyn std::error::Error) -> Self {
-        let mut message = format!("{doing}: {error}");
-        let mut source = error.source();
-        while let Some(reason) = source {
-            let text = reason.to_string();
-            if !message.ends_with(&text) {
-                message = format!("{message}: {text}");
-            }
-            source = reason.source();
+    /// Says what was being done when the configuration turned out to be wrong.
+    pub(super) fn configuration(doing: &str, error: &config::Error) -> Self {
+        let message = format!("{doing}: {error}");
+        match error {
+            config::Error::Read { source, .. } => Self { message, ..Self::io(doing, source) },
+            config::Error::Invalid { .. } | config::Error::Value(_) => Self::usage(message),
+            config::Error::NoCgroup => Self::new(Code::Unsupported, message),
         }
-        Self::new(Code::Failure, message)
     }
 
     /// Prints the failure to stderr.
@@ -84,7 +81,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Adds what was being done to errors that do not know it: those of the connection.
+/// Adds what was being done to errors that do not say it themselves.
 pub(super) trait Doing<T> {
     /// Names the operation, such as `list networks`.
     fn doing(self, what: &str) -> Result<T, Failure>;
@@ -95,7 +92,8 @@ impl<T> Doing<T> for Result<T, ClientError> {
         self.map_err(|error| {
             let message = format!("{what}: {error}");
             match error {
-                ClientError::Refused(error) => error.into(),
+                ClientError::Refused(error) if names_object(&error.message, what) => error.into(),
+                ClientError::Refused(error) => Failure { message, ..error.into() },
                 ClientError::Unreachable { .. } => Failure { exit: UNREACHABLE, message, hint: None }
                     .hint("start it with `netd daemon` as root, or name its socket with -H or NETD_HOST"),
                 ClientError::Permission { .. } => Failure::new(Code::Permission, message)
@@ -104,6 +102,13 @@ impl<T> Doing<T> for Result<T, ClientError> {
             }
         })
     }
+}
+
+/// Whether a message already speaks of the object, the last word of what was being done.
+fn names_object(message: &str, what: &str) -> bool {
+    let object = what.rsplit(' ').next().unwrap_or_default();
+    let part_of_name = |character: char| character.is_alphanumeric() || "_.-".contains(character);
+    message.split(|character| !part_of_name(character)).any(|word| word == object)
 }
 
 /// Prints clap's help, version or complaint; a complaint takes one line and a hint.
@@ -140,6 +145,18 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_done_is_said_where_the_daemon_does_not_say_it() {
+        for (message, what, said) in [
+            ("network app has active endpoints", "remove network app", true),
+            ("Pool overlaps with other one", "create network over", false),
+            ("No such sandbox: web", "inspect sandbox web", true),
+            ("network nope not found", "create sandbox web", false),
+        ] {
+            assert_eq!(names_object(message, what), said, "{message}");
+        }
+    }
 
     #[test]
     fn claps_paragraphs_become_one_line_and_a_hint() {

@@ -27,7 +27,6 @@ pub(super) struct View {
     hostname: Option<String>,
     hosts: PathBuf,
     resolv_conf: PathBuf,
-    own_network: bool,
 }
 
 /// Something that could not be arranged.
@@ -56,15 +55,15 @@ impl View {
             hostname: (!hostname.is_empty()).then(|| hostname.clone()),
             hosts: sandbox.hosts_path.clone().into(),
             resolv_conf: sandbox.resolv_conf_path.clone().into(),
-            own_network: !sandbox.netns.is_empty(),
         }
     }
 
-    /// Arranges the view for the calling thread, which has already entered the sandbox's network namespace.
+    /// Arranges the view for the calling thread, which has already entered the sandbox's network namespace; `/sys` shows that
+    /// network if it is another than the caller's.
     ///
     /// # Errors
     /// When the kernel refuses; what is merely missing on this host is logged and left out.
-    pub(super) fn enter(&self) -> Result<(), Error> {
+    pub(super) fn enter(&self, other_network: bool) -> Result<(), Error> {
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
             .map_err(|error| Error::new("make a mount namespace", error))?;
         // Mounts of the host still arrive here, nothing goes back.
@@ -73,9 +72,7 @@ impl View {
         if let Some(hostname) = &self.hostname {
             sethostname(hostname).map_err(|error| Error::new(format!("set host name {hostname}"), error))?;
         }
-        if self.own_network
-            && let Err(error) = remount_sys()
-        {
+        if other_network && let Err(error) = remount_sys() {
             tracing::warn!(%error, "/sys shows the host's network");
         }
         self.bind_files()

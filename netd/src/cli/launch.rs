@@ -50,16 +50,12 @@ pub(super) async fn launch(
 ) -> Result<Pid, Failure> {
     let program = command.first().cloned().unwrap_or_default();
     let doing = format!("run {} in sandbox {}", program.display(), sandbox.name);
-    let netns = match sandbox.netns.as_str() {
-        "" => Netns::current(),
-        path => Netns::open_path(Path::new(path)),
-    };
-    let netns = netns.map_err(|error| refused(&doing, &error))?;
+    let (netns, other_network) = open(&sandbox.netns).map_err(|error| refused(&doing, &error))?;
     let (view, command, text) = (View::of(sandbox), command.to_vec(), doing.clone());
     let blocked = signals.before();
     netns
         .run_in(move || {
-            view.enter().map_err(|error| {
+            view.enter(other_network).map_err(|error| {
                 let code = if error.is_permission() { Code::Permission } else { Code::Failure };
                 Failure::new(code, format!("{text}: {error}"))
             })?;
@@ -67,6 +63,13 @@ pub(super) async fn launch(
         })
         .await
         .map_err(|error| refused(&doing, &error))?
+}
+
+/// Opens a namespace, and says whether it is another than the caller's.
+fn open(path: &str) -> Result<(Netns, bool), netns::Error> {
+    let netns = Netns::open_path(Path::new(path))?;
+    let other = netns.inode()? != Netns::current()?.inode()?;
+    Ok((netns, other))
 }
 
 fn spawn(command: &[OsString], terminal: Terminal, blocked: SigSet) -> io::Result<Pid> {

@@ -37,12 +37,10 @@ const DEFAULT_HOST: &str = "unix:///run/netd/netd.sock";
 
 const ABOUT: &str = "Container networking on Linux with eBPF, without iptables";
 
-const LONG_ABOUT: &str = "\
-Container networking on Linux with eBPF, without iptables.
-
-A daemon makes bridges, veth pairs and network namespaces; eBPF programs do masquerade, published ports and
-isolation. The words are Docker's: networks, published ports (-p), aliases. A sandbox is one network namespace
-with its endpoints: what `docker run` would make for a container.";
+const LONG_ABOUT: &str = "Container networking on Linux with eBPF, without iptables.\n\n\
+A daemon makes bridges, veth pairs and network namespaces; eBPF programs do masquerade, published ports and \
+isolation. The words are Docker's: networks, published ports (-p), aliases. A sandbox is one network namespace with \
+its endpoints: what `docker run` would make for a container.";
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -55,7 +53,9 @@ EXAMPLES:
   netd sandbox rm -f web && netd network rm app  clean up
 
 EXIT CODES:
-  0 ok · 1 failure · 2 usage · 3 not found · 4 conflict · 5 daemon unreachable · 6 permission · 7 kernel feature missing";
+  0 ok                1 failure            2 usage
+  3 not found         4 conflict           5 daemon unreachable
+  6 permission        7 kernel or feature missing";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -108,7 +108,6 @@ enum Command {
     Status(status::Status),
     Doctor(doctor::Doctor),
     Version(version::Version),
-    Debug(debug::Debug),
     Network(network::Network),
     Sandbox(sandbox::Sandbox),
     Run(run::Run),
@@ -122,6 +121,7 @@ enum Command {
     Events(events::Events),
     Completion(completion::Completion),
     Man(completion::Man),
+    Debug(debug::Debug),
     #[command(hide = true)]
     Supervise(supervise::Supervise),
 }

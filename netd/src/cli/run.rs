@@ -34,7 +34,7 @@ EXIT CODES:
 
 EXAMPLES:
   netd run --rm -- ip addr
-  netd run --rm --network app -- curl -s http://web
+  netd run --rm --network app --link web -- curl -s http://web
   netd run -d --name web --network app -p 8080:80 -- busybox httpd -f -p 80
   netd run --rm --network sandbox:web -- ss -ltn
   netd run --rm --network none -- make test")]
@@ -63,8 +63,8 @@ impl Run {
         request.command = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         let sandbox = block_on(async {
             let doing = match &request.name {
-                Some(name) => format!("run sandbox {name}"),
-                None => "run sandbox".to_owned(),
+                Some(name) => format!("create sandbox {name}"),
+                None => "create sandbox".to_owned(),
             };
             let created = client.create_sandbox(&request).await.doing(&doing)?;
             sandbox::warn(&created);

@@ -1,6 +1,6 @@
 //! Puts programs on interfaces and on the cgroup, so that they outlive the daemon and are replaced without a gap.
 //!
-//! A link is pinned as `links/<interface index>-<program>`. Where a pin exists, its program is replaced in place (BPF_LINK_UPDATE): packets see
+//! A link is pinned as `links/<interface index>-<program>`. Where a pin exists, its program is replaced in place (`BPF_LINK_UPDATE`): packets see
 //! the old program or the new one, never none. Without TCX the programs are clsact filters of a fixed priority, which persist by themselves.
 
 use std::{

@@ -78,6 +78,11 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// Returns the loaded programs.
+    pub(super) fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
     /// Reads back what an earlier daemon left in the maps.
     fn recall(&mut self) -> Result<(), Error> {
         let mut keys = Vec::new();
@@ -735,12 +740,12 @@ impl Kernel {
 
     fn subnets(&self) -> Result<Vec<(IpNet, u32)>, Error> {
         let mut all = Vec::new();
-        for entry in self.maps.v4.subnet.iter() {
+        for entry in &self.maps.v4.subnet {
             let (key, slot) = entry.map_err(|source| Error::kernel("list map SUBNET4".to_owned(), source))?;
             let length = u8::try_from(key.prefix_len()).unwrap_or(32);
             all.extend(IpNet::new(Ipv4Addr::from(key.data()).into(), length).map(|net| (net, slot)));
         }
-        for entry in self.maps.v6.subnet.iter() {
+        for entry in &self.maps.v6.subnet {
             let (key, slot) = entry.map_err(|source| Error::kernel("list map SUBNET6".to_owned(), source))?;
             let length = u8::try_from(key.prefix_len()).unwrap_or(128);
             all.extend(IpNet::new(Ipv6Addr::from(key.data()).into(), length).map(|net| (net, slot)));

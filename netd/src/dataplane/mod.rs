@@ -10,11 +10,13 @@ mod load;
 mod maps;
 mod object;
 mod raw;
+mod test_run;
 mod verify;
 
 pub use kernel::{Kernel, remove_pins};
 pub use load::kernel_release;
 pub use object::OBJECT_SHA256;
+pub use test_run::Ran;
 pub use verify::{ProgramReport, verify};
 
 use std::{
@@ -81,19 +83,19 @@ pub struct Timeouts {
 }
 
 impl Default for Timeouts {
-    /// The kernel's own (net/netfilter/nf_conntrack_proto_*.c), but a half-closed connection lives as long as an open one.
+    /// The kernel's own (`net/netfilter/nf_conntrack_proto_*.c`), but a half-closed connection lives as long as an open one.
     fn default() -> Self {
         const DAY: u64 = 24 * 60 * 60;
         Self {
-            tcp_syn_sent: Duration::from_secs(120),
-            tcp_syn_recv: Duration::from_secs(60),
+            tcp_syn_sent: Duration::from_mins(2),
+            tcp_syn_recv: Duration::from_mins(1),
             tcp_established: Duration::from_secs(5 * DAY),
             tcp_closing: Duration::from_secs(5 * DAY),
             tcp_closed: Duration::from_secs(10),
             udp: Duration::from_secs(30),
-            udp_replied: Duration::from_secs(120),
+            udp_replied: Duration::from_mins(2),
             icmp: Duration::from_secs(30),
-            other: Duration::from_secs(600),
+            other: Duration::from_mins(10),
         }
     }
 }

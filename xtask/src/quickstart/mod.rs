@@ -36,11 +36,11 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
     if let Some(stage) = Stage::enter()? {
-        return perform(&layout.netd(true), &stage);
+        return perform(&layout.netd(false), &stage);
     }
     if !args.built {
         set_up()?;
-        build::netd(&layout, true)?;
+        build::netd(&layout, false)?;
     }
     stage::raise()
 }
@@ -110,6 +110,10 @@ fn tell(story: &mut Story, scene: &mut Scene) {
 fn strike(story: &mut Story, scene: Scene) {
     story::part("Taking down");
     let daemon = scene.into_daemon();
+    if story.failed() {
+        story::part("The daemon's log, because a step did not hold");
+        story::print(&daemon.log_tail());
+    }
     story.shows("netd down", || {
         daemon.run(&["down"])?;
         let links = links()?;

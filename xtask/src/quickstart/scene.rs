@@ -116,7 +116,7 @@ impl Scene {
     /// Fetches the published port from outside, and checks whom the server saw.
     pub fn sees_client(&self, host: IpAddr, outside: IpAddr) -> Result<String> {
         let page = self.fetch_from_outside(host, PORT)?;
-        ensure!(page.body == outside.to_string(), "the server saw {} instead of {outside}", page.body);
+        expect_client("the server", &page, outside)?;
         Ok(format!(
             "answered in {}; the server saw the client's real address, {outside}",
             micros(page.micros)
@@ -154,7 +154,7 @@ impl Scene {
     /// Fetches a page outside from a sandbox, and checks that the host's address is all that is seen there.
     pub fn masqueraded(&self, host: IpAddr, outside: IpAddr) -> Result<String> {
         let page = self.fetch_from(NEIGHBOUR, outside, OUTSIDE_PORT)?;
-        ensure!(page.body == host.to_string(), "the server outside saw {} instead of {host}", page.body);
+        expect_client("the server outside", &page, host)?;
         Ok(format!("answered in {}; out there only the host's address is seen, {host}", micros(page.micros)))
     }
 
@@ -211,6 +211,16 @@ impl Scene {
         fetch(self.world.outside.peer(&[])?, address, port, PATIENCE)
             .with_context(|| format!("outside → {address} port {port}"))
     }
+}
+
+/// Checks whom a server saw. Where it listens on IPv6, its idea of an IPv4 client is `[::ffff:192.0.2.2]`.
+fn expect_client(server: &str, page: &Fetched, client: IpAddr) -> Result<()> {
+    let seen = page.body.trim_matches(['[', ']']).parse::<IpAddr>();
+    let seen = seen
+        .with_context(|| format!("{server} answered `{}`, which is no address", page.body))?
+        .to_canonical();
+    ensure!(seen == client, "{server} saw {seen} instead of {client}");
+    Ok(())
 }
 
 /// Completes a command that runs a peer, and returns what it fetched.

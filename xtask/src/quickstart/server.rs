@@ -14,7 +14,7 @@ const PYTHON: &str = r#"
 import http.server, socket, sys
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = self.client_address[0].removeprefix("::ffff:").encode() + b"\n"
+        body = self.client_address[0].encode() + b"\n"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointIpam, nullable};
+use super::{
+    EndpointIpam, nullable,
+    ports::{PortMap, PortSummary, port_map},
+};
 use crate::{
     controller::World,
-    model::{Binding, Endpoint, Id, Protocol, Sandbox, SandboxMode, parse_expose},
+    model::{Endpoint, Sandbox, SandboxMode},
 };
-
-/// Published ports by `PORT/PROTO`; null: exposed only (Docker semantics E29).
-pub type PortMap = BTreeMap<String, Option<Vec<PortBinding>>>;
 
 /// How a sandbox's name is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Container {
     pub created: String,
     /// Whether its process runs.
     pub state: ContainerState,
-    /// Path of its network namespace; empty in host mode.
+    /// Path of its network namespace; in host mode the daemon's own.
     #[serde(rename = "NetNS")]
     pub netns: String,
     /// The program of `netd run`.
@@ -128,16 +128,6 @@ pub struct NetworkSettings {
     pub networks: BTreeMap<String, EndpointSettings>,
 }
 
-/// A host address and port that lead to a port of the sandbox.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct PortBinding {
-    /// Host address; unspecified: every local address of that family.
-    pub host_ip: String,
-    /// Host port in decimal.
-    pub host_port: String,
-}
-
 /// An endpoint: an element of `NetworkSettings.Networks`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -217,27 +207,11 @@ pub struct ContainerSummary {
     pub mounts: Vec<String>,
 }
 
-/// A port in `GET /containers/json`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct PortSummary {
-    /// Host address; empty: exposed only.
-    #[serde(rename = "IP", skip_serializing_if = "String::is_empty")]
-    pub ip: String,
-    /// Port inside the sandbox.
-    pub private_port: u16,
-    /// Host port.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub public_port: Option<u16>,
-    /// `tcp` or `udp`.
-    pub r#type: String,
-}
-
 impl Container {
     /// Shows a sandbox; `run_dir` is where the daemon keeps the sandbox's files.
     pub fn new(world: &World, sandbox: &Sandbox, run_dir: &Path, style: NameStyle) -> Self {
-        let netns =
-            sandbox.netns.as_ref().map(|netns| netns.path.to_string_lossy().into_owned()).unwrap_or_default();
+        let netns = sandbox.netns.as_ref().map(|netns| netns.path.to_string_lossy().into_owned());
+        let netns = netns.unwrap_or_else(|| format!("/proc/{}/ns/net", std::process::id()));
         // A sandbox that lives in another's namespace also reads its files, as Docker's `container:` mode does.
         let owner = match &sandbox.mode {
             SandboxMode::Sandbox(target) => target,
@@ -263,7 +237,7 @@ impl Container {
             hosts_path: file(owner.as_str(), "hosts"),
             log_path: file(sandbox.id.as_str(), "log"),
             config: ContainerConfig {
-                hostname: sandbox.hostname.clone(),
+                hostname: hostname(sandbox),
                 exposed_ports: ports.keys().map(|port| (port.clone(), BTreeMap::new())).collect(),
                 cmd: sandbox.command.clone(),
                 labels: sandbox.labels.clone(),
@@ -304,6 +278,15 @@ impl HostConfig {
             extra_hosts: sandbox.dns.extra_hosts.iter().map(|(name, ip)| format!("{name}:{ip}")).collect(),
             links: sandbox.links.iter().map(|(id, alias)| format!("{id}:{alias}")).collect(),
         }
+    }
+}
+
+/// Returns the host name inside: in host mode the host's, unless the user chose one (Docker semantics HO4).
+fn hostname(sandbox: &Sandbox) -> String {
+    let chosen = sandbox.hostname != sandbox.id.short();
+    match nix::unistd::gethostname() {
+        Ok(name) if sandbox.mode == SandboxMode::Host && !chosen => name.to_string_lossy().into_owned(),
+        _ => sandbox.hostname.clone(),
     }
 }
 
@@ -372,73 +355,16 @@ impl From<&Endpoint> for EndpointSettings {
     }
 }
 
-/// Returns published ports, and with null those that are only exposed.
-pub(in crate::api) fn port_map(exposed: &[(u16, Protocol)], bindings: &[Binding]) -> PortMap {
-    let mut ports: PortMap =
-        exposed.iter().map(|(port, protocol)| (format!("{port}/{protocol}"), None)).collect();
-    for binding in sorted(bindings) {
-        let key = format!("{}/{}", binding.port, binding.protocol);
-        let shown =
-            PortBinding { host_ip: binding.host_ip.to_string(), host_port: binding.host_port.to_string() };
-        ports.entry(key).or_default().get_or_insert_default().push(shown);
-    }
-    ports
-}
-
-/// Returns the bindings and the only exposed ports that a map shows; who serves them is not told.
-pub fn bindings_of(ports: &PortMap) -> (Vec<Binding>, Vec<(u16, Protocol)>) {
-    let mut bindings = Vec::new();
-    let mut exposed = Vec::new();
-    let endpoint = Id::from_bytes(&[0; 32]);
-    for (key, hosts) in ports {
-        let Some((port, protocol)) = parse_expose(key).ok().and_then(|ports| ports.first().copied()) else {
-            continue;
-        };
-        match hosts {
-            None => exposed.push((port, protocol)),
-            Some(hosts) => bindings.extend(hosts.iter().filter_map(|host| {
-                let (host_ip, host_port) = (host.host_ip.parse().ok()?, host.host_port.parse().ok()?);
-                Some(Binding { host_ip, host_port, port, protocol, endpoint: endpoint.clone() })
-            })),
-        }
-    }
-    (bindings, exposed)
-}
-
-/// Returns bindings by port, IPv4 before IPv6, each once: several endpoints may serve one host port.
-fn sorted(bindings: &[Binding]) -> Vec<&Binding> {
-    let key = |binding: &Binding| (binding.port, binding.protocol, binding.host_ip, binding.host_port);
-    let mut sorted: Vec<&Binding> = bindings.iter().collect();
-    sorted.sort_by_key(|binding| key(binding)); // IpAddr orders IPv4 before IPv6
-    sorted.dedup_by_key(|binding| key(binding));
-    sorted
-}
-
 impl ContainerSummary {
     /// Shows a sandbox as an element of a list.
     pub fn new(world: &World, sandbox: &Sandbox) -> Self {
         let state = ContainerState::of(sandbox);
-        let published = sorted(&sandbox.bindings);
-        let only_exposed = sandbox.exposed.iter().filter(|(port, protocol)| {
-            !published.iter().any(|binding| binding.port == *port && binding.protocol == *protocol)
-        });
-        let exposed = only_exposed.map(|(port, protocol)| PortSummary {
-            private_port: *port,
-            r#type: protocol.to_string(),
-            ..PortSummary::default()
-        });
-        let ports = published.iter().map(|binding| PortSummary {
-            ip: binding.host_ip.to_string(),
-            private_port: binding.port,
-            public_port: Some(binding.host_port),
-            r#type: binding.protocol.to_string(),
-        });
         Self {
             id: sandbox.id.to_string(),
             names: vec![format!("/{}", sandbox.name)],
             command: sandbox.command.join(" "),
             created: sandbox.created.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second),
-            ports: exposed.chain(ports).collect(),
+            ports: PortSummary::list(sandbox),
             labels: sandbox.labels.clone(),
             status: if state.running { "Up" } else { "Exited" }.into(),
             state: state.status,

@@ -6,26 +6,31 @@
 mod container;
 mod event;
 mod network;
+mod network_request;
+mod ports;
 mod sandbox;
 mod system;
 
 pub use container::{
     Container, ContainerConfig, ContainerState, ContainerSummary, EndpointSettings, HostConfig, NameStyle,
-    NetworkSettings, PortBinding, PortMap, PortSummary, bindings_of,
+    NetworkSettings,
 };
 pub use event::{Actor, EventMessage};
 pub use network::{
-    ConfigReference, ConnectRequest, DisconnectRequest, EndpointConfig, EndpointIpam, EndpointResource,
-    IpamConfig, IpamPool, NetworkCreateRequest, NetworkCreated, NetworkResource, NetworksPruned,
+    ConfigReference, EndpointResource, IpamConfig, IpamPool, NetworkCreated, NetworkResource, NetworksPruned,
 };
+pub use network_request::{
+    ConnectRequest, DisconnectRequest, EndpointConfig, EndpointIpam, NetworkCreateRequest,
+};
+pub use ports::{PortBinding, PortMap, PortSummary, bindings_of};
 pub use sandbox::{
-    AttachmentSpec, DnsSpec, ExitedRequest, HOST_GATEWAY, PublishRequest, SandboxCreateRequest,
-    SandboxCreated, StartedRequest, UnpublishRequest,
+    AttachmentSpec, DnsSpec, ExitedRequest, HOST_GATEWAY, PublishRequest, SandboxCreateRequest, SandboxCreated,
+    StartedRequest, UnpublishRequest,
 };
 pub use system::{Drop, ErrorBody, FlowsFlushed, Info, Version, VersionComponent};
 
-pub(in crate::api) use container::port_map;
 pub(in crate::api) use network::driver_name;
+pub(in crate::api) use ports::port_map;
 pub(in crate::api) use sandbox::publish;
 
 use serde::{Deserialize, Deserializer};

@@ -1,10 +1,13 @@
 //! `cargo xtask verify`: what every program costs the verifier, beside the committed budget.
 
+mod stack;
+
 use std::{
     collections::BTreeMap,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -31,6 +34,8 @@ struct Program {
     r#type: String,
     instructions: u64,
     verified_instructions: u64,
+    /// Not told by the kernel: found in the object.
+    #[serde(skip)]
     stack_bytes: u64,
     load_micros: u64,
 }
@@ -49,7 +54,7 @@ type Budget = BTreeMap<String, Cost>;
 pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
     let netd = build::netd(&layout, false)?;
-    let programs = load(&netd)?;
+    let programs = load(&netd, &layout)?;
     let file = layout.ebpf().join("budget.json");
     let budget = read(&file)?;
     print(&programs, &budget);
@@ -70,11 +75,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(netd: &std::path::Path) -> Result<Vec<Program>> {
+fn load(netd: &Path, layout: &Layout) -> Result<Vec<Program>> {
     let mut debug = Command::new(netd);
     debug.args(["debug", "programs", "--format", "json"]);
     let text = command::capture(&mut command::as_root(debug)?)?;
-    serde_json::from_str(&text).context("parse netd debug programs")
+    let mut programs: Vec<Program> = serde_json::from_str(&text).context("parse netd debug programs")?;
+    let object = std::env::var_os("NETD_BPF_OBJ").map_or_else(|| layout.object(), PathBuf::from);
+    let object = fs::read(&object).with_context(|| format!("read {}", object.display()))?;
+    let depths = stack::depths(&object)?;
+    for program in &mut programs {
+        let depth = depths.get(&program.name).copied();
+        program.stack_bytes =
+            depth.with_context(|| format!("the object has no function {}", program.name))?;
+    }
+    Ok(programs)
 }
 
 fn read(file: &PathBuf) -> Result<Budget> {
@@ -103,8 +117,8 @@ impl Cost {
 
 fn print(programs: &[Program], budget: &Budget) {
     println!(
-        "{:<22} {:<18} {:>20} {:>20} {:>16} {:>8}",
-        "program", "type", "verified insns", "insns", "stack", "load"
+        "{:<14} {:<8} {:>18} {:>16} {:>12} {:>9}",
+        "program", "type", "processed", "instructions", "stack", "load"
     );
     for program in programs {
         let allowed = budget.get(&program.name).map(|cost| cost.figures());
@@ -115,9 +129,9 @@ fn print(programs: &[Program], budget: &Budget) {
             .enumerate()
             .map(|(n, found)| cell(found, allowed.map(|all| all[n])))
             .collect();
-        let millis = format!("{} ms", program.load_micros / 1000);
+        let millis = format!("{:.1} ms", Duration::from_micros(program.load_micros).as_secs_f64() * 1e3);
         println!(
-            "{:<22} {:<18} {:>20} {:>20} {:>16} {millis:>8}",
+            "{:<14} {:<8} {:>18} {:>16} {:>12} {millis:>9}",
             program.name, program.r#type, cells[0], cells[1], cells[2]
         );
     }
