@@ -148,6 +148,7 @@ pub fn create(
         let specs = publish::requested(&sandbox);
         let mut taken = Taken::by_others(world, &sandbox);
         sandbox.bindings = publish::bind(world, &sandbox, &specs, &[], &mut taken, host)?;
+        publish::check_served(world, &sandbox, &specs, &sandbox.bindings)?;
     }
     world.put_sandbox(sandbox);
     Ok(id)
@@ -252,6 +253,7 @@ pub fn publish(
     let mut taken = Taken::by_others(world, sandbox);
     sandbox.bindings.iter().for_each(|binding| taken.add(binding.into()));
     let fresh = publish::bind(world, sandbox, specs, &[], &mut taken, host)?;
+    publish::check_served(world, sandbox, specs, &fresh)?;
     let mut sandbox = sandbox.clone();
     sandbox.publish.extend_from_slice(specs);
     sandbox.bindings.extend(fresh.iter().cloned());

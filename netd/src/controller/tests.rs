@@ -409,6 +409,11 @@ async fn each_family_has_its_own_gateway() {
     assert_eq!(bench.serves("a"), ["eth1", "eth0"]);
     bench.sandbox("b", &["six"], &["9090:80"]).await.expect("sandbox");
     assert_eq!(bench.bindings("b"), [":::9090->80/tcp"], "no IPv4 address leads to an IPv6-only sandbox");
+    let error = bench.sandbox("c", &["six"], &["127.0.0.1:9091:80"]).await.expect_err("no IPv4");
+    assert_eq!(
+        error.message,
+        "cannot publish on 127.0.0.1: sandbox c has no IPv4 address that leads outside"
+    );
 }
 
 #[tokio::test]
