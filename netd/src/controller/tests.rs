@@ -445,6 +445,7 @@ async fn modes_refuse_what_contradicts_them() {
     assert_eq!(bench.bindings("hosted"), Vec::<String>::new());
     let joined = bench.sandbox("joined", &["sandbox:a"], &[]).await.expect("sandbox");
     assert_eq!(joined.endpoints, []);
+    assert_eq!(joined.hostname, bench.controller.world.sandbox("a").expect("a").hostname);
     for (networks, publish, text) in [
         (
             &["none", "bridge"][..],

@@ -41,7 +41,7 @@ pub(super) fn prepare(settings: &Settings) -> Result<(), Error> {
     }
     let socket = socket(settings);
     if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
-        let text = format!("start the daemon: another one{} answers at {}", who(settings), socket.display());
+        let text = format!("another daemon{} answers at {}", who(settings), socket.display());
         return Err(Error::new(Code::Conflict, text).hint(SIDE_BY_SIDE));
     }
     make(&settings.run_dir, 0o750)?;
