@@ -35,6 +35,9 @@ const FIB_SUCCESS: i64 = 0;
 const FIB_NO_NEIGHBOUR: i64 = 7;
 /// `BPF_F_CURRENT_NETNS`: the namespace of the packet's device.
 const CURRENT_NETNS: u64 = u64::MAX;
+/// `BPF_FIB_LOOKUP_SKIP_NEIGH` (kernel 6.3): the route alone, with its MTU; older kernels answer EINVAL.
+const SKIP_NEIGHBOUR: u32 = 1 << 4;
+const EINVAL: i64 = -22;
 /// The kernel's answers to an insertion.
 const E2BIG: i64 = -7;
 const ENOMEM: i64 = -12;
@@ -110,8 +113,17 @@ impl FibQuery {
     #[inline(always)]
     fn ask(&mut self, skb: *mut __sk_buff) -> bool {
         let family = self.family;
-        // SAFETY: the structure has the kernel's layout and size.
-        let answer = unsafe { bpf_fib_lookup(skb.cast(), ptr::from_mut(self).cast(), size_of::<Self>() as i32, 0) };
+        let mut lookup = |flags| {
+            // SAFETY: the structure has the kernel's layout and size.
+            unsafe { bpf_fib_lookup(skb.cast(), ptr::from_mut(self).cast(), size_of::<Self>() as i32, flags) }
+        };
+        let mut answer = lookup(SKIP_NEIGHBOUR);
+        if answer == EINVAL {
+            answer = lookup(0);
+        }
+        if answer == FIB_NO_NEIGHBOUR {
+            self.length = 0; // the kernel has not come to the MTU
+        }
         // An IPv6 next hop for IPv4 changes the family: the stack knows how.
         matches!(answer, FIB_SUCCESS | FIB_NO_NEIGHBOUR) && self.family == family
     }
