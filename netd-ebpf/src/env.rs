@@ -13,7 +13,7 @@ use aya_ebpf::{
 use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
-    maps::{Config, Endpoint, Flow, Network, Owner, Publish, PublishKey, TICK_SHIFT, Tuple, Uplink},
+    maps::{Config, Endpoint, Flow, FragmentKey, Network, Owner, Ports, Publish, PublishKey, TICK_SHIFT, Tuple, Uplink},
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
     wire::l4,
@@ -35,6 +35,9 @@ const FIB_SUCCESS: i64 = 0;
 const FIB_NO_NEIGHBOUR: i64 = 7;
 /// `BPF_F_CURRENT_NETNS`: the namespace of the packet's device.
 const CURRENT_NETNS: u64 = u64::MAX;
+/// `BPF_FIB_LOOKUP_SKIP_NEIGH` (kernel 6.3): the route alone, with its MTU; older kernels answer EINVAL.
+const SKIP_NEIGHBOUR: u32 = 1 << 4;
+const EINVAL: i64 = -22;
 /// The kernel's answers to an insertion.
 const E2BIG: i64 = -7;
 const ENOMEM: i64 = -12;
@@ -110,8 +113,17 @@ impl FibQuery {
     #[inline(always)]
     fn ask(&mut self, skb: *mut __sk_buff) -> bool {
         let family = self.family;
-        // SAFETY: the structure has the kernel's layout and size.
-        let answer = unsafe { bpf_fib_lookup(skb.cast(), ptr::from_mut(self).cast(), size_of::<Self>() as i32, 0) };
+        let mut lookup = |flags| {
+            // SAFETY: the structure has the kernel's layout and size.
+            unsafe { bpf_fib_lookup(skb.cast(), ptr::from_mut(self).cast(), size_of::<Self>() as i32, flags) }
+        };
+        let mut answer = lookup(SKIP_NEIGHBOUR);
+        if answer == EINVAL {
+            answer = lookup(0);
+        }
+        if answer == FIB_NO_NEIGHBOUR {
+            self.length = 0; // the kernel has not come to the MTU
+        }
         // An IPv6 next hop for IPv4 changes the family: the stack knows how.
         matches!(answer, FIB_SUCCESS | FIB_NO_NEIGHBOUR) && self.family == family
     }
@@ -134,7 +146,7 @@ fn read<A: Copy>(field: &[u32; 4]) -> A {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $bits:literal, $af:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $fragment:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $bits:literal, $af:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -224,6 +236,17 @@ macro_rules! env_for {
                 }
             }
 
+            #[inline(always)]
+            fn leave_ports(&self, key: &FragmentKey<$addr>, ports: Ports) {
+                let _ = maps::$fragment.insert(key, &ports, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn left_ports(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
+                // SAFETY: the value is copied out at once.
+                unsafe { maps::$fragment.get(key) }.copied()
+            }
+
             type FlowRef<'a> = &'a mut Flow<$addr>;
 
             #[inline(always)]
@@ -259,5 +282,5 @@ macro_rules! env_for {
         }
     };
 }
-env_for!(V4, Addr4, FLOW4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, 32, AF_INET);
-env_for!(V6, Addr6, FLOW6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, 128, AF_INET6);
+env_for!(V4, Addr4, FLOW4, FRAGMENT4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, 32, AF_INET);
+env_for!(V6, Addr6, FLOW6, FRAGMENT6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, 128, AF_INET6);

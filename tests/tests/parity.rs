@@ -302,7 +302,8 @@ where
         frame[at] ^= 0xff;
         frame
     });
-    let cut = (15..frame.len()).map(|length| frame[..length].to_vec());
+    // The kernel refuses to run programs on frames without a whole IP header.
+    let cut = (14 + F::HEADER as usize..frame.len()).map(|length| frame[..length].to_vec());
     for frame in spoilt.chain(cut) {
         for at in [At::FromEndpoint(ifindex::A1), At::FromUplink] {
             let (host, kernel) = (on_the_host::<F>(fake, at, &frame), in_the_kernel(kernel, at, &frame));
