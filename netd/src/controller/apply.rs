@@ -1,6 +1,6 @@
 //! Carries out a plan: step by step, and back again when one fails.
 
-use std::{collections::BTreeSet, future::Future};
+use std::{collections::BTreeSet, future::Future, time::Instant};
 
 use super::{Error, NetnsRequest, host::HostView, object::Listen, plan::Step, sandboxes::Place};
 use crate::{
@@ -108,7 +108,10 @@ pub struct PortFacts {
 /// The first failure. What could not be taken back is logged, and repaired at the next start.
 pub async fn run<M: Machine>(machine: &mut M, steps: &[Step]) -> Result<(), Error> {
     for (index, step) in steps.iter().enumerate() {
-        if let Err(error) = machine.apply(step).await {
+        let began = Instant::now();
+        let result = machine.apply(step).await;
+        tracing::debug!(%step, elapsed = ?began.elapsed(), "step taken");
+        if let Err(error) = result {
             // A step that failed half-way has left something too.
             undo(machine, &steps[..=index]).await;
             return Err(error);

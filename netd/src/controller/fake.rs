@@ -243,7 +243,12 @@ impl Machine for FakeMachine {
     }
 
     async fn host(&mut self, _bridges: &[IfName]) -> Result<HostView, Error> {
-        Ok(HostView::default())
+        let own = self.objects.iter().filter_map(|object| match object {
+            Object::Bridge(bridge) => Some(bridge.ifname.to_string()),
+            Object::Veth(veth) => Some(veth.host.to_string()),
+            _ => None,
+        });
+        Ok(HostView { own: own.collect(), ..HostView::default() })
     }
 
     async fn owned(&mut self) -> Result<Vec<Owned>, Error> {

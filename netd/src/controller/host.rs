@@ -1,8 +1,8 @@
 //! Keeps the packet path in step with the host: its own addresses, its uplinks, its routes.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Error, Status, apply::Machine, task::Controller};
+use super::{Error, Status, World, apply::Machine, task::Controller};
 use crate::{
     dataplane::{self, Dataplane, UplinkEntry},
     link::HostRoute,
@@ -18,6 +18,8 @@ pub struct HostView {
     pub local: Vec<IpAddr>,
     /// Routes that are not by netd's own interfaces.
     pub routes: Vec<HostRoute>,
+    /// Links that carry this instance's label, and adopted bridges.
+    pub own: BTreeSet<String>,
 }
 
 impl<M: Machine> Controller<M> {
@@ -31,6 +33,24 @@ impl<M: Machine> Controller<M> {
         };
         if let Err(error) = result {
             tracing::warn!(%error, "the packet path is not in step with the host's addresses and routes");
+        }
+    }
+
+    /// Looks at the host after it has changed: the packet path follows, and what somebody deleted is made again.
+    pub(super) async fn host_changed(&mut self) {
+        self.sync_host().await;
+        let missing: BTreeSet<IfName> = expected(&self.world)
+            .filter(|ifname| !self.host.own.contains(ifname.as_str()))
+            .cloned()
+            .collect();
+        // What could not be made again is not tried at every change.
+        if !missing.is_empty() && missing != self.given_up {
+            tracing::warn!(?missing, "interfaces are gone and are made again");
+            if let Err(error) = self.reconcile().await {
+                tracing::error!(%error, "interfaces not made again");
+            }
+            self.given_up = missing;
+            self.given_up.retain(|ifname| !self.host.own.contains(ifname.as_str()));
         }
     }
 
@@ -64,6 +84,13 @@ impl<M: Machine> Controller<M> {
             features: features.into_iter().collect(),
         }
     }
+}
+
+/// Returns the host's interfaces that the world consists of.
+fn expected(world: &World) -> impl Iterator<Item = &IfName> {
+    let networks = world.networks().filter(|network| network.driver == Driver::Bridge);
+    let endpoints = world.sandboxes().flat_map(|sandbox| &sandbox.endpoints);
+    networks.map(|network| &network.bridge.ifname).chain(endpoints.map(|endpoint| &endpoint.host_ifname))
 }
 
 fn step(dataplane: &mut dyn Dataplane, old: &HostView, new: &HostView) -> Result<(), dataplane::Error> {

@@ -183,10 +183,7 @@ impl<M: Machine> Controller<M> {
         next.remove_sandbox(&sandbox.id);
         self.change(next, &Intent::RemoveSandbox(Box::new(Sandbox::clone(&sandbox)))).await?;
         tracing::info!(sandbox = %sandbox.name, id = sandbox.id.short(), "sandbox removed");
-        for endpoint in &sandbox.endpoints {
-            self.tell_attached("disconnect", &endpoint.network, &sandbox);
-        }
-        self.tell(sandbox_event("destroy", &sandbox));
+        self.tell_removed(&sandbox);
         Ok(SandboxRemoved { id: sandbox.id.clone(), name: sandbox.name.clone() })
     }
 
@@ -299,6 +296,13 @@ impl<M: Machine> Controller<M> {
     /// Reads what the host says of ports, where that is needed.
     async fn facts(&mut self, needed: bool) -> Result<PortFacts, Error> {
         if needed { self.machine.ports().await } else { Ok(PortFacts::default()) }
+    }
+
+    pub(super) fn tell_removed(&self, sandbox: &Sandbox) {
+        for endpoint in &sandbox.endpoints {
+            self.tell_attached("disconnect", &endpoint.network, sandbox);
+        }
+        self.tell(sandbox_event("destroy", sandbox));
     }
 
     fn tell_attached(&self, action: &str, network: &Id, sandbox: &Sandbox) {

@@ -126,6 +126,30 @@ pub fn bind(
     Ok(bindings)
 }
 
+/// Refuses specs that name a host address which no endpoint of a connected sandbox can serve.
+///
+/// # Errors
+/// Names the address and the missing family.
+pub fn check_served(
+    world: &World,
+    sandbox: &Sandbox,
+    specs: &[PublishSpec],
+    bindings: &[Binding],
+) -> Result<(), Error> {
+    let connected = [false, true].into_iter().any(|ipv6| gateway::provider(world, sandbox, ipv6).is_some());
+    let unserved = specs.iter().find_map(|spec| {
+        spec.host_ip.filter(|_| connected && !bindings.iter().any(|binding| covers(spec, binding)))
+    });
+    unserved.map_or(Ok(()), |ip| {
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let text = format!(
+            "cannot publish on {ip}: sandbox {} has no {family} address that leads outside",
+            sandbox.name
+        );
+        Err(Error::new(Code::Usage, text))
+    })
+}
+
 /// Finds a free port in the given range (E5), else in the ephemeral one (E9), the same for every address (E10).
 fn choose(
     wanted: Option<(u16, u16)>,

@@ -4,17 +4,22 @@
 //! place, what carries netd's label and belongs to nothing is swept away (reliability 6.5, D5). What is there and right is not
 //! touched.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Code, Error, World,
     apply::{Machine, Owned},
-    default_bridge, object, plan,
+    default_bridge,
+    object::{Listen, Object},
+    plan,
     plan::Step,
     pseudo_network,
     task::Controller,
 };
-use crate::model::{Driver, Id, Network, Sandbox, SandboxMode};
+use crate::{
+    dataplane::{self, PublishEntry},
+    model::{Driver, Id, Mac, Network, Sandbox, SandboxMode},
+};
 
 impl<M: Machine> Controller<M> {
     /// Loads the stored state, makes the kernel equal to it, and makes the default networks at the first start.
@@ -33,7 +38,11 @@ impl<M: Machine> Controller<M> {
             tracing::info!(?intent, "an operation broke off; it is undone unless it was stored");
         }
         let world = self.living(loaded.networks, loaded.sandboxes)?;
+        let before = Arc::clone(&self.world);
         self.show(world.clone());
+        for lost in before.sandboxes().filter(|sandbox| world.sandbox_by_id(&sandbox.id).is_none()) {
+            self.tell_removed(lost);
+        }
         self.sync_host().await;
         let steps = plan::ensure(&world, &self.renderer);
         for step in &steps {
@@ -119,8 +128,8 @@ impl<M: Machine> Controller<M> {
         let mut listens = BTreeSet::new();
         for step in steps {
             match step {
-                Step::Put(object::Object::Record(record)) => hosts.push(&record.host),
-                Step::Put(object::Object::Guard(guard)) => listens.extend(guard.iter().copied()),
+                Step::Put(Object::Record(record)) => hosts.push(&record.host),
+                Step::Put(Object::Guard(guard)) => listens.extend(guard.iter().copied()),
                 _ => {}
             }
         }
@@ -130,14 +139,15 @@ impl<M: Machine> Controller<M> {
         }
         let slots: BTreeSet<u16> = world.networks().filter_map(|network| network.index).collect();
         let uplinks: BTreeSet<u32> = self.host.uplinks.iter().map(|uplink| uplink.ifindex).collect();
+        let inventory = self.machine.dataplane(|dataplane| dataplane.inventory())?;
+        let stale: Vec<PublishEntry> =
+            inventory.publishes.into_iter().filter(|entry| !listens.contains(&entry.into())).collect();
+        if !stale.is_empty() {
+            self.machine.dataplane(|dataplane| dataplane.remove_publishes(&stale))?;
+            let guard = stale.iter().map(Listen::from).collect();
+            self.machine.apply(&Step::Remove(Object::Guard(guard))).await?;
+        }
         self.machine.dataplane(|dataplane| {
-            let inventory = dataplane.inventory()?;
-            let stale: Vec<_> =
-                inventory.publishes.into_iter().filter(|entry| !listens.contains(&entry.into())).collect();
-            if !stale.is_empty() {
-                dataplane.remove_publishes(&stale)?;
-                dataplane.release_ports(&stale)?;
-            }
             for endpoint in inventory.endpoints.iter().filter(|endpoint| !indexes.contains(&endpoint.ifindex))
             {
                 dataplane.remove_endpoint(endpoint)?;
@@ -149,7 +159,7 @@ impl<M: Machine> Controller<M> {
             for ifindex in inventory.uplinks.into_iter().filter(|ifindex| !uplinks.contains(ifindex)) {
                 dataplane.remove_uplink(&gone_uplink(ifindex)?)?;
             }
-            Ok::<_, crate::dataplane::Error>(())
+            Ok::<_, dataplane::Error>(())
         })?;
         Ok(())
     }
@@ -219,11 +229,11 @@ fn belongs(world: &World, owned: &Owned) -> bool {
     }
 }
 
-fn empty_network(index: u16) -> crate::dataplane::NetworkEntry {
-    crate::dataplane::NetworkEntry {
+fn empty_network(index: u16) -> dataplane::NetworkEntry {
+    dataplane::NetworkEntry {
         index,
         bridge: 0,
-        bridge_mac: crate::model::Mac([0; 6]),
+        bridge_mac: Mac([0; 6]),
         ipv4: None,
         ipv6: None,
         icc: false,
@@ -234,9 +244,9 @@ fn empty_network(index: u16) -> crate::dataplane::NetworkEntry {
     }
 }
 
-fn gone_uplink(ifindex: u32) -> Result<crate::dataplane::UplinkEntry, crate::dataplane::Error> {
+fn gone_uplink(ifindex: u32) -> Result<dataplane::UplinkEntry, dataplane::Error> {
     let ifname = format!("if{ifindex}")
         .parse()
-        .map_err(|error| crate::dataplane::Error::Limit(format!("uplink {ifindex}: {error}")))?;
-    Ok(crate::dataplane::UplinkEntry { ifindex, ifname, ipv4: None, ipv6: None, mtu: 0 })
+        .map_err(|error| dataplane::Error::Limit(format!("uplink {ifindex}: {error}")))?;
+    Ok(dataplane::UplinkEntry { ifindex, ifname, ipv4: None, ipv6: None, mtu: 0 })
 }

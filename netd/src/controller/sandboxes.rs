@@ -120,7 +120,7 @@ pub fn create(
     host: &mut HostPorts<'_>,
 ) -> Result<Id, Error> {
     let mut sandbox = Sandbox {
-        hostname: request.hostname.clone().unwrap_or_else(|| id.short().to_owned()),
+        hostname: request.hostname.clone().unwrap_or_else(|| default_hostname(world, &id, &mode)),
         id: id.clone(),
         name,
         created: super::now(),
@@ -148,9 +148,20 @@ pub fn create(
         let specs = publish::requested(&sandbox);
         let mut taken = Taken::by_others(world, &sandbox);
         sandbox.bindings = publish::bind(world, &sandbox, &specs, &[], &mut taken, host)?;
+        publish::check_served(world, &sandbox, &specs, &sandbox.bindings)?;
     }
     world.put_sandbox(sandbox);
     Ok(id)
+}
+
+/// A sandbox is named after its id, unless it shares the host's or another sandbox's names (Docker semantics HO4, CO1).
+fn default_hostname(world: &World, id: &Id, mode: &SandboxMode) -> String {
+    let shared = match mode {
+        SandboxMode::Endpoints | SandboxMode::None => None,
+        SandboxMode::Host => nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
+        SandboxMode::Sandbox(target) => world.sandbox_by_id(target).map(|target| target.hostname.clone()),
+    };
+    shared.unwrap_or_else(|| id.short().to_owned())
 }
 
 /// Resolves `--link` (Docker semantics G1, G5).
@@ -252,6 +263,7 @@ pub fn publish(
     let mut taken = Taken::by_others(world, sandbox);
     sandbox.bindings.iter().for_each(|binding| taken.add(binding.into()));
     let fresh = publish::bind(world, sandbox, specs, &[], &mut taken, host)?;
+    publish::check_served(world, sandbox, specs, &fresh)?;
     let mut sandbox = sandbox.clone();
     sandbox.publish.extend_from_slice(specs);
     sandbox.bindings.extend(fresh.iter().cloned());

@@ -1,6 +1,12 @@
 //! The controller's task: takes one command after the other, plans it, journals it, applies it, commits it and answers.
 
-use std::{any::Any, collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -16,6 +22,7 @@ use super::{
 };
 use crate::{
     ipam::DefaultPool,
+    model::IfName,
     store::{Intent, Store},
 };
 
@@ -50,6 +57,8 @@ pub struct Controller<M> {
     pub(super) renderer: Renderer,
     /// The host as the packet path knows it.
     pub(super) host: HostView,
+    /// Interfaces that are gone and could not be made again.
+    pub(super) given_up: BTreeSet<IfName>,
     /// The last ephemeral host port handed out.
     pub(super) last_port: u16,
     /// Why the state is not what it should be, for `status`.
@@ -82,6 +91,7 @@ impl<M: Machine> Controller<M> {
             settings,
             renderer,
             host: HostView::default(),
+            given_up: BTreeSet::new(),
             last_port: 0,
             degraded: None,
             view,
@@ -105,7 +115,7 @@ impl<M: Machine> Controller<M> {
                 () = stop.wait_for(|stop| *stop).map(drop) => return (self, End::Stopped),
                 command = commands.recv() => command,
                 () = host.changed() => {
-                    self.sync_host().await;
+                    self.host_changed().await;
                     continue;
                 }
                 _ = collect.tick() => {

@@ -6,7 +6,7 @@ use super::{
     Attachment, Code, CreateNetwork, CreateSandbox, Error,
     fake::FakeMachine,
     files::Renderer,
-    object::Listen,
+    object::{Listen, Object},
     task::{Controller, Settings},
 };
 use crate::{
@@ -217,12 +217,48 @@ async fn a_restart_makes_what_is_missing_and_sweeps_what_is_nobodys() {
     let bench = bench
         .restart(|machine| {
             machine.objects.truncate(machine.objects.len() / 2);
-            machine.objects.extend(strangers.into_iter().filter(|object| {
-                matches!(object, super::object::Object::Veth(_) | super::object::Object::Netns(_))
-            }));
+            machine.objects.extend(
+                strangers.into_iter().filter(|object| matches!(object, Object::Veth(_) | Object::Netns(_))),
+            );
         })
         .await;
     assert_eq!(bench.dump(), objects);
+}
+
+#[tokio::test]
+async fn what_somebody_deletes_is_made_again_at_once() {
+    let mut bench = Bench::new().await;
+    let sandbox = bench.sandbox("a", &[], &["8080:80"]).await.expect("sandbox");
+    bench.sandbox("b", &[], &["9090:80"]).await.expect("sandbox");
+    let objects = bench.dump();
+    let gone = sandbox.endpoints[0].host_ifname.clone();
+    let of_veth = |object: &Object| match object {
+        Object::Veth(veth) => veth.host == gone,
+        Object::Record(record) => record.host == gone,
+        Object::Programs(host) | Object::Up(host) => *host == gone,
+        _ => false,
+    };
+    bench.controller.machine.objects.retain(|object| !of_veth(object));
+    bench.controller.host_changed().await;
+    assert_eq!(bench.dump(), objects);
+
+    let steps = bench.controller.machine.steps;
+    bench.controller.host_changed().await;
+    assert_eq!(bench.controller.machine.steps, steps, "nothing is missing, nothing is done");
+}
+
+#[tokio::test]
+async fn a_sandbox_whose_namespace_ends_is_forgotten_and_its_ports_are_free() {
+    let mut bench = Bench::new().await;
+    let before = bench.dump();
+    let sandbox = bench.sandbox("a", &[], &["8080:80"]).await.expect("sandbox");
+    let netns = sandbox.netns.clone().expect("namespace").path;
+    bench.controller.machine.dead.insert(netns);
+    bench.controller.machine.objects.retain(|object| !matches!(object, Object::Veth(_)));
+    bench.controller.host_changed().await;
+    assert!(bench.controller.world.sandbox("a").is_err());
+    let left: Vec<String> = bench.dump().into_iter().filter(|line| !before.contains(line)).collect();
+    assert!(left.iter().all(|line| !line.starts_with("Netns") && !line.starts_with("Files")), "{left:?}");
 }
 
 #[tokio::test]
@@ -373,6 +409,11 @@ async fn each_family_has_its_own_gateway() {
     assert_eq!(bench.serves("a"), ["eth1", "eth0"]);
     bench.sandbox("b", &["six"], &["9090:80"]).await.expect("sandbox");
     assert_eq!(bench.bindings("b"), [":::9090->80/tcp"], "no IPv4 address leads to an IPv6-only sandbox");
+    let error = bench.sandbox("c", &["six"], &["127.0.0.1:9091:80"]).await.expect_err("no IPv4");
+    assert_eq!(
+        error.message,
+        "cannot publish on 127.0.0.1: sandbox c has no IPv4 address that leads outside"
+    );
 }
 
 #[tokio::test]
@@ -404,6 +445,7 @@ async fn modes_refuse_what_contradicts_them() {
     assert_eq!(bench.bindings("hosted"), Vec::<String>::new());
     let joined = bench.sandbox("joined", &["sandbox:a"], &[]).await.expect("sandbox");
     assert_eq!(joined.endpoints, []);
+    assert_eq!(joined.hostname, bench.controller.world.sandbox("a").expect("a").hostname);
     for (networks, publish, text) in [
         (
             &["none", "bridge"][..],

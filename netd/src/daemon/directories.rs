@@ -13,9 +13,17 @@ use crate::{
     store::{self, Store},
 };
 
+const SIDE_BY_SIDE: &str = "give a second one directories of its own: --state-dir, --run-dir, --bpffs";
+
 /// Returns where the API listens.
 pub(super) fn socket(settings: &Settings) -> PathBuf {
     settings.run_dir.join("netd.sock")
+}
+
+/// Returns the process that wrote its id into the run directory, as ` (pid N)`.
+fn who(settings: &Settings) -> String {
+    fs::read_to_string(pid_file(settings))
+        .map_or_else(|_| String::new(), |pid| format!(" (pid {})", pid.trim()))
 }
 
 fn pid_file(settings: &Settings) -> PathBuf {
@@ -23,10 +31,18 @@ fn pid_file(settings: &Settings) -> PathBuf {
 }
 
 /// Makes the run directory, for root and the socket's group.
+///
+/// # Errors
+/// Another daemon answers there; nothing has changed then.
 pub(super) fn prepare(settings: &Settings) -> Result<(), Error> {
     if !nix::unistd::geteuid().is_root() {
         let text = format!("start the daemon: uid {} may not change networks", nix::unistd::geteuid());
         return Err(Error::new(Code::Permission, text).hint("run it as root"));
+    }
+    let socket = socket(settings);
+    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+        let text = format!("another daemon{} answers at {}", who(settings), socket.display());
+        return Err(Error::new(Code::Conflict, text).hint(SIDE_BY_SIDE));
     }
     make(&settings.run_dir, 0o750)?;
     make(&settings.run_dir.join("netns"), 0o755)?;
@@ -48,11 +64,8 @@ fn make(dir: &Path, mode: u32) -> Result<(), Error> {
 pub(super) fn open_store(settings: &Settings) -> Result<Store, Error> {
     let store = Store::open(&settings.state_dir).map_err(|error| match error {
         store::Error::Locked { .. } => {
-            let pid = fs::read_to_string(pid_file(settings)).unwrap_or_default();
-            let who = if pid.is_empty() { String::new() } else { format!(" (pid {})", pid.trim()) };
-            let text = format!("start the daemon: {error}{who}");
-            Error::new(Code::Conflict, text)
-                .hint("give a second one directories of its own: --state-dir, --run-dir, --bpffs")
+            let text = format!("start the daemon: {error}{}", who(settings));
+            Error::new(Code::Conflict, text).hint(SIDE_BY_SIDE)
         }
         other => other.into(),
     })?;

@@ -164,9 +164,6 @@ fn shortest(of: &Timeouts) -> Duration {
 /// Binds the API's socket, for root and the socket's group alone.
 fn listen(settings: &Settings) -> Result<UnixListener, Error> {
     let path = directories::socket(settings);
-    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
-        return Err(Error::new(Code::Conflict, format!("another daemon answers at {}", path.display())));
-    }
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(start(&format!("remove the old socket {}", path.display()), &error));

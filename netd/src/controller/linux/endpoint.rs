@@ -26,6 +26,9 @@ impl Linux {
             mtu: veth.mtu,
         };
         let bridge = self.existing(&veth.bridge).await?;
+        if self.links.link(&veth.host).await?.is_none() {
+            self.fresh.insert(veth.inside.clone());
+        }
         let index = self.links.create_veth(&spec).await?;
         self.indexes.insert(veth.host.clone(), index);
         let flags = PortFlags { isolated: veth.isolated, ..PortFlags::default() };
@@ -60,7 +63,11 @@ impl Linux {
             gateway4: None,
             gateway6: None,
         };
-        self.enter(&inside.netns).await?.configure_endpoint(&spec).await?;
+        let links = self.enter(&inside.netns).await?;
+        links.configure_endpoint(&spec).await?;
+        if self.fresh.remove(&inside.ifname) {
+            self.unannounced.push((links, inside.ifname.clone()));
+        }
         Ok(())
     }
 

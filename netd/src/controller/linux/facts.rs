@@ -66,7 +66,10 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
     });
     let own = labelled(&snapshot.links, LABEL);
     let foreign = |oif: Option<u32>| oif.is_none_or(|oif| !own.contains(&oif));
+    let adopted = |link: &HostLink| bridges.iter().any(|bridge| bridge.as_str() == link.name);
+    let ours = snapshot.links.iter().filter(|link| own.contains(&link.ifindex) || adopted(link));
     HostView {
+        own: ours.map(|link| link.name.clone()).collect(),
         uplinks: uplinks.collect(),
         local: link::local_addresses(&snapshot.addresses),
         routes: snapshot

@@ -14,6 +14,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use nix::{
@@ -43,6 +44,11 @@ use crate::{
     netns,
     sysctl::ReservedPorts,
 };
+
+/// How often a new interface tells its neighbours of its addresses, and how far apart (Docker semantics B16): an address may
+/// have been another sandbox's a moment ago.
+const ANNOUNCEMENTS: u32 = 3;
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 /// The packet path, shared with the task that collects expired flows.
 pub type SharedDataplane = Arc<Mutex<Box<dyn Dataplane>>>;
@@ -75,6 +81,10 @@ pub struct Linux {
     indexes: HashMap<IfName, u32>,
     /// The sandbox that the last step went into: the next one often goes there too.
     inside: Option<(PathBuf, Links)>,
+    /// Sandbox sides of pairs that are new and not yet configured: their addresses are announced when the plan is through.
+    fresh: HashSet<IfName>,
+    /// Interfaces inside sandboxes to be announced.
+    unannounced: Vec<(Links, IfName)>,
 }
 
 impl Linux {
@@ -101,6 +111,8 @@ impl Linux {
             guarded: inventory.publishes.iter().map(Listen::from).collect(),
             indexes: HashMap::new(),
             inside: None,
+            fresh: HashSet::new(),
+            unannounced: Vec::new(),
         })
     }
 
@@ -201,6 +213,14 @@ impl Machine for Linux {
 
     fn settle(&mut self) {
         self.inside = None;
+        self.fresh.clear();
+        for (links, ifname) in self.unannounced.drain(..) {
+            tokio::spawn(async move {
+                if let Err(error) = links.announce(&ifname, ANNOUNCEMENTS, ANNOUNCE_EVERY).await {
+                    tracing::debug!(error = chain(&error), "addresses not announced");
+                }
+            });
+        }
     }
 
     async fn place(&mut self, name: &Name, request: &NetnsRequest) -> Result<Place, Error> {
