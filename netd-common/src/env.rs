@@ -5,7 +5,8 @@ use core::ops::DerefMut;
 use crate::{
     conntrack::Opening,
     family::Family,
-    maps::{Config, Endpoint, Flow, Network, Owner, Publish, PublishKey, Tuple, Uplink},
+    maps::{Config, Endpoint, Flow, FragmentKey, Network, Owner, Ports, Publish, PublishKey, Tuple, Uplink},
+    nat::icmp_error::Quote,
     net::{Be16, IfIndex},
     verdict::DropReason,
     wire::{Fragment, Headers, L4},
@@ -84,6 +85,8 @@ pub struct Draft<F: Family> {
     pub headers: Headers<F>,
     /// Which flow to open.
     pub opening: Opening<F::Addr>,
+    /// What an ICMP error quotes.
+    pub quote: Quote<F::Addr>,
     /// The key of the reply's entry.
     pub reply: Tuple<F::Addr>,
     /// The entry to insert next.
@@ -107,7 +110,13 @@ impl<F: Family> Default for Draft<F> {
             tcp_header: 0,
             icmp_type: 0,
         };
-        Self { headers, opening: Opening::default(), reply: Tuple::default(), flow: Flow::default() }
+        Self {
+            headers,
+            opening: Opening::default(),
+            quote: Quote::default(),
+            reply: Tuple::default(),
+            flow: Flow::default(),
+        }
     }
 }
 
@@ -139,6 +148,10 @@ pub trait Env<F: Family> {
     fn route(&self, from: IfIndex, src: &F::Addr, dst: &F::Addr) -> Route<F::Addr>;
     /// Whether a socket of the host itself would receive a packet with this tuple.
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
+    /// Keeps the ports of a first fragment.
+    fn leave_ports(&self, key: &FragmentKey<F::Addr>, ports: Ports);
+    /// Returns the ports that a first fragment left.
+    fn left_ports(&self, key: &FragmentKey<F::Addr>) -> Option<Ports>;
     /// A flow in place. At most one is held at a time.
     type FlowRef<'a>: DerefMut<Target = Flow<F::Addr>>
     where

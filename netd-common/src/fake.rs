@@ -13,8 +13,8 @@ use crate::{
     env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
-        Config, Endpoint, Flow, Network, Owner, PORT_RANGES, PortRange, Publish, PublishKey, Timeouts, Tuple,
-        Uplink, endpoint_flags, features, port_set,
+        Config, Endpoint, Flow, FragmentKey, Network, Owner, PORT_RANGES, PortRange, Ports, Publish,
+        PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
     },
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
     verdict::DropReason,
@@ -83,6 +83,8 @@ pub trait Cast: Ip {
 pub struct Tables<A: Ord> {
     /// Flows, as the hash map would hold them.
     pub flows: RefCell<BTreeMap<Tuple<A>, Flow<A>>>,
+    /// Ports that first fragments left.
+    pub fragments: RefCell<BTreeMap<FragmentKey<A>, Ports>>,
     /// Who has an address.
     pub owners: BTreeMap<A, Owner>,
     /// Published ports.
@@ -301,6 +303,12 @@ macro_rules! env_for {
             }
             fn host_socket(&self, tuple: &Tuple<$addr>) -> bool {
                 self.$tables.sockets.contains(tuple)
+            }
+            fn leave_ports(&self, key: &FragmentKey<$addr>, ports: Ports) {
+                self.$tables.fragments.borrow_mut().insert(*key, ports);
+            }
+            fn left_ports(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
+                self.$tables.fragments.borrow().get(key).copied()
             }
             fn flow(&self, key: &Tuple<$addr>) -> Option<RefMut<'_, Flow<$addr>>> {
                 RefMut::filter_map(self.$tables.flows.borrow_mut(), |flows| flows.get_mut(key)).ok()

@@ -40,6 +40,8 @@ pub trait Family: Copy + 'static {
     const HEADER: u32;
     /// Offset of the source address in the header; the destination follows at once.
     const SOURCE: u32;
+    /// Length of an address.
+    const ADDRESS: u32;
     /// Offset of TTL or hop limit.
     const TTL: u32;
     /// Protocol number of its ICMP.
@@ -56,6 +58,8 @@ pub trait Family: Copy + 'static {
     const HEADER_CHECKSUM: Option<u32>;
     /// Whether this is IPv6.
     const V6: bool;
+    /// Whether an ICMP type is an error, which quotes a packet.
+    fn is_error(icmp_type: u8) -> bool;
 }
 
 /// IPv4.
@@ -71,6 +75,7 @@ impl Family for V4 {
     const ETHERTYPE: Be16 = Be16::from_wire([0x08, 0x00]);
     const HEADER: u32 = ipv4::HEADER;
     const SOURCE: u32 = ipv4::SOURCE;
+    const ADDRESS: u32 = 4;
     const TTL: u32 = ipv4::TTL;
     const ICMP: u8 = 1;
     const ECHO_REQUEST: u8 = 8;
@@ -79,6 +84,10 @@ impl Family for V4 {
     const UDP_ZERO_IS_NONE: bool = true;
     const HEADER_CHECKSUM: Option<u32> = Some(ipv4::CHECKSUM);
     const V6: bool = false;
+    fn is_error(icmp_type: u8) -> bool {
+        // Unreachable, source quench, time exceeded, parameter problem (RFC 792); redirects are for the link they come from.
+        matches!(icmp_type, 3 | 4 | 11 | 12)
+    }
 }
 
 impl Family for V6 {
@@ -86,6 +95,7 @@ impl Family for V6 {
     const ETHERTYPE: Be16 = Be16::from_wire([0x86, 0xdd]);
     const HEADER: u32 = ipv6::HEADER;
     const SOURCE: u32 = ipv6::SOURCE;
+    const ADDRESS: u32 = 16;
     const TTL: u32 = ipv6::HOP_LIMIT;
     const ICMP: u8 = 58;
     const ECHO_REQUEST: u8 = 128;
@@ -94,6 +104,10 @@ impl Family for V6 {
     const UDP_ZERO_IS_NONE: bool = false;
     const HEADER_CHECKSUM: Option<u32> = None;
     const V6: bool = true;
+    fn is_error(icmp_type: u8) -> bool {
+        // Error messages have types below 128 (RFC 4443 §2.1).
+        icmp_type < 128
+    }
 }
 
 impl Address for Addr4 {

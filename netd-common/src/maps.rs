@@ -202,6 +202,34 @@ pub struct Publish<A> {
     pub network: u16,
 }
 
+/// A fragmented datagram as seen in a zone: the key of `FRAGMENT4` and `FRAGMENT6`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FragmentKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// The datagram's identification.
+    pub id: u32,
+    /// Where it is seen.
+    pub zone: Zone,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// The ports that a first fragment left.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Source port.
+    pub sport: Be16,
+    /// Destination port.
+    pub dport: Be16,
+}
+
 /// A prefix: the data of `SUBNET4` and `SUBNET6` keys lie behind its length.
 pub type Slot = u32;
 
@@ -352,6 +380,8 @@ pub mod capacity {
     pub const UPLINK: u32 = 256;
     /// `DIALLED`.
     pub const DIALLED: u32 = 65_536;
+    /// `FRAGMENT4`, `FRAGMENT6`.
+    pub const FRAGMENT: u32 = 16_384;
 }
 
 impl<A: Address> Tuple<A> {
@@ -388,6 +418,9 @@ no_padding! {
     PublishKey<Addr6> = 16, 2, 1, 1;
     Publish<Addr4> = 4, 4, 2, 2;
     Publish<Addr6> = 16, 4, 2, 2;
+    FragmentKey<Addr4> = 4, 4, 4, 4, 1, 3;
+    FragmentKey<Addr6> = 16, 16, 4, 4, 1, 3;
+    Ports = 2, 2;
     DialledKey = 8, 16, 2, 2;
     Dialled = 16, 2, 2;
     Config = 4, 4, 8, 4, 4, 16, 36, 32, 32;

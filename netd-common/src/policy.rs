@@ -96,6 +96,15 @@ pub fn check_control<F: Ip, P: Packet>(
     }
 }
 
+/// Whether it is neighbour discovery (RFC 4861): like ARP, it passes between sandboxes that may not talk, so that replies by way of a published
+/// port find their neighbour.
+#[inline(always)]
+pub fn is_neighbour_discovery<F: Ip>(headers: &Headers<F>) -> bool {
+    F::V6
+        && headers.l4 == L4::Icmp
+        && matches!(headers.icmp_type, l4::NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT)
+}
+
 /// Whether the destination lies in the endpoint's own subnet.
 #[inline(always)]
 pub fn same_network<F: Ip>(endpoint: &Endpoint, dst: &F::Addr) -> bool {

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
-    maps::{Config, Endpoint, Flow, Network, Owner, Publish, PublishKey, TICK_SHIFT, Tuple, Uplink},
+    maps::{Config, Endpoint, Flow, FragmentKey, Network, Owner, Ports, Publish, PublishKey, TICK_SHIFT, Tuple, Uplink},
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
     wire::l4,
@@ -146,7 +146,7 @@ fn read<A: Copy>(field: &[u32; 4]) -> A {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $bits:literal, $af:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $fragment:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $bits:literal, $af:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -236,6 +236,17 @@ macro_rules! env_for {
                 }
             }
 
+            #[inline(always)]
+            fn leave_ports(&self, key: &FragmentKey<$addr>, ports: Ports) {
+                let _ = maps::$fragment.insert(key, &ports, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn left_ports(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
+                // SAFETY: the value is copied out at once.
+                unsafe { maps::$fragment.get(key) }.copied()
+            }
+
             type FlowRef<'a> = &'a mut Flow<$addr>;
 
             #[inline(always)]
@@ -271,5 +282,5 @@ macro_rules! env_for {
         }
     };
 }
-env_for!(V4, Addr4, FLOW4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, 32, AF_INET);
-env_for!(V6, Addr6, FLOW6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, 128, AF_INET6);
+env_for!(V4, Addr4, FLOW4, FRAGMENT4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, 32, AF_INET);
+env_for!(V6, Addr6, FLOW6, FRAGMENT6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, 128, AF_INET6);

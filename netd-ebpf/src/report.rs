@@ -20,6 +20,8 @@ pub const PASS: i32 = -1;
 const DROP: i32 = 2;
 /// No action yet: the fast part left the packet to the slow part.
 pub const UNDECIDED: i32 = 0x7fff_0000;
+/// No action yet: the flow of a quoted packet was found.
+pub const FOUND: i32 = 0x7fff_0001;
 /// `PACKET_HOST`: addressed to this host.
 const PACKET_HOST: u32 = 0;
 

@@ -14,15 +14,16 @@ use netd_common::{
     env::{Draft, Env},
     family::{Address, Family, V4, V6},
     hook,
+    nat::icmp_error,
     net::{Be16, UPLINK_ZONE},
     verdict::{DropReason, Verdict},
-    wire::{Headers, l4},
+    wire::{Headers, L4, l4},
 };
 
 use crate::{
     env::{self, Kernel},
     maps,
-    report::{AsNextHop, PASS, UNDECIDED, drop_number, drop_packet, finish},
+    report::{AsNextHop, FOUND, PASS, UNDECIDED, drop_number, drop_packet, finish},
     skb::{Careful, Direct},
 };
 
@@ -30,7 +31,8 @@ use crate::{
 /// leads to it.
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
-     $read:ident, $settle:ident, $reserve:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
+     $read:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
+     $reserve:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -43,14 +45,15 @@ macro_rules! parts {
             optional(skb, hook::from_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)))
         }
 
-        /// Reads the packet's headers into the draft. The answer is `UNDECIDED`, or the number of a drop reason.
+        /// Reads the packet's headers into the draft, with the ports of a fragment's first. The answer is `UNDECIDED`, or the number of a drop reason.
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $read(skb: *mut __sk_buff) -> i32 {
+        extern "C" fn $read(skb: *mut __sk_buff, zone: u32) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
             match Headers::<$family>::read(&Careful::new(skb)) {
                 Ok(headers) => {
                     draft.headers = headers;
+                    conntrack::fragment::follow::<$family, _>(&Kernel(skb), &mut draft.headers, zone);
                     UNDECIDED
                 }
                 Err(reason) => reason as i32,
@@ -63,6 +66,48 @@ macro_rules! parts {
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
             let mut packet = Careful::new(skb);
             optional(skb, hook::settle::<$family, _, _>(&Kernel(skb), &mut packet, &draft.headers, zone).transpose())
+        }
+
+        /// Reads what an ICMP error quotes into the draft. The answer is 1, or 0 when it quotes nothing that could have a flow.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $quote(skb: *mut __sk_buff, zone: u32) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return 0 };
+            let Some(quote) = icmp_error::quote(&Careful::new(skb), &draft.headers, zone) else { return 0 };
+            draft.quote = quote;
+            1
+        }
+
+        /// Brings the quoted flow up to date. The answer is an action, or `UNDECIDED` when there is none, or `FOUND`.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $refresh(skb: *mut __sk_buff) -> i32 {
+            let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return PASS };
+            match hook::refresh_quoted::<$family, _, _>(&Kernel(skb), &Careful::new(skb), headers, quote) {
+                Ok(true) => FOUND,
+                Ok(false) => UNDECIDED,
+                Err(reason) => drop_packet(reason),
+            }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $forward_error(skb: *mut __sk_buff) -> i32 {
+            let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return PASS };
+            let mut packet = Careful::new(skb);
+            finish(skb, conntrack::forward_error::<$family, _, _>(&Kernel(skb), &mut packet, headers, quote))
+        }
+
+        /// Moves an ICMP error, as `hook::settle_error` has it.
+        #[inline(always)]
+        fn $settle_error(skb: *mut __sk_buff, zone: u32) -> i32 {
+            if $quote(skb, zone) == 0 {
+                return UNDECIDED;
+            }
+            match $refresh(skb) {
+                FOUND => $forward_error(skb),
+                action => action,
+            }
         }
 
         #[inline(never)]
@@ -107,12 +152,13 @@ macro_rules! parts {
         /// The parts after the fast one, as `hook::slow` has them.
         #[inline(always)]
         fn $slow(skb: *mut __sk_buff, zone: u32, decide: extern "C" fn(*mut __sk_buff) -> i32) -> i32 {
-            let unread = $read(skb);
+            let unread = $read(skb, zone);
             if unread != UNDECIDED {
                 // Garbage for the host is the host's to judge; a sandbox's goes nowhere.
                 return if zone == UPLINK_ZONE { PASS } else { drop_number(unread) };
             }
-            let mut action = $settle(skb, zone);
+            let is_error = env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp);
+            let mut action = if is_error { $settle_error(skb, zone) } else { $settle(skb, zone) };
             if action != UNDECIDED {
                 return action;
             }
@@ -131,7 +177,7 @@ macro_rules! parts {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $gate(skb: *mut __sk_buff) -> i32 {
-            let unread = $read(skb);
+            let unread = $read(skb, ifindex(skb));
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
@@ -146,7 +192,7 @@ macro_rules! parts {
             if action != UNDECIDED {
                 return action;
             }
-            let unread = $read(skb);
+            let unread = $read(skb, ifindex(skb));
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
@@ -156,11 +202,11 @@ macro_rules! parts {
     };
 }
 parts!(
-    V4, DRAFT4, endpoint_fast4, endpoint_decide4, uplink_fast4, uplink_decide4, read4, settle4, reserve4, open4, gate4, guard4,
+    V4, DRAFT4, endpoint_fast4, endpoint_decide4, uplink_fast4, uplink_decide4, read4, settle4, settle_error4, quote4, refresh4, forward_error4, reserve4, open4, gate4, guard4,
     slow4
 );
 parts!(
-    V6, DRAFT6, endpoint_fast6, endpoint_decide6, uplink_fast6, uplink_decide6, read6, settle6, reserve6, open6, gate6, guard6,
+    V6, DRAFT6, endpoint_fast6, endpoint_decide6, uplink_fast6, uplink_decide6, read6, settle6, settle_error6, quote6, refresh6, forward_error6, reserve6, open6, gate6, guard6,
     slow6
 );
 

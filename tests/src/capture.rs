@@ -193,6 +193,14 @@ impl Packet {
         self.proto == Some(proto.number()) && self.dport == Some(port)
     }
 
+    /// Whether it is a TCP segment with RST.
+    pub fn is_reset(&self) -> bool {
+        const FLAGS: usize = 13;
+        const RST: u8 = 4;
+        let header = if self.src.is_some_and(|ip| ip.is_ipv4()) { 20 } else { 40 };
+        self.proto == Some(6) && self.bytes.get(14 + header + FLAGS).is_some_and(|flags| flags & RST != 0)
+    }
+
     /// Whether it is an ICMP echo request.
     pub fn is_echo_request(&self) -> bool {
         let kind = match self.proto {

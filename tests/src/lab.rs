@@ -155,16 +155,18 @@ impl Lab {
     /// Ends the daemon and everything it made; lists what is left and what was seen on the uplinks.
     fn close(&mut self) -> Vec<String> {
         let mut faults = Vec::new();
-        self.daemon.end(Signal::SIGTERM);
         let down = self.daemon.down();
+        self.daemon.end(Signal::SIGKILL); // it has ended by itself, unless something went wrong
         if down.code != 0 {
             faults.push(format!("netd down failed with {}: {}", down.code, down.stderr));
         }
         let left = self.daemon.dirs().leftovers();
-        faults.extend(left.into_iter().map(|line| format!("left after netd down: {line}")));
+        faults.extend(left.into_iter().take(20).map(|line| format!("left after netd down: {line}")));
         if let Some(before) = self.before.take() {
             let diff = before.diff(&Snapshot::of(&self.h));
-            faults.extend(diff.into_iter().map(|line| format!("changed after netd down: {line}")));
+            let count = diff.len();
+            faults.extend(diff.into_iter().take(20).map(|line| format!("changed after netd down: {line}")));
+            faults.extend((count > 20).then(|| format!("changed after netd down: {count} lines in all")));
         }
         for watch in self.watches.drain(..) {
             let leaks = watch.finish().0;

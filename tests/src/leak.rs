@@ -8,8 +8,9 @@ use std::{
 };
 
 use nix::{
+    fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::pipe,
+    unistd::pipe2,
 };
 
 use crate::{Capture, Ns, Packet};
@@ -50,7 +51,7 @@ impl LeakWatch {
     pub fn start(ns: &Ns, ifname: &str) -> Self {
         let capture = Capture::start(ns, ifname);
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let (wake, stop) = pipe().expect("a pipe");
+        let (wake, stop) = pipe2(OFlag::O_CLOEXEC).expect("a pipe"); // or a child would hold it open
         let thread = std::thread::spawn({
             let seen = Arc::clone(&seen);
             move || watch(&capture, &wake, &seen)

@@ -10,7 +10,6 @@ use std::{
     process::{Command, Output, Stdio},
     sync::Arc,
     thread,
-    time::{Duration, Instant},
 };
 
 use nix::{
@@ -153,16 +152,6 @@ impl Ns {
             links.iter().filter_map(|l| l["ifname"].as_str()).map(str::to_owned).collect();
         names.sort();
         names
-    }
-
-    /// Waits until an interface has its IPv6 link-local address.
-    pub fn await_link_local(&self, ifname: &str) {
-        let end = Instant::now() + Duration::from_secs(10);
-        let args = ["-6", "addr", "show", "dev", ifname, "scope", "link"];
-        while self.ip_json(&args)[0]["addr_info"].as_array().is_none_or(Vec::is_empty) {
-            assert!(Instant::now() < end, "{}: {ifname} gets no link-local address", self.name);
-            thread::sleep(Duration::from_millis(1));
-        }
     }
 
     /// A path that other processes of this machine can open while this value lives.

@@ -8,8 +8,9 @@ use std::{
 };
 
 use nix::{
+    fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::pipe,
+    unistd::pipe2,
 };
 
 use crate::{Ns, Proto};
@@ -40,7 +41,7 @@ impl Server {
                 bound.unwrap_or_else(|e| panic!("{}: bind {proto:?} {address}: {e}", ns.name()));
             }
         });
-        let (wake, stop) = pipe().expect("a pipe");
+        let (wake, stop) = pipe2(OFlag::O_CLOEXEC).expect("a pipe"); // or a child would hold it open
         let thread = std::thread::spawn(move || peer.serve(&wake));
         Self { stop: Some(stop), thread: Some(thread) }
     }

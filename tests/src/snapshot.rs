@@ -84,10 +84,20 @@ fn collect(list: &Value, keys: &[&str], context: &str, into: &mut BTreeSet<Strin
             Some(format!("{key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
         };
         let fields: Vec<_> = keys.iter().filter_map(field).collect();
-        if !fields.is_empty() {
+        if !fields.is_empty() && !comes_with_a_carrier(item) {
             into.insert(format!("{} ({context})", fields.join(" ")));
         }
     }
+}
+
+/// IPv6 routes that the kernel adds and removes by itself, in the background, as an interface gains and loses its carrier.
+fn comes_with_a_carrier(route: &Value) -> bool {
+    let dst = route["dst"].as_str().unwrap_or_default();
+    route["protocol"] == "kernel" && dst.contains(':') && (route["table"] == "local" || link_local(dst))
+}
+
+fn link_local(address: &str) -> bool {
+    address.starts_with("fe80:")
 }
 
 fn addresses(ns: &Ns) -> BTreeSet<String> {
@@ -95,7 +105,10 @@ fn addresses(ns: &Ns) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     for link in links.as_array().into_iter().flatten() {
         for address in link["addr_info"].as_array().into_iter().flatten() {
-            lines.insert(format!("{} {}/{}", link["ifname"], address["local"], address["prefixlen"]));
+            let local = address["local"].as_str().unwrap_or_default();
+            if !link_local(local) {
+                lines.insert(format!("{} {local}/{}", link["ifname"], address["prefixlen"]));
+            }
         }
     }
     lines

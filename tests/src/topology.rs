@@ -103,9 +103,6 @@ impl Topology {
                 remote.ip_batch(&format!("route add {subnet} via {}", via.v6));
             }
         }
-        for dev in ["eth0", "eth1"] {
-            h.await_link_local(dev); // it comes with the carrier, a moment after both ends are up
-        }
         for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             h.sysctl(key, "1");
         }

@@ -43,7 +43,7 @@ fn subnets_come_from_the_default_pools_in_order_and_are_given_back() {
 #[test]
 fn default_pools_avoid_routes_of_the_host() {
     let lab = Lab::new();
-    lab.h.ip_batch("link add v0 type dummy\nlink set v0 up\naddr add 172.18.5.1/24 dev v0\nroute add 172.19.0.0/16 dev v0");
+    lab.h.ip_batch("link add v0 type bridge\nlink set v0 up\naddr add 172.18.5.1/24 dev v0\nroute add 172.19.0.0/16 dev v0");
     assert_eq!(subnets(&lab, &[], "one"), ["172.20.0.0/16"]);
     let args = ["network", "create", "--subnet", "172.18.0.0/16", "two"];
     let line = lab.netd(&args).refused(4);

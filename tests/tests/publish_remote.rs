@@ -25,11 +25,26 @@ fn reaches_as_itself(client: &Ns, proto: Proto, to: SocketAddr, from: SocketAddr
 fn t05_remote_to_published_port_sees_the_real_client() {
     let (lab, _a1) = lab_with_web(&WEB);
     for proto in Proto::BOTH {
-        for host in [H.v4, H1.v4] {
-            // The second address arrives on the first uplink: the weak host model, as under Docker.
-            reaches_as_itself(&lab.r, proto, at(host, 8080), at(R.v4, 40_000), "a1");
-            reaches_as_itself(&lab.r2, proto, at(host, 8080), at(R2.v4, 40_000), "a1");
+        // The second address arrives on the first uplink: the weak host model, as under Docker.
+        for (host, port) in [(H.v4, 40_000), (H1.v4, 40_001)] {
+            reaches_as_itself(&lab.r, proto, at(host, 8080), at(R.v4, port), "a1");
+            reaches_as_itself(&lab.r2, proto, at(host, 8080), at(R2.v4, port), "a1");
         }
+    }
+}
+
+#[test]
+fn two_front_ends_of_one_server_serve_one_client_port_at_once() {
+    let (lab, _a1) = lab_with_web(&WEB);
+    for family in Family::BOTH {
+        // Seen from the server both have the same addresses and ports: one of them has to look different.
+        let from = family.from_port(40_000);
+        let (mut one, first) = lab.r.connect_stream_from(at(H.ip(family), 8080), from);
+        let (mut two, second) = lab.r.connect_stream_from(at(H1.ip(family), 8080), from);
+        assert_eq!(first.source, at(R.ip(family), 40_000));
+        assert_ne!(first.source, second.source);
+        one.echo(b"first").expect("the first stream lives");
+        two.echo(b"second").expect("the second stream lives");
     }
 }
 
@@ -37,9 +52,9 @@ fn t05_remote_to_published_port_sees_the_real_client() {
 fn t06_remote_to_published_port_over_ipv6_sees_the_real_client() {
     let (lab, _a1) = lab_with_web(&WEB);
     for proto in Proto::BOTH {
-        for host in [H.v6, H1.v6] {
-            reaches_as_itself(&lab.r, proto, at(host, 8080), at(R.v6, 40_000), "a1");
-            reaches_as_itself(&lab.r2, proto, at(host, 8080), at(R2.v6, 40_000), "a1");
+        for (host, port) in [(H.v6, 40_000), (H1.v6, 40_001)] {
+            reaches_as_itself(&lab.r, proto, at(host, 8080), at(R.v6, port), "a1");
+            reaches_as_itself(&lab.r2, proto, at(host, 8080), at(R2.v6, port), "a1");
         }
     }
 }

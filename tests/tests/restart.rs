@@ -5,7 +5,7 @@ use std::{
     thread,
 };
 
-use netd_tests::{Family, H, Lab, Net, Ns, Outcome, Proto, R, Sandbox, Server, Stream, at, denied};
+use netd_tests::{Family, H, Lab, Net, Ns, Options, Outcome, Proto, R, Sandbox, Server, Stream, at, denied};
 use nix::sys::signal::Signal;
 
 /// Dropped in this order: what is in namespaces before the lab.
@@ -19,7 +19,10 @@ struct World {
 }
 
 fn world() -> World {
-    let lab = Lab::new();
+    world_on(Lab::new())
+}
+
+fn world_on(lab: Lab) -> World {
     let (net, b) = (lab.network("netA", 20, &[]), lab.network("netB", 21, &[]));
     let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80", "-p", "8080:80/udp"]).serving(&[80]);
     let a2 = lab.sandbox("a2", net, 3, &[]);
@@ -97,7 +100,8 @@ fn t78_streams_and_new_connections_survive_an_orderly_stop() {
 
 #[test]
 fn case100_no_request_fails_while_the_daemon_is_killed_and_started_again() {
-    let mut w = world();
+    // Tables of the usual size: the clients open thousands of connections.
+    let mut w = world_on(Lab::with(&Options { config: String::new(), ..Options::default() }));
     let (stop, requests) = (AtomicBool::new(false), AtomicU32::new(0));
     let clients = [
         (w.lab.r.clone(), at(H.v4, 8080)),

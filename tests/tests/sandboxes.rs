@@ -60,7 +60,14 @@ fn a_sandbox_on_several_networks_has_an_interface_on_each() {
     let m = lab
         .sandbox_with(
             "m",
-            &["--network", "netA,ip=172.20.0.9", "--network", "netB,ip=172.21.0.9", "-p", "8080:80"],
+            &[
+                "--network",
+                "netA,ip=172.20.0.9,ip6=fd00:c:20::9",
+                "--network",
+                "netB,ip=172.21.0.9,ip6=fd00:c:21::9",
+                "-p",
+                "8080:80",
+            ],
         )
         .serving(&[80]);
     let (a1, b1) = (lab.sandbox("a1", a, 2, &[]).serving(&[80]), lab.sandbox("b1", b, 2, &[]).serving(&[80]));

@@ -3,6 +3,7 @@
 //! A flow is two entries, one for each direction, each keyed by what a packet of that direction looks like where it is seen. Inserting the
 //! reply's entry is the reservation of its ports: two CPUs cannot take one.
 
+pub mod fragment;
 mod tcp;
 
 pub use tcp::{State, seen};
@@ -12,6 +13,7 @@ use crate::{
     family::{Address, Ip},
     maps::{Flow, Tuple, endpoint_flags, flow_flags},
     nat::{
+        icmp_error::{self, Quote},
         masquerade::{self, Candidates},
         rewrite,
     },
@@ -48,6 +50,23 @@ pub fn forward<F: Ip, P: Packet, E: Env<F>>(
     }
     touch(&mut flow, headers, moment.now);
     Some(rewrite::apply(packet, headers, &flow, true).map(|()| way_out(&flow)))
+}
+
+/// Moves an ICMP error along the flow of the packet it quotes, which [`refresh`] has brought up to date.
+///
+/// # Errors
+/// `CtInvalid` when the flow has just gone; the reason of the drop.
+#[inline(always)]
+pub fn forward_error<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &mut P,
+    headers: &Headers<F>,
+    quote: &Quote<F::Addr>,
+) -> Result<Verdict<F::Addr>, DropReason> {
+    let flow = env.flow(&quote.against).ok_or(DropReason::CtInvalid)?;
+    icmp_error::translate(packet, headers, quote, &flow)?;
+    rewrite::route(packet, headers, &flow)?;
+    Ok(way_out(&flow))
 }
 
 /// Returns the verdict that a flow's entry stands for.

@@ -9,7 +9,7 @@ use crate::{
     net::Be16,
     policy::{self, has},
     verdict::{DropReason, Verdict},
-    wire::{Headers, L4, ethernet},
+    wire::{Fragment, Headers, L4, ethernet},
 };
 
 /// Frames that are not IP: ARP is checked, the rest passes where sandboxes may talk to each other.
@@ -102,7 +102,8 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
         return Err(DropReason::Isolation);
     }
     if !may_open(headers) {
-        return Err(DropReason::CtInvalid);
+        let later = headers.fragment == Fragment::Later;
+        return Err(if later { DropReason::FragNoFirst } else { DropReason::CtInvalid });
     }
     to_world(env, endpoint, headers, ifindex, opening)
 }
@@ -144,7 +145,7 @@ pub(super) fn may_open<F: Ip>(headers: &Headers<F>) -> bool {
         L4::Icmp => false,
         L4::Echo => headers.dport == Be16::ZERO,
         L4::Udp => true,
-        L4::Other => matches!(headers.fragment, crate::wire::Fragment::Whole),
+        L4::Other => headers.fragment != Fragment::Later,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The four hooks, readable top to bottom.
 //!
 //! A packet that arrives takes up to four parts: *fast* moves what is established with one look-up; [`settle`] moves what belongs to a flow that
-//! has to be routed again or reopened; *decide* judges the rest and may leave an opening, which [`crate::conntrack::open`] carries out, and
+//! has to be routed again or reopened (or is an ICMP error about one); *decide* judges the rest and may leave an opening, which [`crate::conntrack::open`] carries out, and
 //! `settle` then moves the packet. In the kernel each part is a function of its own: their stacks lie side by side, and the verifier walks each
 //! once. What they share lies in a [`crate::env::Draft`].
 
@@ -23,6 +23,7 @@ use crate::{
     env::{Draft, Env, Packet},
     family::{Address, Ip},
     maps::{Publish, PublishKey, port_set},
+    nat::icmp_error::{self, Quote},
     net::{Be16, IfIndex, UPLINK_ZONE, Zone},
     verdict::{DropReason, Verdict},
     wire::{Headers, L4},
@@ -87,6 +88,39 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
     }
 }
 
+/// Brings the flow of the packet that an ICMP error quotes up to date. False: there is none.
+///
+/// # Errors
+/// The reason of the drop.
+#[inline(always)]
+pub fn refresh_quoted<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &P,
+    headers: &Headers<F>,
+    quote: &Quote<F::Addr>,
+) -> Result<bool, DropReason> {
+    let zone = quote.against.zone;
+    let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
+    conntrack::refresh(env, headers, &quote.against, bridge)
+}
+
+/// Moves an ICMP error along the flow of the packet it quotes. None: it quotes none that is known. In the kernel its three steps are functions.
+///
+/// # Errors
+/// The reason of the drop.
+fn settle_error<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &mut P,
+    headers: &Headers<F>,
+    zone: Zone,
+) -> Partial<F> {
+    let Some(quote) = icmp_error::quote(packet, headers, zone) else { return Ok(None) };
+    if !refresh_quoted(env, packet, headers, &quote)? {
+        return Ok(None);
+    }
+    conntrack::forward_error(env, packet, headers, &quote).map(Some)
+}
+
 /// Returns the bridge of an endpoint's network, as which its packets ask for their route.
 #[inline(always)]
 fn bridge_of<F: Ip, E: Env<F>>(env: &E, ifindex: IfIndex) -> Result<IfIndex, DropReason> {
@@ -110,7 +144,12 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
         Err(_) if zone == UPLINK_ZONE => return Ok(Verdict::Pass), // garbage for the host is the host's to judge
         Err(reason) => return Err(reason),
     }
-    if let Some(verdict) = settle(env, packet, &draft.headers, zone)? {
+    conntrack::fragment::follow(env, &mut draft.headers, zone);
+    let settled = match draft.headers.l4 {
+        L4::Icmp => settle_error(env, packet, &draft.headers, zone)?,
+        _ => settle(env, packet, &draft.headers, zone)?,
+    };
+    if let Some(verdict) = settled {
         return Ok(verdict);
     }
     if let Some(verdict) = decide(env, packet, &draft.headers, &mut draft.opening)? {

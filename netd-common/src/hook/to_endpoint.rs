@@ -5,7 +5,7 @@ use crate::{
     env::{Env, Packet},
     family::{Address, Ip},
     maps::{Tuple, endpoint_flags},
-    policy::has,
+    policy::{self, has},
     verdict::{DropReason, Verdict},
     wire::Headers,
 };
@@ -29,7 +29,7 @@ pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(
     if let Some(neighbour) = env.endpoint(from).filter(|n| has(n.flags, endpoint_flags::ACTIVE)) {
         return if neighbour.network != endpoint.network {
             Err(DropReason::Isolation)
-        } else if has(endpoint.flags, endpoint_flags::ICC) {
+        } else if has(endpoint.flags, endpoint_flags::ICC) || policy::is_neighbour_discovery(headers) {
             Ok(Verdict::Pass)
         } else {
             Err(DropReason::Icc)

@@ -1,4 +1,5 @@
-//! Translation: which port a masqueraded flow takes, and how a packet's bytes change.
+//! Translation: which port a masqueraded flow takes, and how a packet's bytes change, those it quotes included.
 
+pub mod icmp_error;
 pub mod masquerade;
 pub mod rewrite;

@@ -59,6 +59,28 @@ pub fn apply<F: Ip, P: Packet>(
     Ok(())
 }
 
+/// Does what a router does to a packet that is translated already: TTL down, link addresses for a sandbox.
+///
+/// # Errors
+/// `Ttl` at its end, `KernelRefused`.
+#[inline(always)]
+pub fn route<F: Ip, P: Packet>(
+    packet: &mut P,
+    headers: &Headers<F>,
+    flow: &Flow<F::Addr>,
+) -> Result<(), DropReason> {
+    if headers.ttl <= 1 {
+        return Err(DropReason::Ttl);
+    }
+    let routed = Flow {
+        flags: flow.flags & !flow_flags::TRANSLATE,
+        dmac: flow.dmac,
+        smac: flow.smac,
+        ..Flow::default()
+    };
+    apply(packet, headers, &routed, true)
+}
+
 /// What the IPv4 header's checksum changes by when TTL, which shares a word with the protocol, goes down by one.
 fn ttl_delta<F: Ip>(headers: &Headers<F>) -> u32 {
     let word = |ttl: u8| u32::from(u16::from_ne_bytes([ttl, headers.proto]));

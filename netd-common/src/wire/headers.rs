@@ -100,11 +100,26 @@ pub trait Readable: Family {
     ///
     /// # Errors
     /// `KernelRefused` when the packet's memory cannot be changed.
+    #[inline(always)]
     fn store_addresses<P: Packet>(
         packet: &mut P,
         src: &Self::Addr,
         dst: &Self::Addr,
+    ) -> Result<(), DropReason> {
+        Self::store_addresses_at(packet, L3, src, dst)
+    }
+    /// Writes both addresses of the header at an offset.
+    ///
+    /// # Errors
+    /// `KernelRefused` when the packet's memory cannot be changed.
+    fn store_addresses_at<P: Packet>(
+        packet: &mut P,
+        header: u32,
+        src: &Self::Addr,
+        dst: &Self::Addr,
     ) -> Result<(), DropReason>;
+    /// Returns protocol and offset of the transport header of a quoted packet; None for a later fragment, or a quote without eight bytes of it.
+    fn quoted_transport<P: Packet>(packet: &P, header: u32) -> Option<(u8, u32)>;
 }
 
 impl<F: Readable> Headers<F> {
@@ -256,9 +271,24 @@ impl Readable for crate::family::V4 {
     }
 
     #[inline(always)]
-    fn store_addresses<P: Packet>(packet: &mut P, src: &Addr4, dst: &Addr4) -> Result<(), DropReason> {
+    fn store_addresses_at<P: Packet>(
+        packet: &mut P,
+        header: u32,
+        src: &Addr4,
+        dst: &Addr4,
+    ) -> Result<(), DropReason> {
         let ([a, b, c, d], [e, f, g, h]) = (src.to_wire(), dst.to_wire());
-        packet.store(L3 + ipv4::SOURCE, [a, b, c, d, e, f, g, h])
+        packet.store(header + ipv4::SOURCE, [a, b, c, d, e, f, g, h])
+    }
+
+    #[inline(always)]
+    fn quoted_transport<P: Packet>(packet: &P, header: u32) -> Option<(u8, u32)> {
+        let [version, _] = packet.load::<2>(header + ipv4::VERSION_IHL).ok()?;
+        let fragment = u16::from_be_bytes(packet.load::<2>(header + ipv4::FRAGMENT).ok()?);
+        let [_, proto] = packet.load::<2>(header + ipv4::TTL).ok()?;
+        let l4 = header + u32::from(version & 0x0f) * 4;
+        let whole = version >> 4 == 4 && version & 0x0f >= 5 && fragment & ipv4::OFFSET_MASK == 0;
+        (whole && packet.load::<8>(l4).is_ok()).then_some((proto, l4))
     }
 }
 
@@ -346,8 +376,25 @@ impl Readable for crate::family::V6 {
     }
 
     #[inline(always)]
-    fn store_addresses<P: Packet>(packet: &mut P, src: &Addr6, dst: &Addr6) -> Result<(), DropReason> {
-        packet.store(L3 + ipv6::SOURCE, src.to_wire())?;
-        packet.store(L3 + ipv6::DESTINATION, dst.to_wire())
+    fn store_addresses_at<P: Packet>(
+        packet: &mut P,
+        header: u32,
+        src: &Addr6,
+        dst: &Addr6,
+    ) -> Result<(), DropReason> {
+        packet.store(header + ipv6::SOURCE, src.to_wire())?;
+        packet.store(header + ipv6::DESTINATION, dst.to_wire())
+    }
+
+    #[inline(always)]
+    fn quoted_transport<P: Packet>(packet: &P, header: u32) -> Option<(u8, u32)> {
+        let [proto, _] = packet.load::<2>(header + ipv6::NEXT_HEADER).ok()?;
+        let l4 = header + ipv6::HEADER;
+        let bytes = packet.load::<8>(l4).ok()?;
+        if proto != ipv6::FRAGMENT {
+            return (!ipv6::is_extension(proto)).then_some((proto, l4));
+        }
+        let first = u16::from_be_bytes([bytes[2], bytes[3]]) >> 3 == 0;
+        (first && packet.load::<8>(l4 + 8).is_ok()).then_some((bytes[0], l4 + 8))
     }
 }

@@ -48,6 +48,8 @@ pub(super) async fn stream(
             Ok::<_, std::convert::Infallible>(Bytes::from(line))
         }))
     });
+    let mut stopping = api.stopping.clone();
+    let lines = lines.take_until(Box::pin(async move { stopping.wait_for(|stop| *stop).await.map(drop) }));
     let body = match until {
         None => Body::from_stream(lines),
         Some(until) => {

@@ -9,6 +9,7 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
+use tokio::sync::watch;
 
 use super::{events, extract::Failure, networks, sandboxes, system};
 use crate::controller::{Code, Error, Handle};
@@ -24,6 +25,8 @@ pub(super) struct Api {
     pub handle: Handle,
     /// Where the daemon keeps the sandboxes' files.
     pub run_dir: PathBuf,
+    /// Becomes true when the daemon stops, for answers that have no end of their own.
+    pub stopping: watch::Receiver<bool>,
 }
 
 pub(super) fn router(api: Api) -> Router {

@@ -13,7 +13,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -55,8 +55,9 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
 
 /// Answers requests until `stop`, then finishes those in flight, for two seconds at most.
 pub async fn serve_until(listener: UnixListener, handle: Handle, stop: impl Future<Output = ()>) {
+    let (stopped, stopping) = watch::channel(false);
     let server = Arc::new(Server {
-        router: router::router(Api { handle, run_dir: run_dir(&listener) }),
+        router: router::router(Api { handle, run_dir: run_dir(&listener), stopping }),
         connections: Connections::default(),
         queued: Semaphore::new(MAX_QUEUED),
     });
@@ -79,6 +80,7 @@ pub async fn serve_until(listener: UnixListener, handle: Handle, stop: impl Futu
         }
     }
     drop(listener);
+    let _ = stopped.send(true); // nobody streams
     server.connections.stop();
     if timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
         tracing::debug!("requests in flight were cut off");

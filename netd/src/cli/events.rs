@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{
     Outcome,
-    failure::Doing,
+    failure::{Doing, Failure},
     output::{FormatOption, print},
 };
 use crate::{
@@ -48,10 +48,13 @@ impl Events {
             .await;
         printed?;
         followed.doing("follow events")?;
-        Ok(0)
+        match self.until {
+            Some(_) => Ok(0),
+            None => Err(Failure::unreachable("follow events: the daemon has stopped")),
+        }
     }
 
-    fn print(&self, event: &EventMessage) -> Result<(), super::failure::Failure> {
+    fn print(&self, event: &EventMessage) -> Result<(), Failure> {
         match &self.format.format {
             None | Some(Format::Table) => print(&line(event)),
             // An endless stream has no closing bracket: an object a line.

@@ -45,6 +45,11 @@ impl Failure {
         Self::new(code, format!("{doing}: {error}"))
     }
 
+    /// Says that the daemon could not be asked.
+    pub(super) fn unreachable(message: impl Into<String>) -> Self {
+        Self { exit: UNREACHABLE, message: message.into(), hint: None }
+    }
+
     /// Says what was being done when the configuration turned out to be wrong.
     pub(super) fn configuration(doing: &str, error: &config::Error) -> Self {
         let message = format!("{doing}: {error}");
@@ -90,15 +95,19 @@ pub(super) trait Doing<T> {
 impl<T> Doing<T> for Result<T, ClientError> {
     fn doing(self, what: &str) -> Result<T, Failure> {
         self.map_err(|error| {
-            let message = format!("{what}: {error}");
+            let text = error.to_string();
+            // The daemon may have said it without the object.
+            let verb = what.rsplit_once(' ').map_or(what, |(verb, _)| verb);
+            let why = text.strip_prefix(verb).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&text);
+            let message = format!("{what}: {why}");
             match error {
                 ClientError::Refused(error) if names_object(&error.message, what) => error.into(),
                 ClientError::Refused(error) => Failure { message, ..error.into() },
-                ClientError::Unreachable { .. } => Failure { exit: UNREACHABLE, message, hint: None }
+                ClientError::Unreachable { .. } => Failure::unreachable(message)
                     .hint("start it with `netd daemon` as root, or name its socket with -H or NETD_HOST"),
                 ClientError::Permission { .. } => Failure::new(Code::Permission, message)
                     .hint("run as root, or as a member of the socket's group"),
-                ClientError::NoAnswer { .. } => Failure { exit: UNREACHABLE, message, hint: None },
+                ClientError::NoAnswer { .. } => Failure::unreachable(message),
             }
         })
     }

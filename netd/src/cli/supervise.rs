@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     fs::OpenOptions,
     io::Write,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -57,9 +58,9 @@ impl Supervise {
 
         let code = signals.wait(process)?;
         let id = self.sandbox.as_str();
-        block_on(patiently(|| client.exited(id, code))).doing_last("report the command's end");
+        block_on(patiently(client, || client.exited(id, code))).doing_last("report the command's end");
         if self.rm {
-            block_on(patiently(|| client.remove_sandbox(id, true))).doing_last("remove the sandbox");
+            block_on(patiently(client, || client.remove_sandbox(id, true))).doing_last("remove the sandbox");
         }
         Ok(code)
     }
@@ -85,13 +86,17 @@ fn say(text: &str) -> Result<(), Failure> {
     said.map_err(|error| Failure::io("report the command's start", &error))
 }
 
-/// Calls until the daemon answers.
-async fn patiently<F: Future<Output = Result<(), ClientError>>>(call: impl Fn() -> F) -> Result<(), Failure> {
+/// Calls until the daemon answers, or its run directory is gone: `netd down` has removed the sandbox then.
+async fn patiently<F: Future<Output = Result<(), ClientError>>>(
+    client: &Client,
+    call: impl Fn() -> F,
+) -> Result<(), Failure> {
     let start = Instant::now();
+    let is_down = || !client.socket().parent().is_some_and(Path::exists);
     loop {
         match call().await {
             Err(ClientError::Unreachable { .. } | ClientError::NoAnswer { .. })
-                if start.elapsed() < PATIENCE =>
+                if start.elapsed() < PATIENCE && !is_down() =>
             {
                 tokio::time::sleep(PAUSE).await;
             }

@@ -339,7 +339,8 @@ fn of_endpoint(netns: &Netns, endpoint: &Endpoint, network: &Network) -> Vec<Obj
             endpoint: endpoint.id.clone(),
             host: host.clone(),
             bridge: network.bridge.ifname.clone(),
-            isolated: !network.bridge.icc,
+            // ARP and neighbour discovery pass at layer 2 also without ICC (truth table T61, T64); the programs stop the rest.
+            isolated: false,
             mtu: network.bridge.mtu.unwrap_or(MTU),
             addresses: addresses.collect(),
             netns: netns.clone(),

@@ -21,9 +21,28 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of all maps, as `netd-ebpf/src/maps.rs` has them.
-pub const NAMES: [&str; 19] = [
-    "CONFIG", "FLOW4", "FLOW6", "ENDPOINT", "ADDRESS4", "ADDRESS6", "NETWORK", "SUBNET4", "SUBNET6",
-    "LOCAL4", "LOCAL6", "PUBLISH4", "PUBLISH6", "PORTS", "UPLINK", "DIALLED", "DROPS", "DRAFT4", "DRAFT6",
+pub const NAMES: [&str; 21] = [
+    "CONFIG",
+    "FLOW4",
+    "FLOW6",
+    "ENDPOINT",
+    "ADDRESS4",
+    "ADDRESS6",
+    "NETWORK",
+    "SUBNET4",
+    "SUBNET6",
+    "LOCAL4",
+    "LOCAL6",
+    "PUBLISH4",
+    "PUBLISH6",
+    "PORTS",
+    "UPLINK",
+    "DIALLED",
+    "DROPS",
+    "DRAFT4",
+    "DRAFT6",
+    "FRAGMENT4",
+    "FRAGMENT6",
 ];
 
 /// A hash map with entries by the batch.

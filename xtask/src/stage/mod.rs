@@ -154,10 +154,10 @@ fn again_as_root() -> Result<ExitCode> {
     };
     eprintln!("Namespaces and eBPF need root: continuing with sudo -E.");
     let mut again = Command::new(sudo);
-    again
-        .arg("-E")
-        .arg(env::current_exe().context("find this program")?)
-        .args(env::args_os().skip(1))
-        .arg("--built");
+    again.arg("-E").arg(env::current_exe().context("find this program")?).args(env::args_os().skip(1));
+    // What was built as this user need not be built again as root.
+    if env::args_os().all(|arg| arg != "--built") {
+        again.arg("--built");
+    }
     Err(again.exec()).context("run sudo")
 }

@@ -24,8 +24,8 @@ pub use network_request::{
 };
 pub use ports::{PortBinding, PortMap, PortSummary, bindings_of};
 pub use sandbox::{
-    AttachmentSpec, DnsSpec, ExitedRequest, HOST_GATEWAY, PublishRequest, SandboxCreateRequest, SandboxCreated,
-    StartedRequest, UnpublishRequest,
+    AttachmentSpec, DnsSpec, ExitedRequest, HOST_GATEWAY, PublishRequest, SandboxCreateRequest,
+    SandboxCreated, StartedRequest, UnpublishRequest,
 };
 pub use system::{Drop, ErrorBody, FlowsFlushed, Info, Version, VersionComponent};
 
