@@ -22,7 +22,7 @@ use crate::{Family, Ns};
 /// How long an answer may take that has to come.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long silence has to last to count as a drop; on these links an answer takes well under a millisecond.
-pub const SILENCE: Duration = Duration::from_millis(400);
+pub const SILENCE: Duration = Duration::from_millis(300);
 
 /// A transport protocol of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
