@@ -13,7 +13,10 @@ use aya_ebpf::{
 use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
-    maps::{Config, Endpoint, Flow, FragmentKey, Network, Owner, Ports, Publish, PublishKey, TICK_SHIFT, Tuple, Uplink},
+    maps::{
+        Config, Endpoint, Flow, FragmentKey, Network, Owner, Ports, Publish, PublishKey, TICK_SHIFT, Tuple,
+        Uplink,
+    },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
     wire::l4,

@@ -9,8 +9,8 @@ use netd_common::{
     env::Draft,
     family::{V4, V6},
     maps::{
-        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, PortSet, Ports, Publish, PublishKey, Slot, Tuple, Uplink,
-        capacity, port_set,
+        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, PortSet, Ports, Publish,
+        PublishKey, Slot, Tuple, Uplink, capacity, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
@@ -68,10 +68,12 @@ pub static UPLINK: HashMap<IfIndex, Uplink> = HashMap::with_max_entries(capacity
 pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::with_max_entries(capacity::DIALLED, 0);
 /// Ports that first fragments left, IPv4.
 #[map]
-pub static FRAGMENT4: LruHashMap<FragmentKey<Addr4>, Ports> = LruHashMap::with_max_entries(capacity::FRAGMENT, 0);
+pub static FRAGMENT4: LruHashMap<FragmentKey<Addr4>, Ports> =
+    LruHashMap::with_max_entries(capacity::FRAGMENT, 0);
 /// Ports that first fragments left, IPv6.
 #[map]
-pub static FRAGMENT6: LruHashMap<FragmentKey<Addr6>, Ports> = LruHashMap::with_max_entries(capacity::FRAGMENT, 0);
+pub static FRAGMENT6: LruHashMap<FragmentKey<Addr6>, Ports> =
+    LruHashMap::with_max_entries(capacity::FRAGMENT, 0);
 /// Dropped packets by reason.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);

@@ -77,7 +77,8 @@ pub fn finish<A: AsNextHop + netd_common::family::Address>(
             let mut params = NextHop { family: A::FAMILY, addr: nexthop.words() };
             // SAFETY: the structure has the kernel's layout and size; the kernel copies it.
             unsafe {
-                bpf_redirect_neigh(ifindex, ptr::from_mut(&mut params).cast(), size_of::<NextHop>() as i32, 0) as i32
+                bpf_redirect_neigh(ifindex, ptr::from_mut(&mut params).cast(), size_of::<NextHop>() as i32, 0)
+                    as i32
             }
         }
         Ok(Verdict::Drop(reason)) | Err(reason) => drop_packet(reason),

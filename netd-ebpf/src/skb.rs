@@ -216,7 +216,8 @@ impl Packet for Careful {
         if N <= 8 {
             let mut buffer = Words([0_u64; 1]);
             // SAFETY: the helper writes N bytes, at most the buffer's eight, or fails.
-            let failed = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, (&raw mut buffer).cast(), N as u32) };
+            let failed =
+                unsafe { bpf_skb_load_bytes(self.0.cast(), offset, (&raw mut buffer).cast(), N as u32) };
             let bytes = buffer.bytes();
             return if failed == 0 { Ok(bytes) } else { Err(DropReason::Malformed) };
         }
@@ -230,7 +231,8 @@ impl Packet for Careful {
     #[inline(always)]
     fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
         // SAFETY: the helper reads N bytes from the buffer.
-        let failed = unsafe { bpf_skb_store_bytes(self.0.cast(), offset, bytes.as_ptr().cast(), N as u32, 0) };
+        let failed =
+            unsafe { bpf_skb_store_bytes(self.0.cast(), offset, bytes.as_ptr().cast(), N as u32, 0) };
         if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
     }
 

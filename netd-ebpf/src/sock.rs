@@ -5,7 +5,9 @@
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
-    helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_getsockopt, bpf_set_retval},
+    helpers::generated::{
+        bpf_bind, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_getsockopt, bpf_set_retval,
+    },
     macros::cgroup_sock_addr,
     maps::HashMap,
     programs::SockAddrContext,
@@ -112,7 +114,12 @@ impl Call {
     fn dialled_key(self, addr: Addr6, port: Be16) -> DialledKey {
         // SAFETY: takes the context.
         let cookie = unsafe { bpf_get_socket_cookie(self.0.cast()) };
-        DialledKey { cookie: [cookie as u32, (cookie >> 32) as u32], addr, port, proto: u16::from(self.proto()) }
+        DialledKey {
+            cookie: [cookie as u32, (cookie >> 32) as u32],
+            addr,
+            port,
+            proto: u16::from(self.proto()),
+        }
     }
 
     /// Keeps what was dialled for `recvmsg` and `getpeername`.
@@ -166,7 +173,8 @@ fn published4(call: Call, addr: Addr4) -> Option<Publish<Addr4>> {
         return None;
     }
     // SAFETY: only presence is asked.
-    let local = addr.is_loopback() || addr == Addr4::UNSPECIFIED || unsafe { maps::LOCAL4.get(&addr) }.is_some();
+    let local =
+        addr.is_loopback() || addr == Addr4::UNSPECIFIED || unsafe { maps::LOCAL4.get(&addr) }.is_some();
     published(&maps::PUBLISH4, addr, local, call)
 }
 
@@ -176,7 +184,8 @@ fn published6(call: Call, addr: Addr6) -> Option<Publish<Addr6>> {
         return None;
     }
     // SAFETY: only presence is asked.
-    let local = addr.is_loopback() || addr == Addr6::UNSPECIFIED || unsafe { maps::LOCAL6.get(&addr) }.is_some();
+    let local =
+        addr.is_loopback() || addr == Addr6::UNSPECIFIED || unsafe { maps::LOCAL6.get(&addr) }.is_some();
     published(&maps::PUBLISH6, addr, local, call)
 }
 

@@ -65,7 +65,10 @@ macro_rules! parts {
         extern "C" fn $settle(skb: *mut __sk_buff, zone: u32) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
             let mut packet = Careful::new(skb);
-            optional(skb, hook::settle::<$family, _, _>(&Kernel(skb), &mut packet, &draft.headers, zone).transpose())
+            optional(
+                skb,
+                hook::settle::<$family, _, _>(&Kernel(skb), &mut packet, &draft.headers, zone).transpose(),
+            )
         }
 
         /// Reads what an ICMP error quotes into the draft. The answer is 1, or 0 when it quotes nothing that could have a flow.
@@ -115,7 +118,8 @@ macro_rules! parts {
         extern "C" fn $endpoint_decide(skb: *mut __sk_buff) -> i32 {
             let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
             let mut packet = Careful::new(skb);
-            let decided = hook::from_endpoint_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
+            let decided =
+                hook::from_endpoint_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
             optional(skb, decided.transpose())
         }
 
@@ -124,7 +128,8 @@ macro_rules! parts {
         extern "C" fn $uplink_decide(skb: *mut __sk_buff) -> i32 {
             let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
             let mut packet = Careful::new(skb);
-            let decided = hook::from_uplink_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
+            let decided =
+                hook::from_uplink_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
             optional(skb, decided.transpose())
         }
 
@@ -182,13 +187,17 @@ macro_rules! parts {
                 return drop_number(unread);
             }
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            finish(skb, hook::to_endpoint::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), &draft.headers))
+            finish(
+                skb,
+                hook::to_endpoint::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), &draft.headers),
+            )
         }
 
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $guard(skb: *mut __sk_buff) -> i32 {
-            let action = optional(skb, hook::to_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)));
+            let action =
+                optional(skb, hook::to_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)));
             if action != UNDECIDED {
                 return action;
             }
@@ -197,22 +206,58 @@ macro_rules! parts {
                 return drop_number(unread);
             }
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            finish(skb, hook::to_uplink::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), &draft.headers))
+            finish(
+                skb,
+                hook::to_uplink::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), &draft.headers),
+            )
         }
     };
 }
 parts!(
-    V4, DRAFT4, endpoint_fast4, endpoint_decide4, uplink_fast4, uplink_decide4, read4, settle4, settle_error4, quote4, refresh4, forward_error4, reserve4, open4, gate4, guard4,
+    V4,
+    DRAFT4,
+    endpoint_fast4,
+    endpoint_decide4,
+    uplink_fast4,
+    uplink_decide4,
+    read4,
+    settle4,
+    settle_error4,
+    quote4,
+    refresh4,
+    forward_error4,
+    reserve4,
+    open4,
+    gate4,
+    guard4,
     slow4
 );
 parts!(
-    V6, DRAFT6, endpoint_fast6, endpoint_decide6, uplink_fast6, uplink_decide6, read6, settle6, settle_error6, quote6, refresh6, forward_error6, reserve6, open6, gate6, guard6,
+    V6,
+    DRAFT6,
+    endpoint_fast6,
+    endpoint_decide6,
+    uplink_fast6,
+    uplink_decide6,
+    read6,
+    settle6,
+    settle_error6,
+    quote6,
+    refresh6,
+    forward_error6,
+    reserve6,
+    open6,
+    gate6,
+    guard6,
     slow6
 );
 
 /// Carries out a part's decision, if it made one.
 #[inline(always)]
-fn optional<A: AsNextHop + Address>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
+fn optional<A: AsNextHop + Address>(
+    skb: *mut __sk_buff,
+    decision: Option<Result<Verdict<A>, DropReason>>,
+) -> i32 {
     match decision {
         Some(decision) => finish(skb, decision),
         None => UNDECIDED,
@@ -303,6 +348,7 @@ pub fn probe_csum_ipv6(ctx: TcContext) -> i32 {
     const IPV6: u64 = 1 << 7;
     let at = netd_common::wire::headers::L3 + V6::HEADER + l4::TCP_CHECKSUM;
     // SAFETY: plain numbers; the kernel checks the offset.
-    let failed = unsafe { bpf_l4_csum_replace(ctx.skb.skb.cast(), at, 0, 1, u64::from(BPF_F_PSEUDO_HDR) | IPV6) };
+    let failed =
+        unsafe { bpf_l4_csum_replace(ctx.skb.skb.cast(), at, 0, 1, u64::from(BPF_F_PSEUDO_HDR) | IPV6) };
     i32::from(failed != 0)
 }

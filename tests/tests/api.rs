@@ -182,7 +182,7 @@ fn a_request_may_not_be_too_long() {
     assert_eq!(call(&lab, "POST", "/networks/create", &labels).status, 413);
     let mut socket = open(&lab);
     socket.write_all(b"GET /networks HTTP/1.1\r\nX: ").expect("the start of a head");
-    let _ = socket.write_all(&[b'x'; 64 << 10]); // the daemon may have closed before the end
+    let _ = socket.write_all(&vec![b'x'; 64 << 10]); // the daemon may have closed before the end
     let mut answer = String::new();
     let _ = socket.read_to_string(&mut answer);
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");

@@ -35,7 +35,10 @@ fn run_says_when_the_command_cannot_start() {
     let before = lab.snapshot();
     // The codes of docker run: 127 not found, 126 cannot be executed.
     assert_eq!(lab.netd(&["run", "--rm", "--network", "netA", "--", "no-such-command"]).code, 127);
-    assert_eq!(lab.netd(&["run", "--rm", "--network", "netA", "--", "/etc/passwd"]).code, 126);
+    let plain = lab.daemon.dirs().path("plain");
+    std::fs::write(&plain, "no program\n").expect("write a file that is not executable");
+    let plain = plain.to_str().expect("paths of the lab are UTF-8");
+    assert_eq!(lab.netd(&["run", "--rm", "--network", "netA", "--", plain]).code, 126);
     before.assert_unchanged(&lab.snapshot(), "a command that cannot start");
 }
 

@@ -81,8 +81,8 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     policy::check_mac(packet, endpoint)?;
     policy::check_source(endpoint, headers)?;
     policy::check_control(packet, endpoint, headers)?;
-    if headers.dst.is_multicast() || headers.dst.is_link_local() {
-        return Ok(Some(Verdict::Pass));
+    if headers.dst.is_multicast() || headers.dst.is_link_local() || policy::is_neighbour_discovery(headers) {
+        return Ok(Some(Verdict::Pass)); // the bridge's business
     }
     if env.is_local(&headers.dst) {
         return match published(env, headers) {

@@ -13,9 +13,9 @@ use crate::{
 };
 
 /// Ports tried one after the other from the hashed one on.
-const NEIGHBOURS: u32 = 12;
+const NEIGHBOURS: u32 = 32;
 /// Ports tried in all; it also bounds the verifier's walk. The rest are random.
-const TRIES: u32 = 24;
+const TRIES: u32 = 64;
 
 /// The ports a flow may take, as positions in the configured ranges.
 #[derive(Clone, Copy, Debug)]

@@ -65,7 +65,8 @@ struct Place {
 /// Remove everything this daemon put into the kernel, and its state; the daemon ends
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Networks, sandboxes, programs, maps, interfaces: all of it goes. Namespaces that netd did not make stay.
+Networks, sandboxes, programs, maps, interfaces: all of it goes, and the commands of `netd run` end. Namespaces that
+netd did not make stay.
 Where no daemon runs, this command does it alone; give it the options that the daemon had.
 
 EXAMPLES:

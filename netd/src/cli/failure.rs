@@ -1,6 +1,9 @@
 //! How a command fails: one line, a hint where one helps, an exit code (spec: cli.md, Global).
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::error::ErrorKind;
 
@@ -60,16 +63,15 @@ impl Failure {
         }
     }
 
-    /// Prints the failure to stderr.
+    /// Prints the failure to stderr. A reader that has gone is no failure of its own.
     pub(super) fn print(&self, colored: bool) {
-        let (error, hint, plain) = if colored {
-            ("\x1b[1;31merror:\x1b[0m", "\x1b[1;36mhint:\x1b[0m", "")
-        } else {
-            ("error:", "hint:", "")
+        let paint = |word: &str, color: &str| {
+            if colored { format!("\x1b[1;{color}m{word}\x1b[0m") } else { word.to_owned() }
         };
-        eprintln!("{error} {}{plain}", one_line(&self.message));
-        if let Some(text) = &self.hint {
-            eprintln!("{hint} {}", one_line(text));
+        let mut stderr = io::stderr().lock();
+        let _ = writeln!(stderr, "{} {}", paint("error:", "31"), one_line(&self.message));
+        if let Some(hint) = &self.hint {
+            let _ = writeln!(stderr, "{} {}", paint("hint:", "36"), one_line(hint));
         }
     }
 

@@ -9,7 +9,10 @@ use std::{
 };
 
 use clap::Args;
-use nix::unistd::{dup2_stdout, setsid};
+use nix::{
+    sys::prctl::set_name,
+    unistd::{dup2_stdout, setsid},
+};
 
 use super::{
     Outcome, block_on,
@@ -67,6 +70,8 @@ impl Supervise {
 
     /// Leaves the caller's session and starts the command.
     fn start(&self, client: &Client, signals: &Signals) -> Result<nix::unistd::Pid, Failure> {
+        // It was started as /proc/self/exe; people look for it by the program's name. Without it, nothing else changes.
+        let _ = set_name(c"netd");
         setsid().map_err(|error| Failure::io("start a session", &error.into()))?;
         let doing = format!("run sandbox {}", self.sandbox);
         block_on(async {

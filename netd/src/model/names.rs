@@ -1,6 +1,6 @@
 //! Names and ids: parsed at the edge, valid inside.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,10 +27,11 @@ pub struct Name(String);
 #[serde(try_from = "String", into = "String")]
 pub struct IfName(String);
 
-/// The id of a network, sandbox or endpoint: 64 lower-case hexadecimal digits.
+/// The id of a network, sandbox or endpoint: 64 lower-case hexadecimal digits. Shared, since each of tens of thousands of
+/// published ports carries one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Id(String);
+pub struct Id(Arc<str>);
 
 impl Id {
     /// Makes a new random id.
@@ -46,10 +47,11 @@ impl Id {
     /// Returns the id that spells these 32 bytes.
     pub fn from_bytes(bytes: &[u8; 32]) -> Self {
         use fmt::Write as _;
-        Self(bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let text = bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
             let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
             text
-        }))
+        });
+        Self(text.into())
     }
 
     /// Returns the first 12 digits, as Docker prints ids in tables.
@@ -92,7 +94,7 @@ impl TryFrom<String> for Id {
     type Error = InvalidName;
     fn try_from(text: String) -> Result<Self, InvalidName> {
         if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            Ok(Self(text))
+            Ok(Self(text.into()))
         } else {
             Err(InvalidName { kind: "id", given: text, rule: "it has 64 lower-case hexadecimal digits" })
         }
@@ -110,7 +112,7 @@ macro_rules! text_newtype {
             fn from_str(text: &str) -> Result<Self, InvalidName> { Self::try_from(text.to_owned()) }
         }
         impl From<$type> for String {
-            fn from(name: $type) -> Self { name.0 }
+            fn from(name: $type) -> Self { name.as_str().to_owned() }
         }
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(&self.0) }

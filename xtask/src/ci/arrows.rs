@@ -86,8 +86,9 @@ const LAYERS: [Layers; 2] = [
 ];
 
 /// Arrows that run back for a reason.
-const EXCEPTIONS: [(&str, &str); 2] = [
+const EXCEPTIONS: [(&str, &str); 3] = [
     ("env", "conntrack"), // for `Opening`: the pair of entries that a flow table is asked to insert
+    ("env", "nat"),       // for `Quote`: what an ICMP error quotes, kept in scratch memory between steps
     ("ipam", "controller"), // for `Error`, `Code` and the request's types: the words that every surface shares
 ];
 
