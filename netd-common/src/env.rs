@@ -170,6 +170,9 @@ pub trait Env<F: Family> {
     fn replace(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), ClaimError>;
     /// Removes a flow; gone already is fine.
     fn remove(&self, key: &Tuple<F::Addr>);
+    /// Returns the port at a position in the configured ranges: [`crate::nat::masquerade::port_at`], a function of its own in the kernel for the
+    /// same reason as [`Env::reserve`].
+    fn port_at(&self, position: u32) -> u16;
     /// Reserves the draft's reply tuple unless a socket of the host has it: [`crate::conntrack::reserve`]. The kernel side makes it a function of
     /// its own, so that the verifier walks it once and not for every try.
     ///

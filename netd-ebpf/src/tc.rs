@@ -14,7 +14,7 @@ use netd_common::{
     env::{Draft, Env},
     family::{Address, Family, V4, V6},
     hook,
-    nat::icmp_error,
+    nat::{icmp_error, masquerade},
     net::{Be16, UPLINK_ZONE},
     verdict::{DropReason, Verdict},
     wire::{Headers, L4, l4},
@@ -251,6 +251,13 @@ parts!(
     guard6,
     slow6
 );
+
+/// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn port_at(position: u32) -> u32 {
+    maps::CONFIG.get(0).map_or(0, |config| u32::from(masquerade::port_at(config, position)))
+}
 
 /// Carries out a part's decision, if it made one.
 #[inline(always)]
