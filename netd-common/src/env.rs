@@ -29,6 +29,11 @@ pub trait Packet {
     /// # Errors
     /// `Malformed` when the packet ends before.
     fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason>;
+    /// Cuts the frame to a length.
+    ///
+    /// # Errors
+    /// `KernelRefused` when the packet's memory cannot be changed.
+    fn truncate(&mut self, length: u32) -> Result<(), DropReason>;
     /// Returns the device it arrived on, or leaves by.
     fn ifindex(&self) -> IfIndex;
     /// Returns the device by which it entered the host; 0: the host made it.

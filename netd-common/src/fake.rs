@@ -533,6 +533,10 @@ impl Packet for FakePacket {
         let new = if change.zero_is_none && new == 0 { u16::MAX } else { new };
         self.store(offset, new.to_ne_bytes())
     }
+    fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
+        self.bytes.truncate(length as usize);
+        Ok(())
+    }
     fn ifindex(&self) -> IfIndex {
         self.ifindex
     }

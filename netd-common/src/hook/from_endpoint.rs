@@ -9,7 +9,7 @@ use crate::{
     net::Be16,
     policy::{self, has},
     verdict::{DropReason, Verdict},
-    wire::{Fragment, Headers, L4, ethernet},
+    wire::{Fragment, Headers, L4, ethernet, reset},
 };
 
 /// Frames that are not IP: ARP is checked, the rest passes where sandboxes may talk to each other.
@@ -105,6 +105,9 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
         return Err(DropReason::Isolation);
     }
     if !may_open(headers) {
+        if reset::can_answer(packet, headers) {
+            return Ok(Some(Verdict::Refuse(DropReason::CtInvalid)));
+        }
         let later = headers.fragment == Fragment::Later;
         return Err(if later { DropReason::FragNoFirst } else { DropReason::CtInvalid });
     }
