@@ -133,10 +133,15 @@ impl Ns {
 
     /// Sends a datagram with this many bytes and expects them back, intact.
     pub fn exchange_datagram(&self, to: SocketAddr, size: u16) {
+        self.try_datagram(to, size).unwrap_or_else(|e| panic!("{}: {size} bytes to {to}: {e}", self.name()));
+    }
+
+    /// As [`Self::exchange_datagram`], and reports what the kernel says instead.
+    pub fn try_datagram(&self, to: SocketAddr, size: u16) -> io::Result<()> {
         let payload: Vec<u8> = (0..size).map(|n| n.to_be_bytes()[1] ^ n.to_be_bytes()[0]).collect();
-        let answer = self.run(|| exchange(to, None, PATIENCE, &payload));
-        let answer = answer.unwrap_or_else(|e| panic!("{}: {size} bytes to {to}: {e}", self.name()));
+        let answer = self.run(|| exchange(to, None, PATIENCE, &payload))?;
         assert!(answer.ends_with(&payload), "{}: {size} bytes to {to} came back changed", self.name());
+        Ok(())
     }
 
     /// Opens a connection that stays, and reads the server's first line.

@@ -157,6 +157,11 @@ fn case76_a_narrow_uplink_is_told_to_the_sandbox() {
     let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80", "-p", "8080:80/udp"]).serving(&[80]);
     let _server = Server::start(&lab.r, &[80]);
     for family in Family::BOTH {
+        if family == Family::V6 {
+            // Routers do not fragment: the first datagram comes to nothing, and the sender is told (RFC 8201 §4).
+            let told = a1.try_datagram(at(R.ip(family), 80), 4_000).expect_err("too big for the uplink");
+            assert_eq!(told.raw_os_error(), Some(libc::EMSGSIZE), "{told}");
+        }
         for (client, to) in [(&*a1, at(R.ip(family), 80)), (&lab.r, at(H.ip(family), 8080))] {
             let (mut stream, _) = client.connect_stream(to);
             for _ in 0..5 {
