@@ -29,6 +29,11 @@ pub trait Packet {
     /// # Errors
     /// `Malformed` when the packet ends before.
     fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason>;
+    /// Cuts the frame to a length.
+    ///
+    /// # Errors
+    /// `KernelRefused` when the packet's memory cannot be changed.
+    fn truncate(&mut self, length: u32) -> Result<(), DropReason>;
     /// Returns the device it arrived on, or leaves by.
     fn ifindex(&self) -> IfIndex;
     /// Returns the device by which it entered the host; 0: the host made it.
@@ -170,6 +175,9 @@ pub trait Env<F: Family> {
     fn replace(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), ClaimError>;
     /// Removes a flow; gone already is fine.
     fn remove(&self, key: &Tuple<F::Addr>);
+    /// Returns the port at a position in the configured ranges: [`crate::nat::masquerade::port_at`], a function of its own in the kernel for the
+    /// same reason as [`Env::reserve`].
+    fn port_at(&self, position: u32) -> u16;
     /// Reserves the draft's reply tuple unless a socket of the host has it: [`crate::conntrack::reserve`]. The kernel side makes it a function of
     /// its own, so that the verifier walks it once and not for every try.
     ///

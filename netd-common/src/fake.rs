@@ -16,6 +16,7 @@ use crate::{
         Config, Endpoint, Flow, FragmentKey, Network, Owner, PORT_RANGES, PortRange, Ports, Publish,
         PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
     },
+    nat::masquerade,
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
     verdict::DropReason,
     wire::csum,
@@ -331,6 +332,9 @@ macro_rules! env_for {
             fn remove(&self, key: &Tuple<$addr>) {
                 self.$tables.flows.borrow_mut().remove(key);
             }
+            fn port_at(&self, position: u32) -> u16 {
+                masquerade::port_at(&self.config, position)
+            }
             fn reserve(&self, draft: &Draft<$family>, heed_sockets: bool) -> Result<(), DropReason> {
                 conntrack::reserve(self, draft, heed_sockets)
             }
@@ -528,6 +532,10 @@ impl Packet for FakePacket {
         let new = csum::update(old.raw(), delta);
         let new = if change.zero_is_none && new == 0 { u16::MAX } else { new };
         self.store(offset, new.to_ne_bytes())
+    }
+    fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
+        self.bytes.truncate(length as usize);
+        Ok(())
     }
     fn ifindex(&self) -> IfIndex {
         self.ifindex

@@ -12,6 +12,8 @@ pub enum Verdict<A: Address> {
     ToSandbox(IfIndex),
     /// Out by this device, to this next hop on the link (unspecified: the destination itself).
     ToNeighbour(IfIndex, A),
+    /// Nowhere and counted; a TCP segment's sender gets a reset.
+    Refuse(DropReason),
     /// Nowhere, and counted.
     Drop(DropReason),
 }

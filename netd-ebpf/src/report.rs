@@ -22,6 +22,8 @@ const DROP: i32 = 2;
 pub const UNDECIDED: i32 = 0x7fff_0000;
 /// No action yet: the flow of a quoted packet was found.
 pub const FOUND: i32 = 0x7fff_0001;
+/// No action yet: the packet is counted as dropped, and its sender gets a reset.
+pub const REFUSED: i32 = 0x7fff_0002;
 /// `PACKET_HOST`: addressed to this host.
 const PACKET_HOST: u32 = 0;
 
@@ -80,6 +82,10 @@ pub fn finish<A: AsNextHop + netd_common::family::Address>(
                 bpf_redirect_neigh(ifindex, ptr::from_mut(&mut params).cast(), size_of::<NextHop>() as i32, 0)
                     as i32
             }
+        }
+        Ok(Verdict::Refuse(reason)) => {
+            drop_packet(reason);
+            REFUSED
         }
         Ok(Verdict::Drop(reason)) | Err(reason) => drop_packet(reason),
     }

@@ -7,7 +7,7 @@ use core::arch::asm;
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::generated::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::generated::{bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes},
 };
 use netd_common::{
     env::{ChecksumChange, Packet},
@@ -160,6 +160,11 @@ impl Packet for Direct {
     }
 
     #[inline(always)]
+    fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
+        truncate(self.0, length)
+    }
+
+    #[inline(always)]
     fn ifindex(&self) -> IfIndex {
         field!(self.0, ifindex)
     }
@@ -242,6 +247,11 @@ impl Packet for Careful {
     }
 
     #[inline(always)]
+    fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
+        truncate(self.0, length)
+    }
+
+    #[inline(always)]
     fn ifindex(&self) -> IfIndex {
         field!(self.0, ifindex)
     }
@@ -265,6 +275,14 @@ impl Packet for Careful {
     fn has_vlan_tag(&self) -> bool {
         field!(self.0, vlan_present) != 0
     }
+}
+
+/// Cuts the packet.
+#[inline(always)]
+fn truncate(skb: *mut __sk_buff, length: u32) -> Result<(), DropReason> {
+    // SAFETY: plain numbers.
+    let failed = unsafe { bpf_skb_change_tail(skb.cast(), length, 0) };
+    if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
 }
 
 /// Changes a transport checksum. Only the kernel knows whether the field holds a checksum or a device's starting value.

@@ -14,16 +14,16 @@ use netd_common::{
     env::{Draft, Env},
     family::{Address, Family, V4, V6},
     hook,
-    nat::icmp_error,
+    nat::{icmp_error, masquerade},
     net::{Be16, UPLINK_ZONE},
     verdict::{DropReason, Verdict},
-    wire::{Headers, L4, l4},
+    wire::{Headers, L4, l4, reset},
 };
 
 use crate::{
     env::{self, Kernel},
     maps,
-    report::{AsNextHop, FOUND, PASS, UNDECIDED, drop_number, drop_packet, finish},
+    report::{AsNextHop, FOUND, PASS, REFUSED, UNDECIDED, drop_number, drop_packet, finish},
     skb::{Careful, Direct},
 };
 
@@ -32,7 +32,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reserve:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
+     $reset:ident, $reserve:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -133,6 +133,15 @@ macro_rules! parts {
             optional(skb, decided.transpose())
         }
 
+        /// Answers a segment that belongs to no flow by a reset.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $reset(skb: *mut __sk_buff) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            let answered = reset::answer(&mut Careful::new(skb), &draft.headers);
+            finish::<<$family as Family>::Addr>(skb, answered.map(|()| Verdict::ToSandbox(ifindex(skb))))
+        }
+
         /// Reserves the draft's reply tuple. The answer is 0, or the number of a drop reason.
         #[inline(never)]
         #[unsafe(no_mangle)]
@@ -168,6 +177,9 @@ macro_rules! parts {
                 return action;
             }
             action = decide(skb);
+            if action == REFUSED {
+                return $reset(skb);
+            }
             if action != UNDECIDED {
                 return action;
             }
@@ -226,6 +238,7 @@ parts!(
     quote4,
     refresh4,
     forward_error4,
+    reset4,
     reserve4,
     open4,
     gate4,
@@ -245,12 +258,20 @@ parts!(
     quote6,
     refresh6,
     forward_error6,
+    reset6,
     reserve6,
     open6,
     gate6,
     guard6,
     slow6
 );
+
+/// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn port_at(position: u32) -> u32 {
+    maps::CONFIG.get(0).map_or(0, |config| u32::from(masquerade::port_at(config, position)))
+}
 
 /// Carries out a part's decision, if it made one.
 #[inline(always)]

@@ -1,4 +1,4 @@
-//! Rung: parity. Each vector goes through the hooks on the host and through the same programs in the kernel (BPF_PROG_TEST_RUN):
+//! Rung: parity. Each vector goes through the hooks on the host and through the same programs in the kernel (`BPF_PROG_TEST_RUN`):
 //! the verdict and every byte have to agree. What could differ is the compiler, the helpers and the maps; this is where it shows.
 
 use std::{
@@ -178,7 +178,7 @@ where
     let action = match decision {
         Ok(Verdict::Pass) => NEXT,
         Ok(Verdict::ToSandbox(_) | Verdict::ToNeighbour(..)) => REDIRECT,
-        Ok(Verdict::Drop(_)) | Err(_) => SHOT,
+        Ok(Verdict::Drop(_) | Verdict::Refuse(_)) | Err(_) => SHOT,
     };
     (action, packet.bytes)
 }

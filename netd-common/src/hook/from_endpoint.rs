@@ -9,7 +9,7 @@ use crate::{
     net::Be16,
     policy::{self, has},
     verdict::{DropReason, Verdict},
-    wire::{Fragment, Headers, L4, ethernet},
+    wire::{Fragment, Headers, L4, ethernet, reset},
 };
 
 /// Frames that are not IP: ARP is checked, the rest passes where sandboxes may talk to each other.
@@ -86,7 +86,7 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     }
     if env.is_local(&headers.dst) {
         return match published(env, headers) {
-            Some(publish) if may_open(headers) => {
+            Some(publish) if may_open(headers) && !headers.src.is_link_local() => {
                 to_published(env, endpoint, headers, ifindex, &publish, opening).map(|()| None)
             }
             _ => Ok(Some(Verdict::Pass)),
@@ -95,6 +95,9 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if policy::same_network::<F>(endpoint, &headers.dst) {
         return neighbour(env, endpoint, headers).map(Some);
     }
+    if headers.src.is_link_local() {
+        return Err(DropReason::SpoofIp); // an address of the link alone: no router forwards it (RFC 4291 §2.5.6)
+    }
     if has(endpoint.flags, endpoint_flags::INTERNAL) {
         return Err(DropReason::Internal);
     }
@@ -102,6 +105,9 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
         return Err(DropReason::Isolation);
     }
     if !may_open(headers) {
+        if reset::can_answer(packet, headers) {
+            return Ok(Some(Verdict::Refuse(DropReason::CtInvalid)));
+        }
         let later = headers.fragment == Fragment::Later;
         return Err(if later { DropReason::FragNoFirst } else { DropReason::CtInvalid });
     }

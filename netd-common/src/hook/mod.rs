@@ -26,7 +26,7 @@ use crate::{
     nat::icmp_error::{self, Quote},
     net::{Be16, IfIndex, UPLINK_ZONE, Zone},
     verdict::{DropReason, Verdict},
-    wire::{Headers, L4},
+    wire::{Headers, L4, reset},
 };
 
 /// A hook's answer; the error is the reason of a drop.
@@ -152,8 +152,13 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     if let Some(verdict) = settled {
         return Ok(verdict);
     }
-    if let Some(verdict) = decide(env, packet, &draft.headers, &mut draft.opening)? {
-        return Ok(verdict);
+    match decide(env, packet, &draft.headers, &mut draft.opening)? {
+        Some(Verdict::Refuse(_)) => {
+            reset::answer(packet, &draft.headers)?;
+            return Ok(Verdict::ToSandbox(zone));
+        }
+        Some(verdict) => return Ok(verdict),
+        None => {}
     }
     conntrack::open(env, &mut draft)?;
     settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)

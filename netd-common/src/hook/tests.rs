@@ -209,11 +209,20 @@ both_families! {
         let fake = Fake::new(10_000, 1000);
         for flags in [0, ACK, FIN, RST, SYN_ACK, SYN | FIN, SYN | RST, FIN | ACK] {
             let out = leave::<F>(&fake, ifindex::A1, &wire::<F>(Party::A1, 40_000, Party::Remote, 80, Kind::Tcp(flags)));
-            assert_eq!(out.decision, Err(DropReason::CtInvalid), "flags {flags:#x}");
+            if flags & RST != 0 {
+                assert_eq!(out.decision, Err(DropReason::CtInvalid), "flags {flags:#x}");
+            } else {
+                assert_eq!(out.decision, Ok(Verdict::ToSandbox(ifindex::A1)), "flags {flags:#x}");
+                let answer = out.headers();
+                assert_eq!((answer.src, answer.dst), (F::of(Party::Remote), F::of(Party::A1)));
+                assert_eq!((u16::from(answer.sport), u16::from(answer.dport)), (80, 40_000));
+                let wanted = if flags & ACK != 0 { RST } else { RST | ACK };
+                assert_eq!((answer.tcp_flags, answer.tcp_header), (wanted, 20), "flags {flags:#x}");
+            }
         }
         assert!(F::tables(&fake).flows.borrow().is_empty());
         let syn = leave::<F>(&fake, ifindex::A1, &wire::<F>(Party::A1, 40_000, Party::Remote, 80, TCP_SYN));
-        assert!(syn.decision.is_ok(), "the positive control");
+        assert!(matches!(syn.decision, Ok(Verdict::ToNeighbour(..))), "the positive control");
     }
 
     fn a_closed_connection_reopens_under_the_same_port<F>() {

@@ -39,16 +39,15 @@ impl Candidates {
         Self { start: scale(hash, config.port_count), ported, echo }
     }
 
-    /// Returns the port of the given try.
+    /// Returns the position of the given try.
     #[inline(always)]
-    fn port(&self, config: &Config, attempt: u32, random: u32) -> u16 {
-        let position = if attempt < NEIGHBOURS {
+    fn position(&self, config: &Config, attempt: u32, random: u32) -> u32 {
+        if attempt < NEIGHBOURS {
             let next = self.start + attempt;
             if next >= config.port_count { next - config.port_count } else { next }
         } else {
             scale(random, config.port_count)
-        };
-        nth_port(config, position)
+        }
     }
 }
 
@@ -68,7 +67,7 @@ const fn scale(word: u32, count: u32) -> u32 {
 
 /// Returns the port at a position in the configured ranges.
 #[inline(always)]
-fn nth_port(config: &Config, mut position: u32) -> u16 {
+pub fn port_at(config: &Config, mut position: u32) -> u16 {
     let mut port = config.ports[0].first;
     let mut found = false;
     for range in &config.ports[..PORT_RANGES] {
@@ -100,7 +99,7 @@ pub fn reserve<F: Ip, E: Env<F>>(
     let purpose = if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 };
     let published = port_set::index(purpose, draft.reply.proto).unwrap_or(0);
     for attempt in 0..TRIES {
-        let port = candidates.port(config, attempt, env.random());
+        let port = env.port_at(candidates.position(config, attempt, env.random()));
         if !candidates.echo && env.in_port_set(published, port) {
             continue;
         }
@@ -131,7 +130,7 @@ mod tests {
     fn positions_walk_every_range_and_nothing_else() {
         let config = config(&[(10_000, 10_003), (61_000, 61_001)]);
         let ports: std::vec::Vec<u16> =
-            (0..config.port_count).map(|position| nth_port(&config, position)).collect();
+            (0..config.port_count).map(|position| port_at(&config, position)).collect();
         assert_eq!(ports, [10_000, 10_001, 10_002, 10_003, 61_000, 61_001]);
     }
 
@@ -139,7 +138,7 @@ mod tests {
     fn the_last_position_wraps_to_the_first() {
         let config = config(&[(100, 103)]);
         let candidates = Candidates { start: 3, ported: true, echo: false };
-        assert_eq!(candidates.port(&config, 0, 0), 103);
-        assert_eq!(candidates.port(&config, 1, 0), 100);
+        assert_eq!(candidates.position(&config, 0, 0), 3);
+        assert_eq!(candidates.position(&config, 1, 0), 0);
     }
 }

@@ -2,11 +2,11 @@
 
 use crate::{
     env::Packet,
-    family::Family,
+    family::{Address, Family},
     maps::Tuple,
     net::{Addr4, Addr6, Be16, Zone},
     verdict::DropReason,
-    wire::{ethernet, ipv4, ipv6, l4},
+    wire::{csum, ethernet, ipv4, ipv6, l4},
 };
 
 /// The transport part of a packet.
@@ -117,6 +117,17 @@ pub trait Readable: Family {
         header: u32,
         src: &Self::Addr,
         dst: &Self::Addr,
+    ) -> Result<(), DropReason>;
+    /// Writes what an answer's header differs in: addresses, length of the transport part, TTL; with the header's checksum.
+    ///
+    /// # Errors
+    /// `KernelRefused` when the packet's memory cannot be changed.
+    fn answer_header<P: Packet>(
+        packet: &mut P,
+        src: &Self::Addr,
+        dst: &Self::Addr,
+        length: u16,
+        ttl: u8,
     ) -> Result<(), DropReason>;
     /// Returns protocol and offset of the transport header of a quoted packet; None for a later fragment, or a quote without eight bytes of it.
     fn quoted_transport<P: Packet>(packet: &P, header: u32) -> Option<(u8, u32)>;
@@ -282,6 +293,31 @@ impl Readable for crate::family::V4 {
     }
 
     #[inline(always)]
+    fn answer_header<P: Packet>(
+        packet: &mut P,
+        src: &Addr4,
+        dst: &Addr4,
+        length: u16,
+        ttl: u8,
+    ) -> Result<(), DropReason> {
+        let total = (ipv4::HEADER as u16 + length).to_be_bytes();
+        let [tos, ..] = packet.load::<2>(L3 + ipv4::VERSION_IHL + 1)?;
+        let [_, proto] = packet.load::<2>(L3 + ipv4::TTL)?;
+        // Identification zero and "don't fragment", as Linux sends resets.
+        let sum = u32::from(u16::from_ne_bytes([ipv4::PLAIN, tos]))
+            + u32::from(u16::from_ne_bytes(total))
+            + u32::from(u16::from_ne_bytes([0x40, 0]))
+            + u32::from(u16::from_ne_bytes([ttl, proto]))
+            + src.sum()
+            + dst.sum();
+        let [low, high] = (!csum::fold(sum)).to_ne_bytes();
+        packet.store(L3 + ipv4::TOTAL_LENGTH, [total[0], total[1], 0, 0])?;
+        packet.store(L3 + ipv4::FRAGMENT, [0x40, 0, ttl, proto])?;
+        packet.store(L3 + ipv4::CHECKSUM, [low, high])?;
+        Self::store_addresses(packet, src, dst)
+    }
+
+    #[inline(always)]
     fn quoted_transport<P: Packet>(packet: &P, header: u32) -> Option<(u8, u32)> {
         let [version, _] = packet.load::<2>(header + ipv4::VERSION_IHL).ok()?;
         let fragment = u16::from_be_bytes(packet.load::<2>(header + ipv4::FRAGMENT).ok()?);
@@ -384,6 +420,19 @@ impl Readable for crate::family::V6 {
     ) -> Result<(), DropReason> {
         packet.store(header + ipv6::SOURCE, src.to_wire())?;
         packet.store(header + ipv6::DESTINATION, dst.to_wire())
+    }
+
+    #[inline(always)]
+    fn answer_header<P: Packet>(
+        packet: &mut P,
+        src: &Addr6,
+        dst: &Addr6,
+        length: u16,
+        ttl: u8,
+    ) -> Result<(), DropReason> {
+        packet.store(L3 + ipv6::PAYLOAD_LENGTH, length.to_be_bytes())?;
+        packet.store(L3 + ipv6::HOP_LIMIT, [ttl])?;
+        Self::store_addresses(packet, src, dst)
     }
 
     #[inline(always)]

@@ -7,5 +7,6 @@ pub mod headers;
 pub mod ipv4;
 pub mod ipv6;
 pub mod l4;
+pub mod reset;
 
 pub use headers::{Fragment, Headers, L4};

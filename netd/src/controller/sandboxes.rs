@@ -279,8 +279,7 @@ pub fn unpublish(world: &mut World, sandbox: &Sandbox, specs: &[PublishSpec]) ->
     let mut sandbox = sandbox.clone();
     for spec in specs {
         if !sandbox.bindings.iter().any(|binding| publish::covers(spec, binding)) {
-            let port = format!("{}/{}", spec.ports.0, spec.protocol);
-            let text = format!("No public port '{port}' published for {}", sandbox.name);
+            let text = format!("No public port '{spec}' published for {}", sandbox.name);
             return Err(Error::new(Code::NotFound, text));
         }
     }

@@ -425,8 +425,14 @@ async fn unpublish_takes_what_is_meant_and_a_reconnect_does_not_bring_it_back() 
     let error = bench.controller.unpublish("a", &specs(&["8001:8001"]), false).await.expect_err("gone");
     assert_eq!(
         (error.code, error.message.as_str()),
-        (Code::NotFound, "No public port '8001/tcp' published for a")
+        (Code::NotFound, "No public port '8001:8001/tcp' published for a")
     );
+    for (spec, shown) in
+        [("80", "80/tcp"), ("9999:8002", "9999:8002/tcp"), ("[::1]:8002:8002", "[::1]:8002:8002/tcp")]
+    {
+        let error = bench.controller.unpublish("a", &specs(&[spec]), false).await.expect_err(spec);
+        assert_eq!(error.message, format!("No public port '{shown}' published for a"));
+    }
     bench.controller.disconnect("bridge", "a", false).await.expect("disconnected");
     bench.controller.connect("a", &attachment("bridge")).await.expect("connected");
     let mut ports: Vec<u16> =

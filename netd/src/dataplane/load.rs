@@ -48,8 +48,9 @@ pub fn load(settings: &Settings) -> Result<Ebpf, Error> {
     }
     check_pinned(&pins)?;
     let mut loader = EbpfLoader::new();
-    // The object has no CO-RE relocations: without the kernel's BTF the daemon stays small.
-    loader.btf(None).verifier_log_level(VerifierLogLevel::DISABLE);
+    // The object has no CO-RE relocations: without the kernel's BTF the daemon stays small. Level 0 would hide why a program was refused:
+    // the kernel takes no log buffer then, and answers EINVAL.
+    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.join(name));
     }

@@ -223,7 +223,7 @@ pub enum Error {
     /// The kernel refused an operation on an object.
     #[error("{doing}")]
     Kernel {
-        /// What was being done to which object: "load program from_endpoint", "attach to eth0".
+        /// What was being done to which object: "attach `from_uplink` to eth0".
         doing: String,
         /// Why not.
         #[source]

@@ -32,7 +32,7 @@ pub struct ProgramReport {
 pub fn verify() -> Result<Vec<ProgramReport>, Error> {
     let mut reports = Vec::new();
     let mut loader = EbpfLoader::new();
-    loader.btf(None).verifier_log_level(VerifierLogLevel::DISABLE);
+    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
     for (name, entries) in [("FLOW4", 1024), ("FLOW6", 1024)] {
         loader.map_max_entries(name, entries);
     }
