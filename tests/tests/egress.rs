@@ -72,9 +72,9 @@ fn egress_needs_no_forwarding_of_the_host() {
     let net = lab.network("netA", 20, &[]);
     let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80", "-p", "8080:80/udp"]).serving(&[80]);
     let _server = Server::start(&lab.r, &[80]);
-    // netd may switch forwarding on for packets that have to take the stack; the paths below must not depend on it.
-    lab.h.sysctl("net/ipv4/ip_forward", "0");
-    lab.h.sysctl("net/ipv6/conf/all/forwarding", "0");
+    for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/eth0/forwarding"] {
+        assert_eq!(lab.h.sysctl_get(key), "0", "netd leaves {key} alone");
+    }
     for family in Family::BOTH {
         for proto in Proto::BOTH {
             assert_eq!(a1.reach(proto, at(R.ip(family), 80)).source.ip(), H.ip(family));
