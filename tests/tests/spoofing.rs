@@ -169,8 +169,6 @@ fn a_sandbox_cannot_route_itself_an_extra_address() {
     let _server = netd_tests::Server::start(&w.lab.r, &[80]);
     for (family, extra) in Family::BOTH.into_iter().zip(["172.20.0.77", "fd00:c:20::77"]) {
         let from = Some(at(extra.parse::<IpAddr>().expect("an address"), 0));
-        // First, so that the gateway is resolved: a neighbour request would name the extra address, and be dropped for it.
-        assert_eq!(w.a1.reach(Proto::Udp, at(R.ip(family), 80)).source.ip(), H.ip(family));
         denied(&w.lab, &w.lab.r, &["SPOOF_IP"], || {
             let outcome = w.a1.dial(Proto::Udp, at(R.ip(family), 80), from, netd_tests::SILENCE);
             assert_eq!(outcome, netd_tests::Outcome::Timeout);
