@@ -401,8 +401,10 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
     let addr = call.addr6();
     let taken = match addr.as_mapped() {
         Some(v4) => is_taken4(call, v4),
+        // `::` takes IPv4 too; whether a socket is V6ONLY cannot be read here, so such a one is refused as well.
         None => {
-            call.is_published(port_set::PUBLISHED6)
+            (addr == Addr6::UNSPECIFIED && is_taken4(call, Addr4::UNSPECIFIED))
+                || call.is_published(port_set::PUBLISHED6)
                 && (addr == Addr6::UNSPECIFIED
                     || is_reserved(&maps::PUBLISH6, addr, call)
                     || is_reserved(&maps::PUBLISH6, Addr6::UNSPECIFIED, call))

@@ -55,6 +55,21 @@ pub async fn write(netns: &Netns, settings: Vec<(String, String)>) -> Result<(),
         .await?
 }
 
+/// Returns of each group of settings, as `write` takes them, those that are there and have another value.
+///
+/// # Errors
+/// When the namespace can't be entered.
+pub async fn differing(
+    netns: &Netns,
+    groups: Vec<Vec<(String, String)>>,
+) -> Result<Vec<Vec<(String, String)>>, Error> {
+    let differs = |(key, value): &(String, String)| read_here(key).is_ok_and(|present| present != *value);
+    let differing = netns.run_in(move || {
+        groups.into_iter().map(|group| group.into_iter().filter(differs).collect()).collect()
+    });
+    Ok(differing.await?)
+}
+
 /// Reads one setting in a namespace, without the newline.
 pub async fn read(netns: &Netns, key: &str) -> Result<String, Error> {
     let key = key.to_owned();

@@ -1,6 +1,6 @@
 //! Rung: namespaces, truth-table rows T1 and T2. What leaves a sandbox carries the host's address, and answers find their way back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netd_tests::{Capture, Family, H, H1, Lab, Options, PATIENCE, Proto, R, R2, Server, at};
 
@@ -75,11 +75,54 @@ fn egress_needs_no_forwarding_of_the_host() {
     for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/eth0/forwarding"] {
         assert_eq!(lab.h.sysctl_get(key), "0", "netd leaves {key} alone");
     }
+    // netd may switch forwarding on for packets that have to take the stack; the paths below must not depend on it.
+    lab.h.sysctl("net/ipv4/ip_forward", "0");
+    lab.h.sysctl("net/ipv6/conf/all/forwarding", "0");
+    forwards(&lab, "netA");
     for family in Family::BOTH {
         for proto in Proto::BOTH {
             assert_eq!(a1.reach(proto, at(R.ip(family), 80)).source.ip(), H.ip(family));
             assert_eq!(lab.r.reach(proto, at(H.ip(family), 8080)).source.ip(), R.ip(family));
         }
+    }
+}
+
+#[test]
+fn forwarding_that_others_switch_off_comes_back_on_own_bridges_alone() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    let _server = Server::start(&lab.r, &[80]);
+    let flows = Family::BOTH.map(|family| a1.connect_stream(at(R.ip(family), 80)).0);
+    for (key, uplink) in [
+        ("net/ipv4/ip_forward", "net/ipv4/conf/eth0/forwarding"),
+        ("net/ipv6/conf/all/forwarding", "net/ipv6/conf/eth0/forwarding"),
+    ] {
+        lab.h.sysctl(key, "0");
+        forwards(&lab, "netA");
+        assert_eq!((lab.h.sysctl_get(key), lab.h.sysctl_get(uplink)), ("0".into(), "0".into()));
+    }
+    for mut stream in flows {
+        let _ = stream.echo(b"still here").expect("established connections go on");
+    }
+    for family in Family::BOTH {
+        for proto in Proto::BOTH {
+            assert_eq!(a1.reach(proto, at(R.ip(family), 80)).source.ip(), H.ip(family));
+        }
+    }
+    for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        lab.h.sysctl(key, "1");
+    }
+}
+
+/// Waits until the daemon has put back what others changed: the bridge of a network forwards both families.
+fn forwards(lab: &Lab, network: &str) {
+    let id = lab.inspect_network(network)["Id"].as_str().expect("an id").to_owned();
+    let keys = ["ipv4", "ipv6"].map(|family| format!("net/{family}/conf/br-{}/forwarding", &id[..12]));
+    let deadline = Instant::now() + PATIENCE;
+    while keys.iter().any(|key| lab.h.sysctl_get(key) != "1") {
+        assert!(Instant::now() < deadline, "{keys:?} stay off");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

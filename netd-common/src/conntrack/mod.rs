@@ -243,8 +243,10 @@ pub fn reserve<F: Ip, E: Env<F>>(env: &E, draft: &Draft<F>, heed_sockets: bool) 
             if !mine.is_dead_with(theirs, reply.proto, &config.timeouts, env.now()) {
                 return Err(DropReason::NatConflict);
             }
+            // Removed and claimed, not replaced: of two CPUs that take over one entry, one loses.
             env.remove(&other);
-            env.replace(reply, flow).map_err(|_| DropReason::TableFull)
+            env.remove(reply);
+            env.claim(reply, flow).map_err(|_| DropReason::NatConflict)
         }
     }
 }
@@ -260,6 +262,14 @@ pub struct Half {
     pub original: bool,
     /// Tick of the last packet, or of creation.
     pub last: u32,
+    /// What both halves of one flow have in common.
+    pub generation: u32,
+}
+
+/// Returns the ticks from `last` to `now`. A packet may have come after `now` was read: that is no time at all, and not the clock's whole range.
+pub const fn elapsed(last: u32, now: u32) -> u32 {
+    let ticks = now.wrapping_sub(last);
+    if ticks > u32::MAX / 2 { 0 } else { ticks }
 }
 
 impl Half {
@@ -268,6 +278,7 @@ impl Half {
         Self {
             seen: flow.seen,
             used: flow.last_seen != 0,
+            generation: flow.generation,
             original: flow.flags & flow_flags::ORIGINAL != 0,
             last: if flow.last_seen == 0 { flow.created } else { flow.last_seen },
         }
@@ -285,7 +296,7 @@ impl Half {
 
     /// Returns the ticks since the last packet of either half.
     pub fn idle_with(self, other: Self, now: u32) -> u32 {
-        let (a, b) = (now.wrapping_sub(self.last), now.wrapping_sub(other.last));
+        let (a, b) = (elapsed(self.last, now), elapsed(other.last, now));
         if a < b { a } else { b }
     }
 
@@ -313,8 +324,9 @@ pub fn refresh<F: Ip, E: Env<F>>(
         Some(flow) => (key.counterpart(&flow), Half::of(&flow), flow.flags, flow.out, flow.dst),
         None => return Ok(false),
     };
-    let Some(reply) = env.flow(&other).map(|flow| Half::of(&flow)) else {
-        env.remove(key); // an orphan: its other half was taken over
+    let reply = env.flow(&other).map(|flow| Half::of(&flow)).filter(|reply| reply.generation == half.generation);
+    let Some(reply) = reply else {
+        env.remove(key); // an orphan: its other half has gone, or is another flow's now
         return Ok(false);
     };
     if headers.is_opening() && half.state_with(reply, key.proto) == State::Closed {
@@ -354,5 +366,21 @@ fn reopen<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, other: &Tuple<F::Addr
     }
     if let Some(mut flow) = env.flow(other) {
         flow.seen &= !(SYN | FIN | RST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{maps::Timeouts, wire::l4::{ACK, TCP}};
+
+    #[test]
+    fn a_packet_that_came_after_the_clock_was_read_keeps_its_flow() {
+        let now = 1000;
+        let busy = |original| Half { seen: SYN | ACK, used: true, original, last: now + 1, generation: 1 };
+        assert_eq!(busy(true).idle_with(busy(false), now), 0);
+        assert!(!busy(true).is_dead_with(busy(false), TCP, &Timeouts { tcp_established: 100, ..Timeouts::default() }, now));
+        let silent = |original| Half { last: now - 200, ..busy(original) };
+        assert!(silent(true).is_dead_with(silent(false), TCP, &Timeouts { tcp_established: 100, ..Timeouts::default() }, now));
     }
 }

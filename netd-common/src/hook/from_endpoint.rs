@@ -38,6 +38,9 @@ fn active(endpoint: Option<&Endpoint>) -> Result<&Endpoint, DropReason> {
 /// The ordinary packet: to a neighbour, to the host, or of an established flow. None: the next part goes on.
 #[inline(always)]
 pub fn from_endpoint_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) -> Option<Decision<F>> {
+    if packet.has_vlan_tag() {
+        return Some(Err(DropReason::UnknownL3)); // it would leave by a trunk with the sandbox's choice of VLAN
+    }
     let headers = Headers::<F>::read_plain(packet)?;
     let ifindex = packet.ifindex();
     let endpoint = active(env.endpoint(ifindex)).ok()?;

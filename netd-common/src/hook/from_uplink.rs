@@ -6,7 +6,7 @@ use crate::{
     conntrack::{self, Moment, Opening, Source, Target},
     env::{Env, Packet},
     family::{Address, Ip},
-    maps::{PublishKey, endpoint_flags},
+    maps::{Config, PublishKey, endpoint_flags},
     net::UPLINK_ZONE,
     policy::has,
     verdict::{DropReason, Verdict},
@@ -60,8 +60,8 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
             Ok(Some(Verdict::Pass))
         };
     }
-    if !may_open(headers) || headers.src.is_link_local() {
-        return Ok(Some(Verdict::Pass));
+    if !may_open(headers) || !may_be_remote(env, config, &headers.src) {
+        return Ok(Some(Verdict::Pass)); // the kernel knows martians, and link-local clients are the host's own business
     }
     let Some(publish) = published(env, headers).filter(|_| env.is_local(&headers.dst)) else {
         return Ok(Some(Verdict::Pass));
@@ -73,4 +73,11 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     opening.source = Source::KeepOr(F::network_gateway(target));
     opening.routed = true;
     Ok(None)
+}
+
+/// Whether an address can be that of a machine outside: not one of a sandbox, of the host or of its gateways, and one that answers can reach.
+#[inline(always)]
+fn may_be_remote<F: Ip, E: Env<F>>(env: &E, config: &Config, src: &F::Addr) -> bool {
+    let unusable = *src == F::Addr::UNSPECIFIED || src.is_multicast() || src.is_loopback() || src.is_link_local();
+    !unusable && !env.is_local(src) && !(F::may_be_ours(config, src) && env.subnet(src).is_some())
 }

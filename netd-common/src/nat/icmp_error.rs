@@ -7,7 +7,7 @@ use crate::{
     env::{ChecksumChange, Packet},
     family::{Address, Ip},
     maps::{Flow, Tuple, flow_flags},
-    net::{Be16, Zone},
+    net::{Be16, UPLINK_ZONE, Zone},
     verdict::DropReason,
     wire::{
         Headers, csum,
@@ -57,7 +57,7 @@ pub fn quote<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>, zone: Zone) -> 
 /// Translates an error as the flow of its quote says. The flow's timers stay: an error is no sign of life.
 ///
 /// # Errors
-/// `CtInvalid` for an error from neither end of the flow that would show a sandbox's neighbour, `KernelRefused`.
+/// `KernelRefused` when the packet's memory cannot be changed.
 #[inline(always)]
 pub fn translate<F: Ip, P: Packet>(
     packet: &mut P,
@@ -68,8 +68,9 @@ pub fn translate<F: Ip, P: Packet>(
     if flow.flags & flow_flags::TRANSLATE == 0 {
         return Ok(());
     }
-    // The outside: routers on the way keep their own address, the flow's end does not.
-    let src = if headers.src == quote.against.src { flow.src } else { headers.src };
+    // Outside, routers on the way keep their own address. Of what a sandbox sends nothing but the flow's end is believed, or shown.
+    let from_outside = quote.against.zone == UPLINK_ZONE;
+    let src = if from_outside && headers.src != quote.against.src { headers.src } else { flow.src };
     F::store_addresses(packet, &src, &flow.dst)?;
     let outer = csum::delta(headers.src.sum() + headers.dst.sum(), src.sum() + flow.dst.sum());
     if let Some(at) = F::HEADER_CHECKSUM {

@@ -2,7 +2,13 @@
 
 use std::{collections::BTreeSet, future::Future, time::Instant};
 
-use super::{Error, NetnsRequest, host::HostView, object::Listen, plan::Step, sandboxes::Place};
+use super::{
+    Error, NetnsRequest,
+    host::HostView,
+    object::{Bridge, Listen},
+    plan::Step,
+    sandboxes::Place,
+};
 use crate::{
     dataplane::Dataplane,
     ipam::HostPrefix,
@@ -51,6 +57,13 @@ pub trait Machine: Send + 'static {
 
     /// Returns what the packet path has to know of the host, where these are netd's bridges.
     fn host(&mut self, bridges: &[IfName]) -> impl Future<Output = Result<HostView, Error>> + Send;
+
+    /// Puts back the settings of those of these bridges that are there and this instance's own; returns each as
+    /// `KEY = VALUE`.
+    fn repair_settings(
+        &mut self,
+        bridges: &[Bridge],
+    ) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
 
     /// Lists everything that carries this instance's label, from undisturbed lists.
     fn owned(&mut self) -> impl Future<Output = Result<Vec<Owned>, Error>> + Send;

@@ -6,7 +6,7 @@ use super::{
     Code, Error, NetnsRequest,
     apply::{Machine, Owned, PortFacts},
     host::HostView,
-    object::{Listen, Object, Port},
+    object::{Bridge, Listen, Object, Port},
     plan::Step,
     sandboxes::Place,
 };
@@ -27,6 +27,8 @@ pub struct FakeMachine {
     pub published: BTreeMap<Listen, (IfName, Port)>,
     /// Ports that sockets of the host hold.
     pub busy: BTreeSet<Listen>,
+    /// Settings of bridges that others have written to.
+    pub disturbed: Vec<String>,
     /// Namespaces that are gone.
     pub dead: BTreeSet<std::path::PathBuf>,
     /// Steps to go until one fails.
@@ -249,6 +251,10 @@ impl Machine for FakeMachine {
             _ => None,
         });
         Ok(HostView { own: own.collect(), ..HostView::default() })
+    }
+
+    async fn repair_settings(&mut self, _bridges: &[Bridge]) -> Result<Vec<String>, Error> {
+        Ok(std::mem::take(&mut self.disturbed))
     }
 
     async fn owned(&mut self) -> Result<Vec<Owned>, Error> {

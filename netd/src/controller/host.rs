@@ -2,10 +2,15 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Error, Status, World, apply::Machine, task::Controller};
+use super::{
+    Error, Status, World,
+    apply::Machine,
+    object::{self, Bridge, Object},
+    task::Controller,
+};
 use crate::{
     dataplane::{self, Dataplane, UplinkEntry},
-    link::HostRoute,
+    link::{Changes, HostRoute},
     model::{Driver, IfName},
 };
 
@@ -37,7 +42,13 @@ impl<M: Machine> Controller<M> {
     }
 
     /// Looks at the host after it has changed: the packet path follows, and what somebody deleted is made again.
-    pub(super) async fn host_changed(&mut self) {
+    pub(super) async fn host_changed(&mut self, changes: Changes) {
+        if changes.settings || changes.lost {
+            self.repair_settings().await;
+        }
+        if changes.only_settings() {
+            return;
+        }
         self.sync_host().await;
         let missing: BTreeSet<IfName> = expected(&self.world)
             .filter(|ifname| !self.host.own.contains(ifname.as_str()))
@@ -51,6 +62,28 @@ impl<M: Machine> Controller<M> {
             }
             self.given_up = missing;
             self.given_up.retain(|ifname| !self.host.own.contains(ifname.as_str()));
+        }
+    }
+
+    /// Gives netd's bridges back the settings that others have written to: `net.ipv4.ip_forward=0` clears forwarding on
+    /// every link, and no route is found from a bridge that doesn't forward.
+    async fn repair_settings(&mut self) {
+        let objects = self.world.networks().flat_map(|network| object::of_network(network));
+        let bridges: Vec<Bridge> = objects
+            .filter_map(|object| if let Object::Bridge(bridge) = object { Some(bridge) } else { None })
+            .collect();
+        let repaired = match self.machine.repair_settings(&bridges).await {
+            Ok(repaired) if repaired.is_empty() => return,
+            Ok(repaired) => repaired,
+            Err(error) => {
+                tracing::warn!(%error, "settings of bridges not put back");
+                return;
+            }
+        };
+        tracing::warn!(settings = ?repaired, "settings of bridges were changed by others and are put back");
+        // Flows that found no way meanwhile ask again.
+        if let Err(error) = self.machine.dataplane(|dataplane| dataplane.routes_changed()) {
+            tracing::warn!(%error, "flows were not told of new routes");
         }
     }
 

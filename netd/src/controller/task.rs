@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     ipam::DefaultPool,
+    link::Changes,
     model::IfName,
     store::{Intent, Store},
 };
@@ -114,8 +115,8 @@ impl<M: Machine> Controller<M> {
                 biased;
                 () = stop.wait_for(|stop| *stop).map(drop) => return (self, End::Stopped),
                 command = commands.recv() => command,
-                () = host.changed() => {
-                    self.host_changed().await;
+                changes = host.changed() => {
+                    self.host_changed(changes).await;
                     continue;
                 }
                 _ = collect.tick() => {
@@ -263,10 +264,10 @@ fn reason(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("unknown reason").to_owned()
 }
 
-/// Notices that links, addresses or routes of the host have changed.
+/// Notices that links, addresses, routes or settings of the host have changed.
 pub trait HostChanges: Send {
     /// Waits until something has changed and a moment has passed without more of it.
-    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+    fn changed(&mut self) -> impl Future<Output = Changes> + Send;
 }
 
 /// Writes the result of an operation down for good.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     ipam::{docker_default_pools, ula_pool},
+    link::Changes,
     model::{Binding, Id, Protocol, PublishSpec, Sandbox},
     store::Store,
 };
@@ -239,12 +240,31 @@ async fn what_somebody_deletes_is_made_again_at_once() {
         _ => false,
     };
     bench.controller.machine.objects.retain(|object| !of_veth(object));
-    bench.controller.host_changed().await;
+    bench.controller.host_changed(Changes { links: true, ..Changes::default() }).await;
     assert_eq!(bench.dump(), objects);
 
     let steps = bench.controller.machine.steps;
-    bench.controller.host_changed().await;
+    bench.controller.host_changed(Changes { links: true, ..Changes::default() }).await;
     assert_eq!(bench.controller.machine.steps, steps, "nothing is missing, nothing is done");
+}
+
+#[tokio::test]
+async fn flows_ask_again_for_their_way_after_settings_were_put_back() {
+    let mut bench = Bench::new().await;
+    let disturbed = vec!["ipv4/conf/netd0/forwarding = 1".to_owned()];
+    let told = |bench: &Bench| bench.controller.machine.dataplane.route_changes;
+    let before = told(&bench);
+    for (changes, times) in [
+        (Changes { links: true, ..Changes::default() }, 0),
+        (Changes { settings: true, ..Changes::default() }, 1),
+        (Changes { lost: true, ..Changes::default() }, 2),
+    ] {
+        bench.controller.machine.disturbed.clone_from(&disturbed);
+        bench.controller.host_changed(changes).await;
+        assert_eq!(told(&bench) - before, times, "{changes:?}");
+    }
+    bench.controller.host_changed(Changes { settings: true, ..Changes::default() }).await;
+    assert_eq!(told(&bench) - before, 2, "nothing was put back");
 }
 
 #[tokio::test]
@@ -255,7 +275,7 @@ async fn a_sandbox_whose_namespace_ends_is_forgotten_and_its_ports_are_free() {
     let netns = sandbox.netns.clone().expect("namespace").path;
     bench.controller.machine.dead.insert(netns);
     bench.controller.machine.objects.retain(|object| !matches!(object, Object::Veth(_)));
-    bench.controller.host_changed().await;
+    bench.controller.host_changed(Changes { links: true, ..Changes::default() }).await;
     assert!(bench.controller.world.sandbox("a").is_err());
     let left: Vec<String> = bench.dump().into_iter().filter(|line| !before.contains(line)).collect();
     assert!(left.iter().all(|line| !line.starts_with("Netns") && !line.starts_with("Files")), "{left:?}");

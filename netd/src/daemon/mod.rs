@@ -31,7 +31,7 @@ use crate::{
     },
     dataplane::{Dataplane, Kernel, Timeouts},
     ipam::ula_pool,
-    link::{Links, Watcher},
+    link::{Changes, Links, Watcher},
     store::Store,
     sysctl::ReservedPorts,
 };
@@ -63,7 +63,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let watcher = Watcher::open(controller.links().netns()).await?;
     let (stop, stopping) = watch::channel(false);
     let served = tokio::spawn(api::serve_until(listener, handle, until(stopping.clone())));
-    let changes = Debounced { watcher, due: None };
+    let changes = Debounced { watcher, begun: None };
     let mut working = tokio::spawn(controller.run(commands, changes, stopping));
     notify(NotifyState::Ready);
     tracing::info!(instance = %settings.instance, socket = %directories::socket(&settings).display(), "daemon ready");
@@ -197,20 +197,23 @@ async fn until(mut stopping: watch::Receiver<bool>) {
 /// Changes of the host, a burst at a time.
 struct Debounced {
     watcher: Watcher,
-    /// When to look at the burst that has begun.
-    due: Option<Instant>,
+    /// When to look at the burst that has begun, and what it began with.
+    begun: Option<(Instant, Changes)>,
 }
 
 impl HostChanges for Debounced {
     /// May be dropped and called again at any point: a burst that has begun is remembered.
-    async fn changed(&mut self) {
-        let due = if let Some(due) = self.due {
-            due
+    async fn changed(&mut self) -> Changes {
+        let (due, changes) = if let Some(begun) = self.begun {
+            begun
         } else {
-            self.watcher.changed().await;
-            *self.due.insert(Instant::now() + DEBOUNCE)
+            let changes = self.watcher.changed().await;
+            // No way is found from a bridge that was told not to forward: that can't wait.
+            let debounce = if changes.only_settings() { Duration::ZERO } else { DEBOUNCE };
+            *self.begun.insert((Instant::now() + debounce, changes))
         };
         tokio::time::sleep_until(due).await;
-        self.due = None;
+        self.begun = None;
+        changes
     }
 }

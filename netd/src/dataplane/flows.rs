@@ -8,7 +8,7 @@ use std::{
 
 use aya::Pod;
 use netd_common::{
-    conntrack::Half,
+    conntrack::{Half, elapsed},
     family::Address,
     maps::{Flow, TICK_SHIFT, Timeouts, Tuple, flow_flags},
     net::{Addr4, Addr6, UPLINK_ZONE},
@@ -164,12 +164,13 @@ where
         if key.zone == UPLINK_ZONE {
             uplink_ports.insert((key.proto, key.dport.into()));
         }
-        if now.wrapping_sub(Half::of(flow).last) > shortest {
+        if elapsed(Half::of(flow).last, now) > shortest {
             candidates.push(*key);
         }
     })?;
     let mut gone = 0;
     for key in candidates {
+        let now = self::now();
         // Read again: a packet may have come since, and the other half may have gone with an earlier candidate.
         let Some(flow) = table.get(&key)? else { continue };
         let other = key.counterpart(&flow);
@@ -177,7 +178,7 @@ where
         let mine = Half::of(&flow);
         let dead =
             theirs.is_none() || mine.is_dead_with(theirs.unwrap_or_default(), key.proto, timeouts, now);
-        if dead && now.wrapping_sub(mine.last) > shortest {
+        if dead && elapsed(mine.last, now) > shortest {
             table.remove(&key)?;
             table.remove(&other)?;
             gone += 1 + usize::from(theirs.is_some());

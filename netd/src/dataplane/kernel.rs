@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::{Ebpf, maps::lpm_trie::Key};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netd_common::{
     maps::{
         Config, Endpoint, Network, Owner, PORT_RANGES, PortRange, Publish, PublishKey, Timeouts as Ticks,
@@ -94,9 +94,21 @@ impl Kernel {
             .v6
             .publish
             .for_each(|key, _| keys.push((port_set::PUBLISHED6, key.proto, u16::from(key.port))))?;
+        // The sets are made anew from the keys: a daemon that was killed between the two writes may have left them apart.
+        for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
+            for set in [l4::TCP, l4::UDP].into_iter().filter_map(|proto| port_set::index(purpose, proto)) {
+                self.sets[set as usize] = Ports([0; 2048]);
+            }
+        }
         for (purpose, proto, port) in keys {
             if let Some(set) = port_set::index(purpose, proto) {
                 *self.reserved.entry((set, port)).or_default() += 1;
+                self.sets[set as usize].set(port, true);
+            }
+        }
+        for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
+            for set in [l4::TCP, l4::UDP].into_iter().filter_map(|proto| port_set::index(purpose, proto)) {
+                self.write_set(set)?;
             }
         }
         for slot in 0..u16::try_from(capacity::NETWORK).unwrap_or(u16::MAX) {
@@ -196,6 +208,14 @@ impl Kernel {
         }
         self.maps.v4.publish.put_many(&v4)?;
         self.maps.v6.publish.put_many(&v6)
+    }
+
+    /// Removes publishes of both families; those that are gone already are fine.
+    fn erase_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
+        entries.iter().try_for_each(|entry| match entry.host_ip {
+            IpAddr::V4(addr) => self.maps.v4.publish.remove(&key(Addr4::from(addr), entry)),
+            IpAddr::V6(addr) => self.maps.v6.publish.remove(&key(Addr6::from(addr), entry)),
+        })
     }
 
     fn network_of(&self, ifindex: u32) -> Result<u16, Error> {
@@ -421,18 +441,16 @@ impl Dataplane for Kernel {
                 .insert(&key, u32::from(network.index), 0)
                 .map_err(|e| refused(format!("write {subnet} to map SUBNET6"))(Box::new(e)))?;
         }
+        self.forget_prefixes(
+            network.index,
+            network.ipv4.map(|(net, _)| net),
+            network.ipv6.map(|(net, _)| net),
+        )?;
         self.refresh_filter()
     }
 
     fn remove_network(&mut self, network: &NetworkEntry) -> Result<(), Error> {
-        if let Some((subnet, _)) = network.ipv4 {
-            let key = Key::new(u32::from(subnet.prefix_len()), Addr4::from(subnet.network()));
-            let _ = self.maps.v4.subnet.remove(&key); // gone already is fine
-        }
-        if let Some((subnet, _)) = network.ipv6 {
-            let key = Key::new(u32::from(subnet.prefix_len()), Addr6::from(subnet.network()));
-            let _ = self.maps.v6.subnet.remove(&key); // gone already is fine
-        }
+        self.forget_prefixes(network.index, None, None)?;
         self.networks.remove(&network.index);
         self.maps.network.set(u32::from(network.index), Network::default(), 0).map_err(|source| {
             Error::kernel(format!("clear network {} in map NETWORK", network.index), source)
@@ -547,17 +565,16 @@ impl Dataplane for Kernel {
     }
 
     fn guard_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
-        self.write_publishes(entries, false)?;
+        if let Err(error) = self.write_publishes(entries, false) {
+            // A batch that met a full map has left its first entries there.
+            self.erase_publishes(entries)?;
+            return Err(error);
+        }
         self.reserve(entries, true)
     }
 
     fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
-        for entry in entries {
-            match entry.host_ip {
-                IpAddr::V4(addr) => self.maps.v4.publish.remove(&key(Addr4::from(addr), entry))?,
-                IpAddr::V6(addr) => self.maps.v6.publish.remove(&key(Addr6::from(addr), entry))?,
-            }
-        }
+        self.erase_publishes(entries)?;
         self.stale_interest = true;
         self.reserve(entries, false)
     }
@@ -738,6 +755,30 @@ impl Kernel {
         Ok((mask4, mask6))
     }
 
+    /// Removes every prefix of a slot but these, whoever put it there: of an orphan's slot nobody knows the prefixes any more.
+    fn forget_prefixes(
+        &mut self,
+        slot: u16,
+        keep4: Option<Ipv4Net>,
+        keep6: Option<Ipv6Net>,
+    ) -> Result<(), Error> {
+        let kept = [keep4.map(|net| IpNet::V4(net.trunc())), keep6.map(|net| IpNet::V6(net.trunc()))];
+        for (subnet, owner) in self.subnets()? {
+            if owner != u32::from(slot) || kept.contains(&Some(subnet)) {
+                continue;
+            }
+            let length = u32::from(subnet.prefix_len());
+            let removed = match subnet.network() {
+                IpAddr::V4(addr) => self.maps.v4.subnet.remove(&Key::new(length, addr.into())),
+                IpAddr::V6(addr) => self.maps.v6.subnet.remove(&Key::new(length, addr.into())),
+            };
+            removed.map_err(|source| {
+                Error::kernel(format!("remove the subnet {subnet} of network {slot}"), source)
+            })?;
+        }
+        Ok(())
+    }
+
     fn subnets(&self) -> Result<Vec<(IpNet, u32)>, Error> {
         let mut all = Vec::new();
         for entry in &self.maps.v4.subnet {
@@ -766,3 +807,7 @@ pub fn remove_pins(bpffs: &PathBuf) -> Result<(), Error> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "kernel_tests.rs"]
+mod tests;

@@ -250,7 +250,7 @@ impl Error {
 pub trait Dataplane: Send {
     /// Inserts or replaces a network.
     fn put_network(&mut self, network: &NetworkEntry) -> Result<(), Error>;
-    /// Removes a network and its prefixes.
+    /// Removes a network and every prefix that leads to its slot, by its index alone.
     fn remove_network(&mut self, network: &NetworkEntry) -> Result<(), Error>;
     /// Inserts or replaces an endpoint; from here on its packets are served.
     fn put_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), Error>;
@@ -266,7 +266,8 @@ pub trait Dataplane: Send {
     fn remove_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error>;
     /// Makes this the complete list of the host's own addresses (published ports answer on them).
     fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error>;
-    /// Reserves host ports: from here on sockets of the host get EADDRINUSE for them. Comes before `put_publish`.
+    /// Reserves host ports, which are not reserved yet: from here on sockets of the host get EADDRINUSE for them. Comes before
+    /// `put_publishes`. All or none: when there is no room for some, none is reserved.
     fn guard_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
     /// Gives up the reservation of host ports.
     fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;

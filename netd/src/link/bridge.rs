@@ -131,6 +131,22 @@ impl Links {
         self.change_link(&format!("configure bridge {}", spec.ifname), message).await
     }
 
+    /// Puts back the settings of netd's own ones of these bridges that somebody has written to; returns which. A bridge that
+    /// is gone or somebody else's is passed over.
+    pub async fn repair_bridge_settings(&self, specs: &[BridgeSpec]) -> Result<Vec<(String, String)>, Error> {
+        let wanted = specs.iter().map(bridge_sysctls).collect();
+        let differing = sysctl::differing(&self.netns, wanted).await?;
+        let mut repaired = Vec::new();
+        for (spec, settings) in specs.iter().zip(differing).filter(|(_, settings)| !settings.is_empty()) {
+            let present = self.link(&spec.ifname).await?;
+            if present.is_some_and(|link| link.check_owner(&InfoKind::Bridge, &spec.label).is_ok()) {
+                sysctl::write(&self.netns, settings.clone()).await?;
+                repaired.extend(settings);
+            }
+        }
+        Ok(repaired)
+    }
+
     async fn finish_bridge(&self, spec: &BridgeSpec, ifindex: u32) -> Result<(), Error> {
         sysctl::write(&self.netns, bridge_sysctls(spec)).await?;
         self.ensure_addresses(ifindex, &spec.addresses).await?;

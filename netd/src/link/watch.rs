@@ -1,9 +1,10 @@
-//! Notices that links, addresses or routes changed, whoever changed them.
+//! Notices that links, addresses, routes or settings of links changed, whoever changed them.
 //!
 //! Says only *that* something changed: what it is now is read by a snapshot. Many changes between two looks are one, so a
 //! storm costs no memory; and a notification lost by the kernel is no worse than one among many.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -11,8 +12,9 @@ use std::{
 use futures_util::{Stream, StreamExt};
 use rtnetlink::{
     MulticastGroup,
-    packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::RouteNetlinkMessage,
+    packet_core::{
+        NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    },
     proto,
     sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
@@ -21,7 +23,7 @@ use tokio::{sync::Notify, task::AbortHandle};
 use super::Error;
 use crate::netns::Netns;
 
-const GROUPS: [MulticastGroup; 7] = [
+const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
@@ -29,6 +31,8 @@ const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Ipv6Route,
     MulticastGroup::Ipv4Rule,
     MulticastGroup::Ipv6Rule,
+    MulticastGroup::Ipv4Netconf,
+    MulticastGroup::Ipv6Netconf,
 ];
 /// Between attempts to subscribe again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -45,8 +49,29 @@ pub struct Changes {
     pub addresses: bool,
     /// A route or routing rule came, went or changed.
     pub routes: bool,
+    /// Forwarding, or another setting of `net.ipv4.conf` or `net.ipv6.conf`, was written to or came with a link.
+    pub settings: bool,
     /// The kernel lost notifications: anything may have changed, and nothing else is known.
     pub lost: bool,
+}
+
+impl Changes {
+    /// Whether settings changed and nothing else.
+    pub fn only_settings(self) -> bool {
+        self == Self { settings: true, ..Self::default() }
+    }
+
+    /// Returns what changed here or there.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            links: self.links || other.links,
+            addresses: self.addresses || other.addresses,
+            routes: self.routes || other.routes,
+            settings: self.settings || other.settings,
+            lost: self.lost || other.lost,
+        }
+    }
 }
 
 /// A subscription to changes in one namespace.
@@ -107,8 +132,32 @@ impl Drop for Watcher {
     }
 }
 
-type Connection = proto::Connection<RouteNetlinkMessage, TokioSocket>;
-type Message = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
+type Connection = proto::Connection<Notification, TokioSocket>;
+type Message = (NetlinkMessage<Notification>, SocketAddr);
+
+/// The type of a notification (`RTM_...`), which is all that is read of it.
+#[derive(Debug, Clone, Copy)]
+struct Notification(u16);
+
+impl NetlinkDeserializable for Notification {
+    type Error = Infallible;
+
+    fn deserialize(header: &NetlinkHeader, _payload: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self(header.message_type))
+    }
+}
+
+impl NetlinkSerializable for Notification {
+    fn message_type(&self) -> u16 {
+        self.0
+    }
+
+    fn buffer_len(&self) -> usize {
+        0
+    }
+
+    fn serialize(&self, _buffer: &mut [u8]) {}
+}
 
 async fn subscribe(
     netns: &Netns,
@@ -117,7 +166,7 @@ async fn subscribe(
     let runtime = tokio::runtime::Handle::current();
     let opened = netns.run_in(move || {
         let _guard = runtime.enter();
-        let (mut connection, _, messages) = proto::new_connection::<RouteNetlinkMessage>(NETLINK_ROUTE)?;
+        let (mut connection, _, messages) = proto::new_connection::<Notification>(NETLINK_ROUTE)?;
         let socket = AsyncSocket::socket_mut(connection.socket_mut());
         socket.set_rx_buf_sz(buffer)?;
         let groups = GROUPS.iter().fold(0, |groups, group| groups | 1 << (*group as u32 - 1));
@@ -129,16 +178,13 @@ async fn subscribe(
 
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Changes> {
-        // Four flags are valid whoever panicked in between.
+        // Flags are valid whoever panicked in between.
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, news: Changes) {
         let mut changes = self.lock();
-        changes.links |= news.links;
-        changes.addresses |= news.addresses;
-        changes.routes |= news.routes;
-        changes.lost |= news.lost;
+        *changes = changes.and(news);
         drop(changes);
         self.notify.notify_one();
     }
@@ -160,17 +206,18 @@ impl Shared {
     }
 }
 
-fn meaning(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Changes {
-    use RouteNetlinkMessage::{
-        DelAddress, DelLink, DelRoute, DelRule, NewAddress, NewLink, NewRoute, NewRule,
-    };
+fn meaning(payload: &NetlinkPayload<Notification>) -> Changes {
     let mut news = Changes::default();
     match payload {
-        NetlinkPayload::InnerMessage(NewLink(_) | DelLink(_)) => news.links = true,
-        NetlinkPayload::InnerMessage(NewAddress(_) | DelAddress(_)) => news.addresses = true,
-        NetlinkPayload::InnerMessage(NewRoute(_) | DelRoute(_) | NewRule(_) | DelRule(_)) => {
-            news.routes = true;
-        }
+        NetlinkPayload::InnerMessage(Notification(kind)) => match *kind {
+            libc::RTM_NEWLINK | libc::RTM_DELLINK => news.links = true,
+            libc::RTM_NEWADDR | libc::RTM_DELADDR => news.addresses = true,
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => {
+                news.routes = true;
+            }
+            libc::RTM_NEWNETCONF => news.settings = true,
+            _ => {}
+        },
         NetlinkPayload::Overrun(_) => news.lost = true,
         _ => {}
     }
@@ -180,7 +227,10 @@ fn meaning(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::{BridgeSpec, Links, label, tests::in_new_netns};
+    use crate::{
+        link::{BridgeSpec, Links, label, tests::in_new_netns},
+        sysctl,
+    };
 
     fn bridge(number: u16) -> BridgeSpec {
         BridgeSpec {
@@ -204,12 +254,14 @@ mod tests {
             while !(seen.links && seen.addresses && seen.routes) {
                 let changes = watcher.changed().await;
                 assert!(!changes.lost, "{changes:?}");
-                seen.links |= changes.links;
-                seen.addresses |= changes.addresses;
-                seen.routes |= changes.routes;
+                seen = seen.and(changes);
             }
             links.remove_address(ifindex, "10.0.0.1/24".parse().expect("valid")).await.expect("removed");
             while !watcher.changed().await.addresses {}
+            for (key, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
+                sysctl::write(links.netns(), vec![(key.into(), value.into())]).await.expect("written");
+                while !watcher.changed().await.settings {}
+            }
         });
     }
 

@@ -13,7 +13,7 @@ use netd::{
     },
     dataplane::{Dataplane, fake::Fake},
     ipam::{docker_default_pools, ula_pool},
-    link::Links,
+    link::{Changes, Links},
     model::DnsConfig,
     netns::Netns,
     store::Store,
@@ -61,8 +61,8 @@ pub struct Bench {
 struct Still;
 
 impl HostChanges for Still {
-    async fn changed(&mut self) {
-        std::future::pending::<()>().await;
+    async fn changed(&mut self) -> Changes {
+        std::future::pending().await
     }
 }
 

@@ -71,6 +71,42 @@ fn a_changed_bridge_is_repaired_in_place() {
 }
 
 #[test]
+fn settings_of_own_bridges_are_put_back_and_others_left_alone() {
+    in_new_netns(async || {
+        let links = Links::open().await.expect("socket");
+        let own = bridge();
+        let internal =
+            BridgeSpec { ifname: name("br-internal"), addresses: vec![], forwarding: false, ..bridge() };
+        for spec in [&own, &internal] {
+            links.ensure_bridge(spec).await.expect("created");
+        }
+        ip("link add br-foreign type bridge");
+        let foreign = BridgeSpec { ifname: name("br-foreign"), addresses: vec![], ..bridge() };
+        let gone = BridgeSpec { ifname: name("br-gone"), ..bridge() };
+        let specs = [own, internal, foreign, gone];
+        for [all, forwarding] in [
+            ["ipv4/ip_forward", "ipv4/conf/br-test/forwarding"],
+            ["ipv6/conf/all/forwarding", "ipv6/conf/br-test/forwarding"],
+        ] {
+            for value in ["1", "0"] {
+                sysctl::write(links.netns(), vec![(all.into(), value.into())]).await.expect("written");
+                let expected = match value {
+                    "0" => (forwarding.to_owned(), "1".to_owned()),
+                    _ => (forwarding.replace("test", "internal"), "0".to_owned()),
+                };
+                let repaired = links.repair_bridge_settings(&specs).await.expect("repaired");
+                assert_eq!(repaired, [expected], "{all} = {value}");
+                assert_eq!(links.repair_bridge_settings(&specs).await.expect("nothing to do"), []);
+                let foreign = forwarding.replace("test", "foreign");
+                for key in [all, &foreign] {
+                    assert_eq!(sysctl::read(links.netns(), key).await.expect(key), value, "{key}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_foreign_link_is_named_and_left_alone() {
     in_new_netns(async || {
         let links = Links::open().await.expect("socket");

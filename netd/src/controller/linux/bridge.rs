@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl Linux {
-    pub(super) async fn put_bridge(&mut self, bridge: &Bridge) -> Result<(), Error> {
-        let spec = BridgeSpec {
+    fn bridge_spec(&self, bridge: &Bridge) -> BridgeSpec {
+        BridgeSpec {
             ifname: bridge.ifname.clone(),
             label: label(&self.instance, "network", bridge.network.as_str()),
             mac: bridge.mac,
@@ -21,7 +21,11 @@ impl Linux {
             addresses: bridge.addresses.clone(),
             forwarding: !bridge.internal,
             ipv6: bridge.ipv6,
-        };
+        }
+    }
+
+    pub(super) async fn put_bridge(&mut self, bridge: &Bridge) -> Result<(), Error> {
+        let spec = self.bridge_spec(bridge);
         let index = match self.links.ensure_bridge(&spec).await {
             Err(link::Error::Foreign { .. })
                 if bridge.adoptable && !self.is_labelled(&bridge.ifname).await? =>
@@ -32,6 +36,12 @@ impl Linux {
         };
         self.indexes.insert(bridge.ifname.clone(), index);
         Ok(())
+    }
+
+    pub(super) async fn repair_bridge_settings(&mut self, bridges: &[Bridge]) -> Result<Vec<String>, Error> {
+        let specs: Vec<BridgeSpec> = bridges.iter().map(|bridge| self.bridge_spec(bridge)).collect();
+        let repaired = self.links.repair_bridge_settings(&specs).await?;
+        Ok(repaired.into_iter().map(|(key, value)| format!("{key} = {value}")).collect())
     }
 
     pub(super) async fn is_labelled(&self, ifname: &IfName) -> Result<bool, Error> {

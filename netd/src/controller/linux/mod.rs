@@ -29,7 +29,7 @@ use super::{
     apply::{Machine, Owned, PortFacts},
     error::chain,
     host::HostView,
-    object::{Listen, Object},
+    object::{Bridge, Listen, Object},
     plan::Step,
     probe,
     reserved::Reserved,
@@ -283,6 +283,10 @@ impl Machine for Linux {
 
     async fn index(&mut self, ifname: &IfName) -> Result<Option<u32>, Error> {
         self.find(ifname).await
+    }
+
+    async fn repair_settings(&mut self, bridges: &[Bridge]) -> Result<Vec<String>, Error> {
+        self.repair_bridge_settings(bridges).await
     }
 
     async fn owned(&mut self) -> Result<Vec<Owned>, Error> {

@@ -1,0 +1,128 @@
+//! Rung: namespaces. What the maps hold after calls that fail or that know little.
+
+use std::{collections::BTreeSet, path::Path, thread};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+
+use super::*;
+
+/// Runs a test on a thread with namespaces of its own and a bpffs that nobody else sees.
+fn with_bpffs(test: impl FnOnce(&Path) + Send + 'static) {
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_owned();
+    let run = move || {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+        mount(Some("bpf"), &at, Some("bpf"), MsFlags::empty(), none).expect("bpffs");
+        // The mount ends with the thread, and the pins with the mount.
+        test(&at.join("netd"));
+    };
+    if let Err(panic) = thread::spawn(run).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn open(bpffs: &Path) -> Kernel {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("procfs");
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup2 mount");
+    let settings = Settings {
+        bpffs: bpffs.to_owned(),
+        cgroup: line.split(' ').nth(4).expect("a mount point").into(),
+        flow_entries: 64,
+        nat_port_ranges: vec![(20_000, 20_009)],
+        timeouts: Timeouts::default(),
+        attach: AttachMode::Auto,
+    };
+    Kernel::open(settings).expect("programs load")
+}
+
+fn guard(host_ip: &str, ports: impl Iterator<Item = u16>, protocol: Protocol) -> Vec<PublishEntry> {
+    let host_ip: IpAddr = host_ip.parse().expect("an address");
+    let entry = |host_port| PublishEntry {
+        host_ip,
+        host_port,
+        protocol,
+        backend: host_ip,
+        backend_port: 0,
+        ifindex: 0,
+    };
+    ports.map(entry).collect()
+}
+
+fn network(index: u16, ipv4: Option<&str>, ipv6: Option<&str>) -> NetworkEntry {
+    NetworkEntry {
+        index,
+        bridge: 7,
+        bridge_mac: Mac([2, 0, 0, 0, 0, 1]),
+        ipv4: ipv4.map(|net| (net.parse().expect("a prefix"), None)),
+        ipv6: ipv6.map(|net| (net.parse().expect("a prefix"), None)),
+        icc: true,
+        internal: false,
+        masquerade: true,
+        host_ipv4: None,
+        host_ipv6: None,
+    }
+}
+
+#[test]
+fn ports_that_find_no_room_leave_nothing_behind() {
+    with_bpffs(|bpffs| {
+        let mut kernel = open(bpffs);
+        let every = |ip, protocol| guard(ip, 1..=u16::MAX, protocol);
+        let first = [every("0.0.0.0", Protocol::Tcp), every("0.0.0.0", Protocol::Udp)].concat();
+        kernel.guard_ports(&first).expect("room for every port once");
+        let room = capacity::PUBLISH as usize - first.len();
+        let more = |count: usize| {
+            let ports = (1..).take(count);
+            let both =
+                [guard("10.0.0.1", ports.clone(), Protocol::Tcp), guard("fd00::1", ports, Protocol::Tcp)];
+            both.concat()
+        };
+        let held = |kernel: &mut Kernel| -> BTreeSet<String> {
+            let inventory = kernel.inventory().expect("listed");
+            inventory.publishes.iter().map(|entry| format!("{entry:?}")).collect()
+        };
+        let (before, reserved) = (held(&mut kernel), kernel.reserved.clone());
+        let sets: Vec<_> = kernel.maps.port_sets().expect("read").iter().map(|set| set.0).collect();
+
+        let error = kernel.guard_ports(&more(room + 1)).expect_err("full");
+        assert!(matches!(error, Error::Limit(_)), "{error:?}");
+        assert!(held(&mut kernel) == before, "entries were left");
+        assert!(kernel.reserved == reserved, "counts changed");
+        let now: Vec<_> = kernel.maps.port_sets().expect("read").iter().map(|set| set.0).collect();
+        assert!(now == sets, "ports stay reserved");
+
+        kernel.guard_ports(&more(room)).expect("the room is still there");
+        kernel.release_ports(&more(room)).expect("released");
+        assert!(held(&mut kernel) == before && kernel.reserved == reserved);
+    });
+}
+
+#[test]
+fn a_network_goes_with_every_prefix_of_its_slot() {
+    with_bpffs(|bpffs| {
+        let mut kernel = open(bpffs);
+        kernel.put_network(&network(1, Some("10.1.0.0/16"), Some("fd00:1::/64"))).expect("written");
+        let other = network(2, Some("10.2.0.0/16"), None);
+        kernel.put_network(&other).expect("written");
+        let subnets = |kernel: &Kernel| {
+            let mut all: Vec<_> =
+                kernel.subnets().expect("listed").iter().map(|(net, slot)| format!("{net} {slot}")).collect();
+            all.sort();
+            all
+        };
+        kernel.put_network(&network(1, Some("10.3.0.0/16"), Some("fd00:1::/64"))).expect("replaced");
+        assert_eq!(subnets(&kernel), ["10.2.0.0/16 2", "10.3.0.0/16 1", "fd00:1::/64 1"]);
+        // As a later daemon removes it, which knows no more than the slot.
+        drop(kernel);
+        let mut kernel = open(bpffs);
+        kernel.remove_network(&network(1, None, None)).expect("removed");
+        assert_eq!(subnets(&kernel), ["10.2.0.0/16 2"]);
+        kernel.put_network(&other).expect("written again");
+        assert_eq!(subnets(&kernel), ["10.2.0.0/16 2"]);
+    });
+}
