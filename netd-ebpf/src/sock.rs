@@ -405,9 +405,9 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
         None => {
             (addr == Addr6::UNSPECIFIED && is_taken4(call, Addr4::UNSPECIFIED))
                 || call.is_published(port_set::PUBLISHED6)
-                && (addr == Addr6::UNSPECIFIED
-                    || is_reserved(&maps::PUBLISH6, addr, call)
-                    || is_reserved(&maps::PUBLISH6, Addr6::UNSPECIFIED, call))
+                    && (addr == Addr6::UNSPECIFIED
+                        || is_reserved(&maps::PUBLISH6, addr, call)
+                        || is_reserved(&maps::PUBLISH6, Addr6::UNSPECIFIED, call))
         }
     };
     if taken { refuse(call) } else { ALLOW }

@@ -324,7 +324,8 @@ pub fn refresh<F: Ip, E: Env<F>>(
         Some(flow) => (key.counterpart(&flow), Half::of(&flow), flow.flags, flow.out, flow.dst),
         None => return Ok(false),
     };
-    let reply = env.flow(&other).map(|flow| Half::of(&flow)).filter(|reply| reply.generation == half.generation);
+    let reply =
+        env.flow(&other).map(|flow| Half::of(&flow)).filter(|reply| reply.generation == half.generation);
     let Some(reply) = reply else {
         env.remove(key); // an orphan: its other half has gone, or is another flow's now
         return Ok(false);
@@ -372,15 +373,28 @@ fn reopen<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, other: &Tuple<F::Addr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{maps::Timeouts, wire::l4::{ACK, TCP}};
+    use crate::{
+        maps::Timeouts,
+        wire::l4::{ACK, TCP},
+    };
 
     #[test]
     fn a_packet_that_came_after_the_clock_was_read_keeps_its_flow() {
         let now = 1000;
         let busy = |original| Half { seen: SYN | ACK, used: true, original, last: now + 1, generation: 1 };
         assert_eq!(busy(true).idle_with(busy(false), now), 0);
-        assert!(!busy(true).is_dead_with(busy(false), TCP, &Timeouts { tcp_established: 100, ..Timeouts::default() }, now));
+        assert!(!busy(true).is_dead_with(
+            busy(false),
+            TCP,
+            &Timeouts { tcp_established: 100, ..Timeouts::default() },
+            now
+        ));
         let silent = |original| Half { last: now - 200, ..busy(original) };
-        assert!(silent(true).is_dead_with(silent(false), TCP, &Timeouts { tcp_established: 100, ..Timeouts::default() }, now));
+        assert!(silent(true).is_dead_with(
+            silent(false),
+            TCP,
+            &Timeouts { tcp_established: 100, ..Timeouts::default() },
+            now
+        ));
     }
 }

@@ -78,6 +78,7 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
 /// Whether an address can be that of a machine outside: not one of a sandbox, of the host or of its gateways, and one that answers can reach.
 #[inline(always)]
 fn may_be_remote<F: Ip, E: Env<F>>(env: &E, config: &Config, src: &F::Addr) -> bool {
-    let unusable = *src == F::Addr::UNSPECIFIED || src.is_multicast() || src.is_loopback() || src.is_link_local();
+    let unusable =
+        *src == F::Addr::UNSPECIFIED || src.is_multicast() || src.is_loopback() || src.is_link_local();
     !unusable && !env.is_local(src) && !(F::may_be_ours(config, src) && env.subnet(src).is_some())
 }

@@ -15,7 +15,7 @@ use aya::{
     programs::{
         CgroupAttachMode, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::FdLink,
-        tc::{self, NlOptions, TcAttachOptions, TcError, TcHandle},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
 
@@ -140,14 +140,24 @@ fn attach_filter(
         _ => {}
     }
     let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, ..NlOptions::default() };
-    let id = classifier.attach_with_options(ifname, direction, TcAttachOptions::Netlink(options))?;
+    let id = match classifier.attach_with_options(ifname, direction, TcAttachOptions::Netlink(options)) {
+        // An earlier daemon's: its program is replaced in place.
+        Err(error) if exists(&error) => classifier.attach_to_link(SchedClassifierLink::attached(
+            ifname,
+            direction,
+            FILTER_PRIORITY,
+            FILTER_HANDLE,
+            None,
+        )?)?,
+        attached => attached?,
+    };
     // The filter is to outlive this process; dropping the link would remove it.
     std::mem::forget(classifier.take_link(id)?);
     Ok(())
 }
 
-fn exists(error: &TcError) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+fn exists(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut source = Some(error);
     while let Some(error) = source {
         if error.downcast_ref::<io::Error>().is_some_and(|io| io.raw_os_error() == Some(libc::EEXIST)) {
             return true;
@@ -189,10 +199,33 @@ fn unpin(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// Names the pin that stays.
 pub fn detach(links: &Path, side: Side, ifindex: u32) -> Result<(), Error> {
-    for (program, _) in side.hooks() {
-        unpin(&pin(links, ifindex, program))?;
+    for (program, direction) in side.hooks() {
+        let path = pin(links, ifindex, program);
+        if path.exists() {
+            unpin(&path)?;
+        } else if let Ok(ifname) = nix::net::if_::if_indextoname(ifindex) {
+            detach_filter(&ifname.to_string_lossy(), direction, program);
+        }
     }
     Ok(())
+}
+
+/// Takes a program's clsact filter off an interface; gone already, with or without the interface, is fine.
+fn detach_filter(ifname: &str, direction: TcAttachType, program: &str) {
+    match tc::qdisc_detach_program(ifname, direction, program) {
+        Ok(()) => tracing::debug!(ifname, program, "filter removed"),
+        Err(error) => tracing::debug!(ifname, program, %error, "no filter removed"),
+    }
+}
+
+/// Takes netd's clsact filters off every interface of this namespace. TCX links go with their pins.
+pub fn detach_filters() {
+    let Ok(interfaces) = nix::net::if_::if_nameindex() else { return };
+    for interface in &interfaces {
+        for (program, direction) in [Side::Endpoint, Side::Uplink].iter().flat_map(|side| side.hooks()) {
+            detach_filter(&interface.name().to_string_lossy(), direction, program);
+        }
+    }
 }
 
 /// Puts the socket programs on the cgroup, replacing those of an earlier start in place.

@@ -795,11 +795,12 @@ impl Kernel {
     }
 }
 
-/// Removes every pin of an instance; works without a running daemon. Unpinned links detach, unpinned maps and programs go with them.
+/// Removes every pin and filter of an instance; works without a running daemon. Unpinned links detach, unpinned maps and programs go with them.
 ///
 /// # Errors
 /// Names the directory that stays.
 pub fn remove_pins(bpffs: &PathBuf) -> Result<(), Error> {
+    attach::detach_filters();
     match fs::remove_dir_all(bpffs) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::kernel(format!("remove the pins in {}", bpffs.display()), error))

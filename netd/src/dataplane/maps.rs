@@ -13,15 +13,16 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        Config, Endpoint, Flow, Network, Owner, PortSet, Publish, PublishKey, Slot, Tuple, Uplink, port_set,
+        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, PortSet,
+        Ports as FragmentPorts, Publish, PublishKey, Slot, Tuple, Uplink, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
 
 use super::{Error, raw};
 
-/// Names of all maps, as `netd-ebpf/src/maps.rs` has them.
-pub const NAMES: [&str; 21] = [
+/// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
+pub const NAMES: [&str; 19] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -39,8 +40,6 @@ pub const NAMES: [&str; 21] = [
     "UPLINK",
     "DIALLED",
     "DROPS",
-    "DRAFT4",
-    "DRAFT6",
     "FRAGMENT4",
     "FRAGMENT6",
 ];
@@ -288,5 +287,8 @@ pub fn shapes() -> Vec<Shape> {
         of::<u32, PortSet>("PORTS"),
         of::<IfIndex, Uplink>("UPLINK"),
         of::<u32, u64>("DROPS"),
+        of::<DialledKey, Dialled>("DIALLED"),
+        of::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENT4"),
+        of::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENT6"),
     ]
 }
