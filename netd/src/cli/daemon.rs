@@ -24,14 +24,14 @@ use crate::{
 EXAMPLES:
   netd daemon
   netd daemon --log-format json -v
-  netd daemon --uplink eth0 --uplink wg0
+  netd daemon --uplink eth0 --uplink bond0
   netd daemon --config /etc/netd/netd.toml
   nsenter --net=/run/netns/blue netd daemon --instance blue --state-dir /var/lib/netd-blue \\
       --run-dir /run/netd-blue --bpffs /sys/fs/bpf/netd-blue       a second one, side by side")]
 pub(super) struct Daemon {
     #[command(flatten)]
     place: Place,
-    /// Interface to the outside (repeat) [default: every layer-3 interface that is not netd's own]
+    /// Interface to the outside (repeat) [default: every Ethernet interface with a global address]
     #[arg(long, value_name = "IFNAME")]
     uplink: Vec<IfName>,
     /// How log lines look
@@ -65,14 +65,15 @@ struct Place {
 /// Remove everything this daemon put into the kernel, and its state; the daemon ends
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Networks, sandboxes, programs, maps, interfaces: all of it goes, and the commands of `netd run` end. Namespaces that
-netd did not make stay.
+Networks, sandboxes, programs, maps, interfaces: all of it goes, and the commands of `netd run`
+end. Namespaces that netd did not make stay.
 Where no daemon runs, this command does it alone; give it the options that the daemon had.
 
 EXAMPLES:
   netd down
   netd -H unix:///run/netd-blue/netd.sock down
-  netd down --instance blue --state-dir /var/lib/netd-blue --run-dir /run/netd-blue --bpffs /sys/fs/bpf/netd-blue")]
+  netd down --instance blue --state-dir /var/lib/netd-blue --run-dir /run/netd-blue \\
+      --bpffs /sys/fs/bpf/netd-blue")]
 pub(super) struct Down {
     #[command(flatten)]
     place: Place,

@@ -44,7 +44,7 @@ pub(super) struct EndpointOptions {
     /// Expose a port or range, for -P, links and inspect
     #[arg(long, value_name = "PORT[/PROTO]", value_parser = exposed)]
     expose: Vec<String>,
-    /// Know another sandbox by a name, and reach its exposed ports where ICC is off
+    /// Know another sandbox of the same network by a name, as a line of /etc/hosts
     #[arg(long, value_name = "NAME[:ALIAS]")]
     link: Vec<String>,
     /// Name server, instead of the host's

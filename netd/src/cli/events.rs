@@ -22,11 +22,11 @@ FILTERS: type (network or container), event (create, connect, ...), network, con
 EXAMPLES:
   netd events
   netd events --filter type=network --filter event=connect
-  netd events --format jsonl --until 10m")]
+  netd events --format jsonl --until $(date -d '10 minutes' +%s)   follow for ten minutes")]
 pub(super) struct Events {
     #[command(flatten)]
     format: FormatOption,
-    /// End at this time: RFC 3339, or seconds since the epoch
+    /// End at this time: RFC 3339, or seconds since the epoch (an age such as 10m lies in the past)
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     /// Print only what matches (repeat: every key must match)

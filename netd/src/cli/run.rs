@@ -26,6 +26,8 @@ use crate::{
 /// Make a sandbox and run a command in it; exits with the command's exit code
 ///
 /// The command has its own network, /etc/hosts, /etc/resolv.conf, host name and /sys; files and processes are the host's.
+/// There is no image: the first word is the command. Terminal, environment and working directory are the caller's, so
+/// that docker's -i, -t, -e, -v and -w have no counterpart.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 EXIT CODES:

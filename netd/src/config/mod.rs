@@ -91,7 +91,7 @@ pub struct Settings {
     pub bpffs: PathBuf,
     /// Root of the cgroup2 hierarchy whose sockets are the host's.
     pub cgroup: PathBuf,
-    /// Interfaces to the outside; empty: every layer-3 interface that is not netd's own.
+    /// Interfaces to the outside; empty: every Ethernet interface with a global address that is not netd's own.
     pub uplinks: Vec<IfName>,
     /// How log lines look.
     pub log_format: LogFormat,

@@ -23,15 +23,16 @@ use crate::{
 Without --subnet the first default pool that overlaps nothing on the host is taken (172.18.0.0/16, ...).
 
 OPTIONS FOR -o (docker's keys):
-  com.docker.network.bridge.enable_icc=false            sandboxes of the network cannot reach each other
+  com.docker.network.bridge.enable_icc=false            no traffic between its sandboxes
   com.docker.network.bridge.enable_ip_masquerade=false  keep the sandboxes' addresses on the way out
-  com.docker.network.bridge.host_binding_ipv4=ADDRESS   where published ports listen unless -p says otherwise
+  com.docker.network.bridge.host_binding_ipv4=ADDRESS   where -p listens by default
   com.docker.network.bridge.name=IFNAME                 name of the bridge
-  com.docker.network.driver.mtu=BYTES                   MTU of the bridge and of the sandboxes' interfaces
+  com.docker.network.driver.mtu=BYTES                   MTU of bridge and interfaces
 
 EXAMPLES:
   netd network create app
-  netd network create --subnet 172.30.0.0/24 --ip-range 172.30.0.128/25 --aux-address printer=172.30.0.9 app
+  netd network create --subnet 172.30.0.0/24 --ip-range 172.30.0.128/25 \\
+      --aux-address printer=172.30.0.129 app
   netd network create --ipv6 --subnet fd00:30::/64 --subnet 172.30.0.0/24 dual
   netd network create --internal backend
   netd network create -o com.docker.network.bridge.enable_icc=false --label team=blue strict")]
