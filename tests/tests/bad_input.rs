@@ -118,6 +118,13 @@ fn bad_connections_are_refused() {
         (&["network", "disconnect", "nope", "a1"], NOT_FOUND, "nope"),
         (&["network", "disconnect", "netA", "nope"], NOT_FOUND, "nope"),
         (&["network", "disconnect", "netB", "a1"], NOT_FOUND, "a1"),
+        (&["network", "disconnect", "-f", "netB", "a1"], NOT_FOUND, "a1 is not connected to network netB"),
+        (
+            &["network", "disconnect", "-f", "netB", "nope"],
+            NOT_FOUND,
+            "nope is not connected to network netB",
+        ),
+        (&["network", "disconnect", "-f", "nope", "a1"], NOT_FOUND, "nope"),
     ]);
 }
 

@@ -147,9 +147,9 @@ struct Connect {
 #[command(after_help = "\
 EXAMPLES:
   netd network disconnect app web
-  netd network disconnect -f app web             also when the sandbox itself is gone")]
+  netd network disconnect -f app web             the same, in scripts written for docker")]
 struct Disconnect {
-    /// Also when the sandbox itself is gone
+    /// As docker's; a sandbox that is not connected is an error all the same
     #[arg(short, long)]
     force: bool,
     /// Name, id or beginning of the id

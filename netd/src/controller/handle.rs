@@ -83,7 +83,11 @@ impl Handle {
         self.ask(|reply| Command::Connect(sandbox.to_owned(), attachment, reply)).await
     }
 
-    /// Takes a sandbox off a network; `force` succeeds where the sandbox is already gone from it.
+    /// Takes a sandbox off a network.
+    ///
+    /// # Errors
+    /// `NotFound` when the sandbox is not on it. An endpoint never outlives its sandbox, so `force`, which is Docker's word,
+    /// has nothing more to remove: of a sandbox that is gone it only says that it is not connected.
     pub async fn disconnect(&self, network: &str, sandbox: &str, force: bool) -> Result<(), Error> {
         let (network, sandbox) = (network.to_owned(), sandbox.to_owned());
         self.ask(|reply| Command::Disconnect { network, sandbox, force, reply }).await

@@ -209,7 +209,9 @@ impl<M: Machine> Controller<M> {
         let before = match self.world.sandbox(word) {
             Ok(sandbox) => Arc::clone(sandbox),
             // The endpoint of a sandbox that is gone is gone too.
-            Err(error) if force && error.code == Code::NotFound => return Ok(()),
+            Err(error) if force && error.code == Code::NotFound => {
+                return Err(sandboxes::not_connected(word, &network));
+            }
             Err(error) => return Err(error),
         };
         let facts = self.facts(!before.publish.is_empty() || before.publish_all).await?;

@@ -226,8 +226,7 @@ pub fn disconnect(
         return Err(Error::new(Code::Usage, text));
     }
     if sandbox.endpoint_on(&network.id).is_none() {
-        let text = format!("sandbox {} is not connected to network {}", sandbox.name, network.name);
-        return Err(Error::new(Code::NotFound, text));
+        return Err(not_connected(sandbox.name.as_str(), network));
     }
     let mut sandbox = sandbox.clone();
     sandbox.endpoints.retain(|endpoint| endpoint.network != network.id);
@@ -242,6 +241,11 @@ pub fn disconnect(
     }
     world.put_sandbox(sandbox);
     Ok(())
+}
+
+/// Says that there is no endpoint to remove.
+pub fn not_connected(sandbox: &str, network: &Network) -> Error {
+    Error::new(Code::NotFound, format!("sandbox {sandbox} is not connected to network {}", network.name))
 }
 
 /// Adds published ports to a sandbox; returns the new bindings.

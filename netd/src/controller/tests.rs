@@ -512,6 +512,13 @@ async fn a_network_in_use_is_not_removed() {
     assert!(error.message.starts_with("network web has active endpoints (name:\"a\""), "{error}");
     assert_eq!(bench.controller.prune_networks(Box::new(|_| true)).await.expect("pruned"), []);
     bench.controller.disconnect("web", "a", true).await.expect("disconnected");
+    let before = bench.dump();
+    for sandbox in ["a", "gone"] {
+        let error = bench.controller.disconnect("web", sandbox, true).await.expect_err("not connected");
+        assert_eq!(error.code, Code::NotFound);
+        assert_eq!(error.message, format!("sandbox {sandbox} is not connected to network web"));
+    }
+    assert_eq!(bench.dump(), before);
     let pruned = bench.controller.prune_networks(Box::new(|_| true)).await.expect("pruned");
     assert_eq!(pruned.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["web"]);
 }
