@@ -1,6 +1,10 @@
 //! Reads and writes `/proc/sys/net`, which shows each thread the settings of its own network namespace.
 
-use std::{fmt, fs, io, ops::RangeInclusive};
+use std::{
+    fmt, fs,
+    io::{self, Read as _},
+    ops::RangeInclusive,
+};
 
 use crate::netns::{self, Netns};
 
@@ -81,13 +85,17 @@ pub fn has_ipv6() -> bool {
     fs::exists(format!("{ROOT}/ipv6")).unwrap_or(false)
 }
 
+/// Longest setting that is read: the kernel's lists of ports take up to 64 KiB.
+const LONGEST: usize = 64 * 1024;
+
+/// Reads a setting in one call: the kernel answers a second one with nothing, and a list of ports would be cut where the first ended.
 fn read_here(key: &str) -> Result<String, Error> {
-    let text = fs::read_to_string(format!("{ROOT}/{key}")).map_err(|source| Error::Setting {
-        doing: "read".into(),
-        key: key.into(),
-        source,
-    })?;
-    Ok(text.trim_end().to_owned())
+    let failed = |source| Error::Setting { doing: "read".into(), key: key.into(), source };
+    let mut text = vec![0; LONGEST];
+    let length =
+        fs::File::open(format!("{ROOT}/{key}")).and_then(|mut file| file.read(&mut text)).map_err(failed)?;
+    text.truncate(length);
+    Ok(String::from_utf8_lossy(&text).trim_end().to_owned())
 }
 
 /// The host ports that the kernel hands out by itself (`ip_local_port_range`).

@@ -119,11 +119,13 @@ impl Ns {
     /// Reads a key below `/proc/sys` as this namespace sees it.
     pub fn sysctl_get(&self, key: &str) -> String {
         let path = format!("/proc/sys/{key}");
-        self.run(|| {
-            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: read {path}: {e}", self.name))
-        })
-        .trim()
-        .to_owned()
+        // One read: the kernel answers a second one with nothing, which would cut a list of ports.
+        let read = || {
+            let mut text = vec![0; 4096];
+            let length = std::io::Read::read(&mut std::fs::File::open(&path)?, &mut text)?;
+            std::io::Result::Ok(String::from_utf8_lossy(&text[..length]).trim().to_owned())
+        };
+        self.run(|| read().unwrap_or_else(|e| panic!("{}: read {path}: {e}", self.name)))
     }
 
     /// Returns an interface, if it exists.

@@ -1,7 +1,7 @@
 //! Rung: namespaces. What netd makes it also removes: sandboxes, networks, and the whole instance.
 
 use aya::programs::tc::{SchedClassifier, TcAttachType};
-use netd_tests::{Family, H, Lab, Ns, Outcome, Proto, R, Server, at};
+use netd_tests::{Family, H, Lab, Ns, Options, Outcome, Proto, R, Server, Topology, at};
 use nix::sys::signal::Signal;
 
 /// Counts the programs on the TCX hooks of an interface.
@@ -136,4 +136,17 @@ fn daemons_in_different_namespaces_live_side_by_side() {
     drop(sandboxes.next());
     drop(first);
     all_work(&second, &sandboxes.next().expect("two sandboxes"));
+}
+
+#[test]
+fn a_long_list_of_reserved_ports_is_kept_and_given_back() {
+    const KEY: &str = "net/ipv4/ip_local_reserved_ports";
+    let topology = Topology::new();
+    let own = "1000,1100,1200,1300,1400,1500,1600,1700,1800,1900"; // more than one short read takes
+    topology.h.sysctl(KEY, own);
+    let lab = Lab::on(topology, &Options::default());
+    let with_netds = lab.h.sysctl_get(KEY);
+    assert!(own.split(',').all(|port| with_netds.split(',').any(|entry| entry == port)), "{with_netds}");
+    assert_ne!(with_netds, own, "netd reserves the ports of masqueraded flows");
+    // The lab's end compares the settings with those before the daemon.
 }

@@ -80,5 +80,6 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
 fn may_be_remote<F: Ip, E: Env<F>>(env: &E, config: &Config, src: &F::Addr) -> bool {
     let unusable =
         *src == F::Addr::UNSPECIFIED || src.is_multicast() || src.is_loopback() || src.is_link_local();
-    !unusable && !env.is_local(src) && !(F::may_be_ours(config, src) && env.subnet(src).is_some())
+    let ours = env.is_local(src) || (F::may_be_ours(config, src) && env.subnet(src).is_some());
+    !(unusable || ours)
 }

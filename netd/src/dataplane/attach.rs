@@ -184,8 +184,14 @@ fn replace(ebpf: &Ebpf, path: &Path, program: &str) -> Result<bool, Error> {
     }
 }
 
-/// Removes a pin; gone already is fine.
+/// Detaches a pinned link and removes its pin; gone already is fine.
 fn unpin(path: &Path) -> Result<(), Error> {
+    if let Ok(link) = raw::open_pin(path)
+        && let Err(error) = raw::detach_link(link.as_fd())
+    {
+        // Its interface has gone, and the program with it.
+        tracing::debug!(path = %path.display(), %error, "link not detached");
+    }
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::kernel(format!("remove the pin {}", path.display()), error))
@@ -216,6 +222,15 @@ fn detach_filter(ifname: &str, direction: TcAttachType, program: &str) {
         Ok(()) => tracing::debug!(ifname, program, "filter removed"),
         Err(error) => tracing::debug!(ifname, program, %error, "no filter removed"),
     }
+}
+
+/// Takes every pinned link of an instance off its hook.
+///
+/// # Errors
+/// Names the pin that stays.
+pub fn detach_links(links: &Path) -> Result<(), Error> {
+    let Ok(entries) = fs::read_dir(links) else { return Ok(()) };
+    entries.filter_map(Result::ok).try_for_each(|entry| unpin(&entry.path()))
 }
 
 /// Takes netd's clsact filters off every interface of this namespace. TCX links go with their pins.

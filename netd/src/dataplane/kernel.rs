@@ -800,6 +800,7 @@ impl Kernel {
 /// # Errors
 /// Names the directory that stays.
 pub fn remove_pins(bpffs: &PathBuf) -> Result<(), Error> {
+    attach::detach_links(&pin_dir(bpffs).join("links"))?;
     attach::detach_filters();
     match fs::remove_dir_all(bpffs) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -16,6 +16,7 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// `union bpf_attr` for the calls below: 64 bytes, the rest zero.
@@ -59,6 +60,13 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     let mut attr = Attr::default();
     attr.0[0] = pair(number(link), number(program));
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Takes a link's program off its hook at once; closing or unpinning it would leave that to a worker of the kernel.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = Attr::default();
+    attr.0[0] = pair(number(link), 0);
+    bpf(BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
 /// Reads a hash map from the beginning in batches and hands each key and value to `visit`.

@@ -1,5 +1,7 @@
 //! Links in general: what the kernel says about one, and the steps that every kind shares.
 
+use std::time::{Duration, Instant};
+
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
@@ -7,6 +9,9 @@ use rtnetlink::packet_route::{
 
 use super::{Error, Links, Mode, error::gone_is_success};
 use crate::model::{IfName, Mac};
+
+/// How long a link may take from being switched on to working; the kernel does it in a few milliseconds, in a worker.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the kernel says about a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +162,20 @@ impl Links {
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
         self.change_link(&format!("set {ifname} up"), message).await
+    }
+
+    /// Switches a link on and waits until the kernel has put both it and its peer to work: until then what either sends is lost.
+    ///
+    /// A link that is on already is not waited for, nor is one whose peer stays down, beyond [`PATIENCE`].
+    pub async fn set_running(&self, ifname: &IfName) -> Result<(), Error> {
+        let doing = format!("set {ifname} up");
+        let was_up = self.existing(&doing, ifname).await?.up;
+        self.set_up(ifname).await?;
+        let deadline = Instant::now() + PATIENCE;
+        while !was_up && Instant::now() < deadline && !self.existing(&doing, ifname).await?.running {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
     }
 
     /// Switches a link off.

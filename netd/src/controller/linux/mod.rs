@@ -157,7 +157,7 @@ impl Linux {
                 let entries = publish_entries(publish, self.existing(&publish.host).await?);
                 Ok(self.dataplane(|dataplane| dataplane.put_publishes(&entries))?)
             }
-            Object::Up(host) => Ok(self.links.set_up(host).await?),
+            Object::Up(host) => Ok(self.links.set_running(host).await?),
             Object::Gateway(gateway) => self.put_gateway(gateway).await,
         }
     }
