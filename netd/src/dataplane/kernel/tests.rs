@@ -34,7 +34,7 @@ fn open(bpffs: &Path) -> Kernel {
         cgroup: line.split(' ').nth(4).expect("a mount point").into(),
         flow_entries: 64,
         nat_port_ranges: vec![(20_000, 20_009)],
-        timeouts: Timeouts::default(),
+        timeouts: super::super::Timeouts::default(),
         attach: AttachMode::Auto,
     };
     Kernel::open(settings).expect("programs load")

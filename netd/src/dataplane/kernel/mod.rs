@@ -1,5 +1,11 @@
 //! The packet path in the running kernel: `Dataplane` over pinned maps and programs.
 
+mod config;
+mod ports;
+mod subnets;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{HashMap, HashSet},
     fs,
@@ -8,28 +14,28 @@ use std::{
 };
 
 use aya::{Ebpf, maps::lpm_trie::Key};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netd_common::{
     maps::{
-        Config, Endpoint, Network, Owner, PORT_RANGES, PortRange, Publish, PublishKey, Timeouts as Ticks,
-        Uplink, capacity, endpoint_flags, features, flow_flags, port_set,
+        Config, Endpoint, Network, Owner, Publish, PublishKey, Uplink, capacity, endpoint_flags, features,
+        flow_flags, port_set,
     },
-    net::{Addr4, Addr6, Be16, Mac as WireMac},
+    net::{Addr4, Addr6, Mac as WireMac},
     verdict::DropReason,
     wire::l4,
 };
 
 use super::{
     AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, NetworkEntry, PublishEntry,
-    Settings, Timeouts, UplinkEntry,
+    Settings, UplinkEntry,
     attach::{self, Side},
     flows,
     load::{self, pin_dir},
     maps::{FamilyMaps, Maps, Ports, Table},
     object::OBJECT_SHA256,
-    raw,
 };
 use crate::model::{Mac, Protocol};
+use config::configure;
+use ports::published;
 
 /// The packet path of one instance.
 pub struct Kernel {
@@ -129,95 +135,6 @@ impl Kernel {
         self.refresh_interest(&HashSet::new(), true)
     }
 
-    /// Makes the sets of interest what ranges, publishes and live flows need.
-    fn refresh_interest(&mut self, live: &HashSet<(u8, u16)>, keep: bool) -> Result<(), Error> {
-        for proto in [l4::TCP, l4::UDP, 1] {
-            let Some(index) = port_set::index(port_set::INTEREST, proto) else { continue };
-            let before = self.sets[index as usize];
-            let mut wanted = if keep { before } else { Ports([0; 2048]) };
-            for (first, last) in &self.settings.nat_port_ranges {
-                for port in *first..=*last {
-                    wanted.set(port, true);
-                }
-            }
-            for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
-                let set = port_set::index(purpose, proto).map_or(0, |set| set as usize);
-                for (word, published) in wanted.0.iter_mut().zip(self.sets[set].0) {
-                    *word |= published;
-                }
-            }
-            for (_, port) in live.iter().filter(|(live, _)| *live == proto || (*live == 58 && proto == 1)) {
-                wanted.set(*port, true);
-            }
-            if wanted.0 != before.0 {
-                self.sets[index as usize] = wanted;
-                self.write_set(index)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write_set(&mut self, index: u32) -> Result<(), Error> {
-        let set = self.sets[index as usize];
-        self.maps
-            .ports
-            .set(index, set, 0)
-            .map_err(|source| Error::kernel("write to map PORTS".to_owned(), source))
-    }
-
-    /// Adds or removes the reservation of ports; the sets that changed are written once.
-    fn reserve(&mut self, entries: &[PublishEntry], present: bool) -> Result<(), Error> {
-        let mut changed = HashSet::new();
-        for entry in entries {
-            let purpose = if entry.host_ip.is_ipv4() { port_set::PUBLISHED4 } else { port_set::PUBLISHED6 };
-            let Some(set) = port_set::index(purpose, entry.protocol as u8) else { continue };
-            let count = self.reserved.entry((set, entry.host_port)).or_default();
-            *count = if present { count.saturating_add(1) } else { count.saturating_sub(1) };
-            let (count, present) = (*count, *count > 0);
-            if count == 0 {
-                self.reserved.remove(&(set, entry.host_port));
-            }
-            if self.sets[set as usize].set(entry.host_port, present) {
-                changed.insert(set);
-            }
-        }
-        for set in changed {
-            self.write_set(set)?;
-        }
-        Ok(())
-    }
-
-    /// Writes the publishes of both families, with or without where they lead.
-    fn write_publishes(&mut self, entries: &[PublishEntry], live: bool) -> Result<(), Error> {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for entry in entries {
-            let network = if live { self.network_of(entry.ifindex)? } else { 0 };
-            match entry.host_ip {
-                IpAddr::V4(addr) => {
-                    let IpAddr::V4(backend) = entry.backend else { continue };
-                    v4.push((key(Addr4::from(addr), entry), publish(backend.into(), entry, network, live)));
-                }
-                IpAddr::V6(addr) => {
-                    let backend = match entry.backend {
-                        IpAddr::V4(backend) => Addr6::mapped(backend.into()),
-                        IpAddr::V6(backend) => backend.into(),
-                    };
-                    v6.push((key(Addr6::from(addr), entry), publish(backend, entry, network, live)));
-                }
-            }
-        }
-        self.maps.v4.publish.put_many(&v4)?;
-        self.maps.v6.publish.put_many(&v6)
-    }
-
-    /// Removes publishes of both families; those that are gone already are fine.
-    fn erase_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
-        entries.iter().try_for_each(|entry| match entry.host_ip {
-            IpAddr::V4(addr) => self.maps.v4.publish.remove(&key(Addr4::from(addr), entry)),
-            IpAddr::V6(addr) => self.maps.v6.publish.remove(&key(Addr6::from(addr), entry)),
-        })
-    }
-
     fn network_of(&self, ifindex: u32) -> Result<u16, Error> {
         Ok(self.endpoint(ifindex)?.network)
     }
@@ -242,23 +159,6 @@ impl Kernel {
             .config
             .set(0, config, 0)
             .map_err(|source| Error::kernel("write to map CONFIG".to_owned(), source))
-    }
-
-    /// Recomputes which addresses may be netd's, from the subnets in the maps.
-    fn refresh_filter(&mut self) -> Result<(), Error> {
-        let (mut filter4, mut filter6) = ([0_u32; 8], [0_u32; 8]);
-        for key in self.maps.v4.subnet.keys() {
-            let key = key.map_err(|source| Error::kernel("list map SUBNET4".to_owned(), source))?;
-            let first = key.data().to_wire()[0];
-            set_bits(&mut filter4, first, 8_u32.saturating_sub(key.prefix_len()));
-        }
-        for key in self.maps.v6.subnet.keys() {
-            let key = key.map_err(|source| Error::kernel("list map SUBNET6".to_owned(), source))?;
-            let second = key.data().to_wire()[1];
-            set_bits(&mut filter6, second, 16_u32.saturating_sub(key.prefix_len()).min(8));
-        }
-        (self.config.filter4, self.config.filter6) = (filter4, filter6);
-        self.write_config()
     }
 
     fn end_flows(&mut self, ends: impl Fn(&Passage) -> bool) -> Result<usize, Error> {
@@ -291,23 +191,6 @@ impl Passage {
     }
 }
 
-/// Sets the bits that `span` low bits of freedom around `value` give.
-fn set_bits(filter: &mut [u32; 8], value: u8, span: u32) {
-    let base = u32::from(value) >> span << span;
-    for bit in base..base + (1 << span) {
-        filter[(bit >> 5) as usize & 7] |= 1 << (bit & 31);
-    }
-}
-
-fn key<A>(addr: A, entry: &PublishEntry) -> PublishKey<A> {
-    PublishKey { addr, port: Be16::from(entry.host_port), proto: entry.protocol as u8, pad: 0 }
-}
-
-fn publish<A: Default>(backend: A, entry: &PublishEntry, network: u16, live: bool) -> Publish<A> {
-    let backend = if live { backend } else { A::default() };
-    Publish { backend, ifindex: entry.ifindex, port: Be16::from(entry.backend_port), network }
-}
-
 fn option4(addr: Addr4) -> Option<Ipv4Addr> {
     (addr != Addr4::default()).then(|| addr.into())
 }
@@ -318,51 +201,6 @@ fn option6(addr: Addr6) -> Option<Ipv6Addr> {
 
 fn wire(mac: Mac) -> WireMac {
     WireMac::from(mac.0)
-}
-
-/// Writes the configuration; an earlier one's epoch goes on and its secret stays, so that endpoints keep their external ports.
-fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Result<Config, Error> {
-    let failed = |doing: &str| {
-        let doing = doing.to_owned();
-        move |source| Error::Kernel { doing, source }
-    };
-    let old = maps.config.get(&0, 0).map_err(|e| failed("read map CONFIG")(Box::new(e)))?;
-    let cookie = raw::netns_cookie().map_err(|e| failed("ask for the namespace's cookie")(Box::new(e)))?;
-    let secret = match old.secret {
-        0 => getrandom::u32().map_err(|e| failed("take random bytes")(Box::new(e)))? | 1,
-        kept => kept,
-    };
-    let mut ports = [PortRange::default(); PORT_RANGES];
-    for (slot, (first, last)) in ports.iter_mut().zip(&settings.nat_port_ranges) {
-        *slot = PortRange { first: *first, count: last.saturating_sub(*first).saturating_add(1) };
-    }
-    let config = Config {
-        epoch: old.epoch.wrapping_add(1).max(1),
-        features: found,
-        netns_cookie: [(cookie & 0xffff_ffff) as u32, (cookie >> 32) as u32],
-        secret,
-        port_count: ports.iter().map(|range| u32::from(range.count)).sum(),
-        ports,
-        timeouts: in_ticks(&settings.timeouts),
-        filter4: old.filter4,
-        filter6: old.filter6,
-    };
-    maps.config.set(0, config, 0).map_err(|e| failed("write to map CONFIG")(Box::new(e)))?;
-    Ok(config)
-}
-
-fn in_ticks(timeouts: &Timeouts) -> Ticks {
-    Ticks {
-        tcp_syn_sent: flows::ticks(timeouts.tcp_syn_sent),
-        tcp_syn_recv: flows::ticks(timeouts.tcp_syn_recv),
-        tcp_established: flows::ticks(timeouts.tcp_established),
-        tcp_closing: flows::ticks(timeouts.tcp_closing),
-        tcp_closed: flows::ticks(timeouts.tcp_closed),
-        udp: flows::ticks(timeouts.udp),
-        udp_replied: flows::ticks(timeouts.udp_replied),
-        icmp: flows::ticks(timeouts.icmp),
-        other: flows::ticks(timeouts.other),
-    }
 }
 
 /// Makes a table hold exactly these keys.
@@ -723,78 +561,6 @@ impl Dataplane for Kernel {
     }
 }
 
-fn published<A>(
-    host_ip: IpAddr,
-    port: Be16,
-    proto: u8,
-    backend: IpAddr,
-    value: &Publish<A>,
-) -> Option<PublishEntry> {
-    let protocol = match proto {
-        l4::TCP => Protocol::Tcp,
-        l4::UDP => Protocol::Udp,
-        _ => return None,
-    };
-    let (host_port, backend_port) = (port.into(), value.port.into());
-    Some(PublishEntry { host_ip, host_port, protocol, backend, backend_port, ifindex: value.ifindex })
-}
-
-impl Kernel {
-    /// Returns the netmasks of an endpoint's network.
-    fn masks(&self, endpoint: &EndpointEntry) -> Result<(Addr4, Addr6), Error> {
-        let (mut mask4, mut mask6) = (Addr4::default(), Addr6::default());
-        for (subnet, slot) in self.subnets()? {
-            if slot != u32::from(endpoint.network) {
-                continue;
-            }
-            match subnet {
-                IpNet::V4(net) => mask4 = net.netmask().into(),
-                IpNet::V6(net) => mask6 = net.netmask().into(),
-            }
-        }
-        Ok((mask4, mask6))
-    }
-
-    /// Removes every prefix of a slot but these, whoever put it there: of an orphan's slot nobody knows the prefixes any more.
-    fn forget_prefixes(
-        &mut self,
-        slot: u16,
-        keep4: Option<Ipv4Net>,
-        keep6: Option<Ipv6Net>,
-    ) -> Result<(), Error> {
-        let kept = [keep4.map(|net| IpNet::V4(net.trunc())), keep6.map(|net| IpNet::V6(net.trunc()))];
-        for (subnet, owner) in self.subnets()? {
-            if owner != u32::from(slot) || kept.contains(&Some(subnet)) {
-                continue;
-            }
-            let length = u32::from(subnet.prefix_len());
-            let removed = match subnet.network() {
-                IpAddr::V4(addr) => self.maps.v4.subnet.remove(&Key::new(length, addr.into())),
-                IpAddr::V6(addr) => self.maps.v6.subnet.remove(&Key::new(length, addr.into())),
-            };
-            removed.map_err(|source| {
-                Error::kernel(format!("remove the subnet {subnet} of network {slot}"), source)
-            })?;
-        }
-        Ok(())
-    }
-
-    fn subnets(&self) -> Result<Vec<(IpNet, u32)>, Error> {
-        let mut all = Vec::new();
-        for entry in &self.maps.v4.subnet {
-            let (key, slot) = entry.map_err(|source| Error::kernel("list map SUBNET4".to_owned(), source))?;
-            let length = u8::try_from(key.prefix_len()).unwrap_or(32);
-            all.extend(IpNet::new(Ipv4Addr::from(key.data()).into(), length).map(|net| (net, slot)));
-        }
-        for entry in &self.maps.v6.subnet {
-            let (key, slot) = entry.map_err(|source| Error::kernel("list map SUBNET6".to_owned(), source))?;
-            let length = u8::try_from(key.prefix_len()).unwrap_or(128);
-            all.extend(IpNet::new(Ipv6Addr::from(key.data()).into(), length).map(|net| (net, slot)));
-        }
-        Ok(all)
-    }
-}
-
 /// Removes every pin and filter of an instance; works without a running daemon. Unpinned links detach, unpinned maps and programs go with them.
 ///
 /// # Errors
@@ -809,7 +575,3 @@ pub fn remove_pins(bpffs: &PathBuf) -> Result<(), Error> {
         _ => Ok(()),
     }
 }
-
-#[cfg(test)]
-#[path = "kernel_tests.rs"]
-mod tests;

@@ -1,0 +1,50 @@
+//! The configuration that all programs read.
+
+use netd_common::maps::{Config, PORT_RANGES, PortRange, Timeouts as Ticks};
+
+use super::super::{Error, Settings, Timeouts, flows, maps::Maps, raw};
+
+/// Writes the configuration; an earlier one's epoch goes on and its secret stays, so that endpoints keep their external ports.
+pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Result<Config, Error> {
+    let failed = |doing: &str| {
+        let doing = doing.to_owned();
+        move |source| Error::Kernel { doing, source }
+    };
+    let old = maps.config.get(&0, 0).map_err(|e| failed("read map CONFIG")(Box::new(e)))?;
+    let cookie = raw::netns_cookie().map_err(|e| failed("ask for the namespace's cookie")(Box::new(e)))?;
+    let secret = match old.secret {
+        0 => getrandom::u32().map_err(|e| failed("take random bytes")(Box::new(e)))? | 1,
+        kept => kept,
+    };
+    let mut ports = [PortRange::default(); PORT_RANGES];
+    for (slot, (first, last)) in ports.iter_mut().zip(&settings.nat_port_ranges) {
+        *slot = PortRange { first: *first, count: last.saturating_sub(*first).saturating_add(1) };
+    }
+    let config = Config {
+        epoch: old.epoch.wrapping_add(1).max(1),
+        features: found,
+        netns_cookie: [(cookie & 0xffff_ffff) as u32, (cookie >> 32) as u32],
+        secret,
+        port_count: ports.iter().map(|range| u32::from(range.count)).sum(),
+        ports,
+        timeouts: in_ticks(&settings.timeouts),
+        filter4: old.filter4,
+        filter6: old.filter6,
+    };
+    maps.config.set(0, config, 0).map_err(|e| failed("write to map CONFIG")(Box::new(e)))?;
+    Ok(config)
+}
+
+fn in_ticks(timeouts: &Timeouts) -> Ticks {
+    Ticks {
+        tcp_syn_sent: flows::ticks(timeouts.tcp_syn_sent),
+        tcp_syn_recv: flows::ticks(timeouts.tcp_syn_recv),
+        tcp_established: flows::ticks(timeouts.tcp_established),
+        tcp_closing: flows::ticks(timeouts.tcp_closing),
+        tcp_closed: flows::ticks(timeouts.tcp_closed),
+        udp: flows::ticks(timeouts.udp),
+        udp_replied: flows::ticks(timeouts.udp_replied),
+        icmp: flows::ticks(timeouts.icmp),
+        other: flows::ticks(timeouts.other),
+    }
+}

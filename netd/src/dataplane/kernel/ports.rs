@@ -1,0 +1,131 @@
+//! Published ports in the maps: their entries, and the sets of ports that the programs ask first.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use netd_common::{
+    maps::{Publish, PublishKey, port_set},
+    net::{Addr4, Addr6, Be16},
+    wire::l4,
+};
+
+use super::{
+    super::{Error, PublishEntry, maps::Ports},
+    Kernel,
+};
+use crate::model::Protocol;
+
+impl Kernel {
+    /// Makes the sets of interest what ranges, publishes and live flows need.
+    pub(super) fn refresh_interest(&mut self, live: &HashSet<(u8, u16)>, keep: bool) -> Result<(), Error> {
+        for proto in [l4::TCP, l4::UDP, 1] {
+            let Some(index) = port_set::index(port_set::INTEREST, proto) else { continue };
+            let before = self.sets[index as usize];
+            let mut wanted = if keep { before } else { Ports([0; 2048]) };
+            for (first, last) in &self.settings.nat_port_ranges {
+                for port in *first..=*last {
+                    wanted.set(port, true);
+                }
+            }
+            for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
+                let set = port_set::index(purpose, proto).map_or(0, |set| set as usize);
+                for (word, published) in wanted.0.iter_mut().zip(self.sets[set].0) {
+                    *word |= published;
+                }
+            }
+            for (_, port) in live.iter().filter(|(live, _)| *live == proto || (*live == 58 && proto == 1)) {
+                wanted.set(*port, true);
+            }
+            if wanted.0 != before.0 {
+                self.sets[index as usize] = wanted;
+                self.write_set(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_set(&mut self, index: u32) -> Result<(), Error> {
+        let set = self.sets[index as usize];
+        self.maps
+            .ports
+            .set(index, set, 0)
+            .map_err(|source| Error::kernel("write to map PORTS".to_owned(), source))
+    }
+
+    /// Adds or removes the reservation of ports; the sets that changed are written once.
+    pub(super) fn reserve(&mut self, entries: &[PublishEntry], present: bool) -> Result<(), Error> {
+        let mut changed = HashSet::new();
+        for entry in entries {
+            let purpose = if entry.host_ip.is_ipv4() { port_set::PUBLISHED4 } else { port_set::PUBLISHED6 };
+            let Some(set) = port_set::index(purpose, entry.protocol as u8) else { continue };
+            let count = self.reserved.entry((set, entry.host_port)).or_default();
+            *count = if present { count.saturating_add(1) } else { count.saturating_sub(1) };
+            let (count, present) = (*count, *count > 0);
+            if count == 0 {
+                self.reserved.remove(&(set, entry.host_port));
+            }
+            if self.sets[set as usize].set(entry.host_port, present) {
+                changed.insert(set);
+            }
+        }
+        for set in changed {
+            self.write_set(set)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the publishes of both families, with or without where they lead.
+    pub(super) fn write_publishes(&mut self, entries: &[PublishEntry], live: bool) -> Result<(), Error> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let network = if live { self.network_of(entry.ifindex)? } else { 0 };
+            match entry.host_ip {
+                IpAddr::V4(addr) => {
+                    let IpAddr::V4(backend) = entry.backend else { continue };
+                    v4.push((key(Addr4::from(addr), entry), publish(backend.into(), entry, network, live)));
+                }
+                IpAddr::V6(addr) => {
+                    let backend = match entry.backend {
+                        IpAddr::V4(backend) => Addr6::mapped(backend.into()),
+                        IpAddr::V6(backend) => backend.into(),
+                    };
+                    v6.push((key(Addr6::from(addr), entry), publish(backend, entry, network, live)));
+                }
+            }
+        }
+        self.maps.v4.publish.put_many(&v4)?;
+        self.maps.v6.publish.put_many(&v6)
+    }
+
+    /// Removes publishes of both families; those that are gone already are fine.
+    pub(super) fn erase_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
+        entries.iter().try_for_each(|entry| match entry.host_ip {
+            IpAddr::V4(addr) => self.maps.v4.publish.remove(&key(Addr4::from(addr), entry)),
+            IpAddr::V6(addr) => self.maps.v6.publish.remove(&key(Addr6::from(addr), entry)),
+        })
+    }
+}
+
+pub(super) fn key<A>(addr: A, entry: &PublishEntry) -> PublishKey<A> {
+    PublishKey { addr, port: Be16::from(entry.host_port), proto: entry.protocol as u8, pad: 0 }
+}
+
+pub(super) fn publish<A: Default>(backend: A, entry: &PublishEntry, network: u16, live: bool) -> Publish<A> {
+    let backend = if live { backend } else { A::default() };
+    Publish { backend, ifindex: entry.ifindex, port: Be16::from(entry.backend_port), network }
+}
+
+pub(super) fn published<A>(
+    host_ip: IpAddr,
+    port: Be16,
+    proto: u8,
+    backend: IpAddr,
+    value: &Publish<A>,
+) -> Option<PublishEntry> {
+    let protocol = match proto {
+        l4::TCP => Protocol::Tcp,
+        l4::UDP => Protocol::Udp,
+        _ => return None,
+    };
+    let (host_port, backend_port) = (port.into(), value.port.into());
+    Some(PublishEntry { host_ip, host_port, protocol, backend, backend_port, ifindex: value.ifindex })
+}
