@@ -48,6 +48,51 @@ macro_rules! field {
     };
 }
 
+/// What both ways of access share: the packet's metadata, and what only the kernel can change.
+macro_rules! metadata {
+    () => {
+        #[inline(always)]
+        fn update_checksum(
+            &mut self,
+            offset: u32,
+            delta: u32,
+            change: ChecksumChange,
+        ) -> Result<(), DropReason> {
+            update_checksum(self.0, offset, delta, change)
+        }
+
+        #[inline(always)]
+        fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
+            truncate(self.0, length)
+        }
+
+        #[inline(always)]
+        fn ifindex(&self) -> IfIndex {
+            field!(self.0, ifindex)
+        }
+
+        #[inline(always)]
+        fn ingress_ifindex(&self) -> IfIndex {
+            field!(self.0, ingress_ifindex)
+        }
+
+        #[inline(always)]
+        fn length(&self) -> u32 {
+            field!(self.0, len)
+        }
+
+        #[inline(always)]
+        fn segment_payload(&self) -> u32 {
+            field!(self.0, gso_size)
+        }
+
+        #[inline(always)]
+        fn has_vlan_tag(&self) -> bool {
+            field!(self.0, vlan_present) != 0
+        }
+    };
+}
+
 impl Direct {
     /// Returns the address of `size` bytes at a constant offset, if they are in linear memory.
     ///
@@ -154,40 +199,7 @@ impl Packet for Direct {
         Ok(())
     }
 
-    #[inline(always)]
-    fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason> {
-        update_checksum(self.0, offset, delta, change)
-    }
-
-    #[inline(always)]
-    fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
-        truncate(self.0, length)
-    }
-
-    #[inline(always)]
-    fn ifindex(&self) -> IfIndex {
-        field!(self.0, ifindex)
-    }
-
-    #[inline(always)]
-    fn ingress_ifindex(&self) -> IfIndex {
-        field!(self.0, ingress_ifindex)
-    }
-
-    #[inline(always)]
-    fn length(&self) -> u32 {
-        field!(self.0, len)
-    }
-
-    #[inline(always)]
-    fn segment_payload(&self) -> u32 {
-        field!(self.0, gso_size)
-    }
-
-    #[inline(always)]
-    fn has_vlan_tag(&self) -> bool {
-        field!(self.0, vlan_present) != 0
-    }
+    metadata!();
 }
 
 /// Bytes on the stack. The packet's memory may be read at any address, but the verifier wants stack accesses aligned ("misaligned stack
@@ -241,40 +253,7 @@ impl Packet for Careful {
         if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
     }
 
-    #[inline(always)]
-    fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason> {
-        update_checksum(self.0, offset, delta, change)
-    }
-
-    #[inline(always)]
-    fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
-        truncate(self.0, length)
-    }
-
-    #[inline(always)]
-    fn ifindex(&self) -> IfIndex {
-        field!(self.0, ifindex)
-    }
-
-    #[inline(always)]
-    fn ingress_ifindex(&self) -> IfIndex {
-        field!(self.0, ingress_ifindex)
-    }
-
-    #[inline(always)]
-    fn length(&self) -> u32 {
-        field!(self.0, len)
-    }
-
-    #[inline(always)]
-    fn segment_payload(&self) -> u32 {
-        field!(self.0, gso_size)
-    }
-
-    #[inline(always)]
-    fn has_vlan_tag(&self) -> bool {
-        field!(self.0, vlan_present) != 0
-    }
+    metadata!();
 }
 
 /// Cuts the packet.
