@@ -33,11 +33,6 @@ macro_rules! drop_reasons {
             pub const fn as_str(self) -> &'static str {
                 match self { $( Self::$name => $text, )* }
             }
-
-            /// Returns one sentence of explanation.
-            pub const fn explanation(self) -> &'static str {
-                match self { $( Self::$name => concat!($( $doc ),+), )* }
-            }
         }
     };
 }

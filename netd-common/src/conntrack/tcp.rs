@@ -73,7 +73,8 @@ impl State {
 
 /// Returns what a direction has seen after one more segment.
 ///
-/// A reset marks the direction; any later segment that is none clears the mark, so that a forged reset ends no flow (calico #9605).
+/// A reset marks the direction; any later segment that is none clears the mark (calico #9605), so that a forged reset ends no flow that goes on
+/// within the timeout of a closed one. An idle connection has no such segment: windows are not tracked.
 pub const fn seen(before: u8, flags: u8) -> u8 {
     if flags & RST != 0 { before | RST } else { (before & !RST) | (flags & (SYN | ACK | FIN)) }
 }

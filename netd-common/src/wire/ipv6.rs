@@ -23,8 +23,6 @@ pub const FRAGMENT: u8 = 44;
 pub const AUTH: u8 = 51;
 /// Destination options (§4.6).
 pub const DESTINATION_OPTIONS: u8 = 60;
-/// No next header (§4.7).
-pub const NO_NEXT: u8 = 59;
 
 /// Extension headers that are walked; more are refused (reliability: S31).
 pub const MAX_EXTENSIONS: usize = 6;

@@ -32,9 +32,7 @@ pub const RST: u8 = 0x04;
 /// TCP: the acknowledgement field is valid.
 pub const ACK: u8 = 0x10;
 
-/// ICMPv6 router solicitation (RFC 4861 §4.1).
-pub const ROUTER_SOLICITATION: u8 = 133;
-/// ICMPv6 router advertisement (§4.2).
+/// ICMPv6 router advertisement (RFC 4861 §4.2).
 pub const ROUTER_ADVERTISEMENT: u8 = 134;
 /// ICMPv6 neighbour solicitation (§4.3).
 pub const NEIGHBOUR_SOLICITATION: u8 = 135;
