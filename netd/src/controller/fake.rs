@@ -83,6 +83,8 @@ impl FakeMachine {
                 let guarded = p.ports.iter().all(|port| self.guarded.contains(&port.listen));
                 vec![(record(&p.host), "a port needs its endpoint"), (guarded, "a port needs its guard")]
             }
+            Object::Open(open) => vec![(record(&open.host), "an open port needs its endpoint")],
+            Object::Links(_) => vec![],
             Object::Up(host) => {
                 vec![
                     (record(host), "no link is up before its endpoint"),
@@ -121,7 +123,10 @@ impl FakeMachine {
             Object::Programs(host) => self.has(|o| {
                 matches!(o, Object::Up(u) if u == host) || matches!(o, Object::Record(r) if r.host == *host)
             }),
-            Object::Record(r) => self.published.values().any(|(host, _)| *host == r.host),
+            Object::Record(r) => {
+                self.published.values().any(|(host, _)| *host == r.host)
+                    || self.has(|o| matches!(o, Object::Open(open) if open.host == r.host))
+            }
             Object::Guard(listens) => listens.iter().any(|listen| self.published.contains_key(listen)),
             _ => false,
         };
@@ -274,6 +279,7 @@ impl Machine for FakeMachine {
             (Owned::Bridge { ifname, .. }, Object::Slot(s)) => s.bridge != *ifname,
             (Owned::Veth { ifname, .. }, Object::Veth(v)) => v.host != *ifname,
             (Owned::Veth { ifname, .. }, Object::Record(r)) => r.host != *ifname,
+            (Owned::Veth { ifname, .. }, Object::Open(open)) => open.host != *ifname,
             (Owned::Veth { ifname, .. }, Object::Programs(host) | Object::Up(host)) => host != ifname,
             (Owned::Netns(name), Object::Netns(other)) => other != name,
             (Owned::Files(id), Object::Files(files)) => files.sandbox != *id,

@@ -31,6 +31,7 @@ fn settings() -> Settings {
         default_bridge: CreateNetwork::default(),
         network_options: std::collections::BTreeMap::new(),
         network_slots: 64,
+        direct_routing: false,
         collect_every: Duration::from_secs(5),
     }
 }
