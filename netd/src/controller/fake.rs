@@ -52,7 +52,9 @@ impl FakeMachine {
         let record = |host: &IfName| self.has(|o| matches!(o, Object::Record(r) if r.host == *host));
         let bridge = |name: &IfName| self.has(|o| matches!(o, Object::Bridge(b) if b.ifname == *name));
         let rules = match object {
-            Object::Bridge(_) | Object::Netns(_) | Object::Files(_) | Object::Guard(_) => vec![],
+            Object::Bridge(_) | Object::Netns(_) | Object::Files(_) | Object::Guard(_) | Object::Links(_) => {
+                vec![]
+            }
             Object::Slot(slot) => vec![(bridge(&slot.bridge), "a slot needs its bridge")],
             Object::Veth(v) => {
                 let name = v.netns.path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -84,7 +86,6 @@ impl FakeMachine {
                 vec![(record(&p.host), "a port needs its endpoint"), (guarded, "a port needs its guard")]
             }
             Object::Open(open) => vec![(record(&open.host), "an open port needs its endpoint")],
-            Object::Links(_) => vec![],
             Object::Up(host) => {
                 vec![
                     (record(host), "no link is up before its endpoint"),

@@ -86,6 +86,7 @@ const MTU: u32 = 1500;
 
 /// A network in the dataplane.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Slot {
     /// Its index in the `NETWORK` map.
     pub index: u16,

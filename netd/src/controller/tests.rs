@@ -1,5 +1,7 @@
 //! Unit rung: operations of the controller on a machine in memory.
 
+mod access;
+
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{

@@ -113,6 +113,7 @@ impl Default for Timeouts {
 
 /// A bridge network in the dataplane.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct NetworkEntry {
     /// Slot in the `NETWORK` map.
     pub index: u16,
