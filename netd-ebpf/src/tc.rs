@@ -12,7 +12,7 @@ use aya_ebpf::{
 use netd_common::{
     conntrack,
     env::{Draft, Env},
-    family::{Address, Family, V4, V6},
+    family::{Family, V4, V6},
     hook,
     nat::{icmp_error, masquerade, siit},
     net::{Be16, UPLINK_ZONE},
@@ -32,7 +32,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
+     $reset:ident, $reserve:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -202,11 +202,22 @@ macro_rules! parts {
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            finish(
-                skb,
-                hook::to_endpoint::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), &draft.headers),
-            )
+            let action = $gate_decide(skb);
+            if action != UNDECIDED {
+                return action;
+            }
+            let opened = $open(skb);
+            if opened == UNDECIDED { PASS } else { opened }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $gate_decide(skb: *mut __sk_buff) -> i32 {
+            let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
+            let mut packet = Careful::new(skb);
+            let decided =
+                hook::to_endpoint_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
+            optional(skb, decided.transpose())
         }
 
         #[inline(never)]
@@ -246,6 +257,7 @@ parts!(
     reserve4,
     open4,
     gate4,
+    gate_decide4,
     guard4,
     slow4
 );
@@ -266,6 +278,7 @@ parts!(
     reserve6,
     open6,
     gate6,
+    gate_decide6,
     guard6,
     slow6
 );
@@ -315,10 +328,7 @@ extern "C" fn endpoint_decide4_or_6(skb: *mut __sk_buff) -> i32 {
 
 /// Carries out a part's decision, if it made one.
 #[inline(always)]
-fn optional<A: AsNextHop + Address>(
-    skb: *mut __sk_buff,
-    decision: Option<Result<Verdict<A>, DropReason>>,
-) -> i32 {
+fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
     match decision {
         Some(decision) => finish(skb, decision),
         None => UNDECIDED,
