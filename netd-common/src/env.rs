@@ -24,6 +24,12 @@ pub trait Packet {
     /// # Errors
     /// `Malformed` when the packet ends before.
     fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason>;
+    /// Writes `N` bytes of a header that is new: what a device summed up over the whole packet follows. With [`Packet::store`], a checksum that is
+    /// updated beside it keeps that sum.
+    ///
+    /// # Errors
+    /// `Malformed` when the packet ends before.
+    fn renew<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason>;
     /// Changes a transport checksum by a delta, whether it is complete or left to the device.
     ///
     /// # Errors
@@ -34,6 +40,18 @@ pub trait Packet {
     /// # Errors
     /// `KernelRefused` when the packet's memory cannot be changed.
     fn truncate(&mut self, length: u32) -> Result<(), DropReason>;
+    /// Makes room for an IP header of the family with this ethertype in place of the other's. Its bytes, and the frame's ethertype, are the
+    /// caller's to write; what follows stays.
+    ///
+    /// # Errors
+    /// `KernelRefused` when the packet's memory cannot be changed, or it is a GSO packet of another protocol than TCP.
+    fn exchange_header(&mut self, ethertype: Be16) -> Result<(), DropReason>;
+    /// Becomes the IPv4 packet that an IPv6 packet between mapped addresses stands for: [`crate::nat::siit::to_v4`], in the kernel a function of
+    /// its own.
+    ///
+    /// # Errors
+    /// The reason of the drop.
+    fn stand_for_ipv4(&mut self) -> Result<(), DropReason>;
     /// Returns the device it arrived on, or leaves by.
     fn ifindex(&self) -> IfIndex;
     /// Returns the device by which it entered the host; 0: the host made it.
@@ -163,6 +181,8 @@ pub trait Env<F: Family> {
         Self: 'a;
     /// Looks a flow up.
     fn flow(&self, key: &Tuple<F::Addr>) -> Option<Self::FlowRef<'_>>;
+    /// Whether the other family's table has a flow of this tuple, mapped addresses standing for IPv4 ones.
+    fn in_other_family(&self, key: &Tuple<F::Addr>) -> bool;
     /// Inserts a flow where none is: the insertion *is* the reservation of its tuple.
     ///
     /// # Errors

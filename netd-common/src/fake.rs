@@ -16,10 +16,10 @@ use crate::{
         Config, Endpoint, Flow, FragmentKey, Network, Owner, PORT_RANGES, PortRange, Ports, Publish,
         PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
     },
-    nat::masquerade,
+    nat::{masquerade, siit},
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
     verdict::DropReason,
-    wire::csum,
+    wire::{csum, headers::L3},
 };
 
 /// Host sides and devices of the topology.
@@ -253,7 +253,7 @@ impl Fake {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $tables:ident) => {
+    ($family:ty, $addr:ty, $tables:ident, $other:ident, $in_other:expr) => {
         impl Env<$family> for Fake {
             type FlowRef<'a> = RefMut<'a, Flow<$addr>>;
 
@@ -314,6 +314,10 @@ macro_rules! env_for {
             fn flow(&self, key: &Tuple<$addr>) -> Option<RefMut<'_, Flow<$addr>>> {
                 RefMut::filter_map(self.$tables.flows.borrow_mut(), |flows| flows.get_mut(key)).ok()
             }
+            fn in_other_family(&self, key: &Tuple<$addr>) -> bool {
+                let in_other: fn(&Tuple<$addr>) -> Option<_> = $in_other;
+                in_other(key).is_some_and(|key| self.$other.flows.borrow().contains_key(&key))
+            }
             fn claim(&self, key: &Tuple<$addr>, flow: &Flow<$addr>) -> Result<(), ClaimError> {
                 let mut flows = self.$tables.flows.borrow_mut();
                 if flows.contains_key(key) {
@@ -341,8 +345,8 @@ macro_rules! env_for {
         }
     };
 }
-env_for!(V4, Addr4, v4);
-env_for!(V6, Addr6, v6);
+env_for!(V4, Addr4, v4, v6, |key| Some(key.mapped()));
+env_for!(V6, Addr6, v6, v4, |key| key.as_mapped());
 
 fn addr4(text: [u8; 4]) -> Addr4 {
     Addr4::from_wire(text)
@@ -524,6 +528,9 @@ impl Packet for FakePacket {
         place.copy_from_slice(&bytes);
         Ok(())
     }
+    fn renew<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
+        self.store(offset, bytes)
+    }
     fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason> {
         let old = Be16::from_wire(self.load::<2>(offset)?);
         if change.zero_is_none && old == Be16::ZERO {
@@ -536,6 +543,19 @@ impl Packet for FakePacket {
     fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
         self.bytes.truncate(length as usize);
         Ok(())
+    }
+    fn exchange_header(&mut self, ethertype: Be16) -> Result<(), DropReason> {
+        let (old, new) =
+            if ethertype == V6::ETHERTYPE { (V4::HEADER, V6::HEADER) } else { (V6::HEADER, V4::HEADER) };
+        let end = (L3 + old) as usize;
+        if self.bytes.len() < end {
+            return Err(DropReason::KernelRefused);
+        }
+        self.bytes.splice(L3 as usize..end, std::vec![0; new as usize]);
+        Ok(())
+    }
+    fn stand_for_ipv4(&mut self) -> Result<(), DropReason> {
+        siit::to_v4(self)
     }
     fn ifindex(&self) -> IfIndex {
         self.ifindex

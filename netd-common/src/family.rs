@@ -22,6 +22,8 @@ pub trait Address: Copy + Default + PartialEq + Eq + Hash + Debug + Ord {
     fn is_loopback(&self) -> bool;
     /// Whether it is `::ffff:a.b.c.d`: an IPv4 backend behind an IPv6 publish.
     fn is_mapped(&self) -> bool;
+    /// Returns an IPv4 address in this family.
+    fn of_v4(addr: Addr4) -> Self;
     /// Whether it is in fe80::/10; IPv4's 169.254/16 is ordinary to netd.
     fn is_link_local(&self) -> bool;
     /// Returns a number below 256 that neighbours in a subnet share: the index into the subnet filter of `Config`.
@@ -127,6 +129,9 @@ impl Address for Addr4 {
     fn is_mapped(&self) -> bool {
         false
     }
+    fn of_v4(addr: Addr4) -> Self {
+        addr
+    }
     fn is_link_local(&self) -> bool {
         false
     }
@@ -156,6 +161,9 @@ impl Address for Addr6 {
     }
     fn is_mapped(&self) -> bool {
         self.as_mapped().is_some()
+    }
+    fn of_v4(addr: Addr4) -> Self {
+        Self::mapped(addr)
     }
     fn is_link_local(&self) -> bool {
         let first = self.raw()[0].to_ne_bytes();

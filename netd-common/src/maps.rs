@@ -86,6 +86,8 @@ pub mod flow_flags {
     pub const ROUTED: u16 = 1 << 3;
     /// The source port was allocated by netd.
     pub const MASQUERADED: u16 = 1 << 4;
+    /// In `FLOW6`: the sandbox has IPv4 alone, and its packets are exchanged for those of their mapped addresses.
+    pub const AS_IPV4: u16 = 1 << 5;
 }
 
 /// An endpoint, by the index of its veth's host side: `ENDPOINT`.
@@ -398,6 +400,38 @@ impl<A: Address> Tuple<A> {
             proto: self.proto,
             pad: [0; 3],
         }
+    }
+}
+
+impl Tuple<Addr4> {
+    /// Returns the tuple with mapped addresses.
+    #[inline(always)]
+    pub const fn mapped(&self) -> Tuple<Addr6> {
+        Tuple {
+            src: Addr6::mapped(self.src),
+            dst: Addr6::mapped(self.dst),
+            sport: self.sport,
+            dport: self.dport,
+            zone: self.zone,
+            proto: self.proto,
+            pad: self.pad,
+        }
+    }
+}
+
+impl Tuple<Addr6> {
+    /// Returns the tuple that one with mapped addresses stands for.
+    #[inline(always)]
+    pub fn as_mapped(&self) -> Option<Tuple<Addr4>> {
+        Some(Tuple {
+            src: self.src.as_mapped()?,
+            dst: self.dst.as_mapped()?,
+            sport: self.sport,
+            dport: self.dport,
+            zone: self.zone,
+            proto: self.proto,
+            pad: self.pad,
+        })
     }
 }
 

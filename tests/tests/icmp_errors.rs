@@ -64,6 +64,22 @@ fn case60_a_published_server_finds_the_narrow_link() {
 }
 
 #[test]
+fn case60_an_ipv4_only_server_finds_the_narrow_link_to_an_ipv6_client() {
+    let (lab, [_y, x]) = lab_with_a_far_host(1300);
+    lab.netd(&["network", "create", "--subnet", "172.20.0.0/24", "netV"]).ok();
+    let v1 = lab.sandbox_with("v1", &["--network", "netV,ip=172.20.0.2", "-p", "8080:80"]).serving(&[80]);
+    let (mut stream, seen) = x.connect_stream(at(H.v6, 8080));
+    assert_eq!(seen.source.ip(), IpAddr::from([172, 20, 0, 1]));
+    let errors = Capture::start(&v1, "eth0");
+    for _ in 0..5 {
+        stream.echo(&vec![0x5a; 60_000]).expect("the stream finds the path's MTU");
+    }
+    // Fragmentation needed, in IPv4, about the sandbox's own packet to its gateway.
+    let own = (3, IpAddr::from([172, 20, 0, 2]), IpAddr::from([172, 20, 0, 1]));
+    errors.wait("fragmentation needed", PATIENCE, |packet| quoted(packet) == Some(own));
+}
+
+#[test]
 fn case76_a_narrow_uplink_is_told_to_the_sandbox() {
     let topology = Topology::new();
     topology.h.ip_batch("link set eth0 mtu 1400");

@@ -4,9 +4,9 @@ use super::{Decision, Partial, interests, published};
 use crate::{
     conntrack::{self, Moment, Opening, Source, Target},
     env::{Env, Packet, Route},
-    family::{Address, Ip},
+    family::{Address, Ip, V4},
     maps::{Endpoint, Publish, endpoint_flags},
-    net::Be16,
+    net::{Be16, IfIndex},
     policy::{self, has},
     verdict::{DropReason, Verdict},
     wire::{Fragment, Headers, L4, ethernet, reset},
@@ -32,6 +32,13 @@ pub fn from_endpoint_frame<P: Packet>(
     } else {
         policy::check_other_frame(endpoint)
     }
+}
+
+/// Whether an IPv4 packet without a flow answers an IPv6 client: the IPv6 packet that [`crate::nat::siit`] makes of it has one.
+#[inline(always)]
+pub fn answers_ipv6<E: Env<V4>>(env: &E, headers: &Headers<V4>, ifindex: IfIndex) -> bool {
+    let to_gateway = env.endpoint(ifindex).is_some_and(|endpoint| headers.dst == endpoint.gateway4);
+    to_gateway && env.in_other_family(&headers.tuple(ifindex))
 }
 
 fn active(endpoint: Option<&Endpoint>) -> Result<&Endpoint, DropReason> {
@@ -189,9 +196,9 @@ fn to_published<F: Ip, E: Env<F>>(
         return Err(DropReason::Internal);
     }
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
-    let gateway = F::network_gateway(target);
-    // Itself: its own address as source would be a martian. Another network: as Docker has it.
-    opening.source = if publish.ifindex == ifindex || !same_network {
+    let gateway = super::gateway_of::<F>(publish, target);
+    // Itself: its own address as source would be a martian. Another network: as Docker has it. IPv4 cannot show an IPv6 address.
+    opening.source = if publish.ifindex == ifindex || !same_network || publish.backend.is_mapped() {
         Source::Masquerade(gateway)
     } else {
         Source::KeepOr(gateway)

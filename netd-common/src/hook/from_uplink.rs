@@ -70,7 +70,10 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     opening.original = headers.tuple(UPLINK_ZONE);
     (opening.dst, opening.dport) = (publish.backend, publish.port);
     opening.target = Target::Sandbox(publish.ifindex);
-    opening.source = Source::KeepOr(F::network_gateway(target));
+    let gateway = super::gateway_of::<F>(&publish, target);
+    // IPv4 cannot show an IPv6 client's address (truth table T7).
+    opening.source =
+        if publish.backend.is_mapped() { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
     opening.routed = true;
     Ok(None)
 }
