@@ -22,6 +22,9 @@ pub fn from_endpoint_frame<P: Packet>(
     endpoint: Option<&Endpoint>,
     ethertype: Be16,
 ) -> Result<(), DropReason> {
+    if packet.has_vlan_tag() {
+        return Err(DropReason::UnknownL3); // one tag of two: what is inside nobody has looked at
+    }
     let endpoint = active(endpoint)?;
     policy::check_mac(packet, endpoint)?;
     if ethertype == ethernet::ARP {
