@@ -14,6 +14,8 @@ pub enum Verdict<A: Address> {
     ToNeighbour(IfIndex, A),
     /// Nowhere and counted; a TCP segment's sender gets a reset.
     Refuse(DropReason),
+    /// Nowhere until the first fragment of its datagram has come.
+    Hold,
     /// Nowhere, and counted.
     Drop(DropReason),
 }
@@ -84,6 +86,12 @@ drop_reasons! {
     22 UnknownL3 "UNKNOWN_L3";
     /// The kernel refused to change or read the packet.
     23 KernelRefused "KERNEL_REFUSED";
+    /// A fragment repeats or rewrites part of its datagram that has been seen.
+    24 FragOverlap "FRAG_OVERLAP";
+    /// A fragment splits or rewrites the transport header.
+    25 FragTiny "FRAG_TINY";
+    /// The sender prescribes the packet's way (IPv4 source route, IPv6 routing header).
+    26 SourceRoute "SOURCE_ROUTE";
 }
 
 /// Slots of the counter array: more than reasons exist, so that a new reason does not change the map.

@@ -2,6 +2,7 @@
 
 use super::Decision;
 use crate::{
+    conntrack,
     env::{Env, Packet},
     family::{Address, Ip},
     maps::{Tuple, endpoint_flags},
@@ -38,6 +39,8 @@ pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(
     if headers.dst.is_multicast() || headers.src.is_link_local() {
         return Ok(Verdict::Pass); // on the bridge itself; nothing routes these to it
     }
+    let mut headers = *headers;
+    conntrack::fragment::recall(env, &mut headers, ifindex);
     let reply = Tuple {
         src: headers.dst,
         dst: headers.src,

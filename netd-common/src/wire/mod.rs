@@ -3,10 +3,12 @@
 pub mod arp;
 pub mod csum;
 pub mod ethernet;
+pub mod fragment;
 pub mod headers;
 pub mod ipv4;
 pub mod ipv6;
 pub mod l4;
 pub mod reset;
 
-pub use headers::{Fragment, Headers, L4};
+pub use fragment::{Fragment, Place, Span};
+pub use headers::{Headers, L4};

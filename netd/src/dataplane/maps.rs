@@ -13,8 +13,8 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, PortSet,
-        Ports as FragmentPorts, Publish, PublishKey, Slot, Tuple, Uplink, port_set,
+        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, Network, Owner, PortSet,
+        Publish, PublishKey, Slot, Tuple, Uplink, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -22,7 +22,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 22] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -40,8 +40,11 @@ pub const NAMES: [&str; 19] = [
     "UPLINK",
     "DIALLED",
     "DROPS",
-    "FRAGMENT4",
-    "FRAGMENT6",
+    "DATAGRAM4",
+    "DATAGRAM6",
+    "HELD",
+    "HELD_BYTES",
+    "HELD_NEXT",
 ];
 
 /// A hash map with entries by the batch.
@@ -178,6 +181,8 @@ pub struct Maps {
     pub uplink: Table<IfIndex, Uplink>,
     /// Dropped packets by reason.
     pub drops: PerCpuArray<MapData, u64>,
+    /// Fragments that wait for their first.
+    pub held: Array<MapData, Held>,
     /// IPv4.
     pub v4: FamilyMaps<Addr4>,
     /// IPv6.
@@ -213,6 +218,7 @@ impl Maps {
             uplink: Table::open(pins, "UPLINK")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
                 .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
+            held: array(pins, "HELD")?,
             v4: FamilyMaps {
                 flow: Table::open(pins, "FLOW4")?,
                 address: Table::open(pins, "ADDRESS4")?,
@@ -288,7 +294,10 @@ pub fn shapes() -> Vec<Shape> {
         of::<IfIndex, Uplink>("UPLINK"),
         of::<u32, u64>("DROPS"),
         of::<DialledKey, Dialled>("DIALLED"),
-        of::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENT4"),
-        of::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENT6"),
+        of::<FragmentKey<Addr4>, Datagram>("DATAGRAM4"),
+        of::<FragmentKey<Addr6>, Datagram>("DATAGRAM6"),
+        of::<u32, Held>("HELD"),
+        of::<u32, [u8; held::BYTES]>("HELD_BYTES"),
+        of::<u32, u32>("HELD_NEXT"),
     ]
 }

@@ -1,6 +1,7 @@
 //! The packet path in the running kernel: `Dataplane` over pinned maps and programs.
 
 mod config;
+mod drops;
 mod ports;
 mod subnets;
 #[cfg(test)]
@@ -20,7 +21,6 @@ use netd_common::{
         flow_flags, port_set,
     },
     net::{Addr4, Addr6, Mac as WireMac},
-    verdict::DropReason,
     wire::l4,
 };
 
@@ -480,14 +480,7 @@ impl Dataplane for Kernel {
     }
 
     fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error> {
-        DropReason::ALL
-            .iter()
-            .map(|reason| {
-                let counts = self.maps.drops.get(&(*reason as u32), 0);
-                let counts = counts.map_err(|source| Error::kernel("read map DROPS".to_owned(), source))?;
-                Ok((reason.as_str(), counts.iter().sum()))
-            })
-            .collect()
+        self.count_drops()
     }
 
     fn collect_garbage(&mut self) -> Result<usize, Error> {
