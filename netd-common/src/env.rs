@@ -37,6 +37,8 @@ pub trait Packet {
     /// # Errors
     /// `Malformed` when the packet ends before.
     fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason>;
+    /// Returns [`crate::wire::crc32c::change`]; in the kernel a function of its own.
+    fn crc32c_change(word: u32, bytes: u32) -> u32;
     /// Cuts the frame to a length.
     ///
     /// # Errors

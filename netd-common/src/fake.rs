@@ -19,7 +19,7 @@ use crate::{
     nat::{masquerade, siit},
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
     verdict::DropReason,
-    wire::{csum, headers::L3},
+    wire::{crc32c, csum, headers::L3},
 };
 
 /// Host sides and devices of the topology.
@@ -544,6 +544,9 @@ impl Packet for FakePacket {
         let new = csum::update(old.raw(), delta);
         let new = if change.zero_is_none && new == 0 { u16::MAX } else { new };
         self.store(offset, new.to_ne_bytes())
+    }
+    fn crc32c_change(word: u32, bytes: u32) -> u32 {
+        crc32c::change(word, bytes)
     }
     fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
         self.bytes.truncate(length as usize);

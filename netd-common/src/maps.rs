@@ -404,7 +404,7 @@ pub mod port_set {
     /// A packet to this port may belong to a flow: published, or in a range of masqueraded ports.
     pub const INTEREST: u32 = 2;
     /// Number of sets.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 12;
 
     /// Returns the index of a protocol's set; None: the protocol has no ports.
     pub const fn index(purpose: u32, proto: u8) -> Option<u32> {
@@ -412,6 +412,7 @@ pub mod port_set {
             l4::TCP => Some(purpose),
             l4::UDP => Some(3 + purpose),
             1 | 58 => Some(6 + purpose),
+            l4::SCTP => Some(9 + purpose),
             _ => None,
         }
     }

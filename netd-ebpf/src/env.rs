@@ -237,8 +237,10 @@ macro_rules! env_for {
                     let (skb, tuple) = (self.0.cast(), ptr::from_ref(tuple).cast_mut());
                     let socket = if tuple.read().proto == l4::TCP {
                         bpf_skc_lookup_tcp(skb, tuple.cast(), size, CURRENT_NETNS, 0).cast()
-                    } else {
+                    } else if tuple.read().proto == l4::UDP {
                         bpf_sk_lookup_udp(skb, tuple.cast(), size, CURRENT_NETNS, 0)
+                    } else {
+                        return false; // the kernel looks up no others
                     };
                     if socket.is_null() {
                         return false;
@@ -312,8 +314,33 @@ macro_rules! env_for {
         }
     };
 }
-env_for!(V4, Addr4, FLOW4, DATAGRAM4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, 32, AF_INET, FLOW6, |key| Some(
-    key.mapped()
-));
-env_for!(V6, Addr6, FLOW6, DATAGRAM6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, 128, AF_INET6, FLOW4, |key| key
-    .as_mapped());
+env_for!(
+    V4,
+    Addr4,
+    FLOW4,
+    DATAGRAM4,
+    reserve4,
+    ADDRESS4,
+    SUBNET4,
+    LOCAL4,
+    PUBLISH4,
+    32,
+    AF_INET,
+    FLOW6,
+    |key| Some(key.mapped())
+);
+env_for!(
+    V6,
+    Addr6,
+    FLOW6,
+    DATAGRAM6,
+    reserve6,
+    ADDRESS6,
+    SUBNET6,
+    LOCAL6,
+    PUBLISH6,
+    128,
+    AF_INET6,
+    FLOW4,
+    |key| key.as_mapped()
+);

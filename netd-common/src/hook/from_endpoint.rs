@@ -142,6 +142,9 @@ fn to_world<F: Ip, E: Env<F>>(
     let uplink = env.uplink(out).ok_or(DropReason::NoRoute)?;
     opening.source = Source::Keep;
     if has(endpoint.flags, endpoint_flags::MASQUERADE) {
+        if !l4::has_ports(headers.proto) && !l4::is_portless(headers.proto) {
+            return Err(DropReason::UnknownL4);
+        }
         let fixed = F::fixed_source(network);
         let addr = if fixed == F::Addr::UNSPECIFIED { F::uplink_addr(uplink) } else { fixed };
         if addr == F::Addr::UNSPECIFIED {

@@ -90,6 +90,11 @@ pub trait Readable: Family {
     /// # Errors
     /// `Malformed`.
     fn full<P: Packet>(packet: &P) -> Result<IpHeader<Self::Addr>, DropReason>;
+    /// Returns the length of the packet from IP's header on, in bytes, as that header has it.
+    ///
+    /// # Errors
+    /// `Malformed`.
+    fn length<P: Packet>(packet: &P) -> Result<u32, DropReason>;
     /// Reads one address.
     fn load_address<P: Packet>(packet: &P, offset: u32) -> Option<Self::Addr>;
     /// Writes both addresses.
@@ -277,6 +282,11 @@ impl Readable for crate::family::V4 {
     }
 
     #[inline(always)]
+    fn length<P: Packet>(packet: &P) -> Result<u32, DropReason> {
+        Ok(u32::from(u16::from_be_bytes(packet.load::<2>(L3 + ipv4::TOTAL_LENGTH)?)))
+    }
+
+    #[inline(always)]
     fn load_address<P: Packet>(packet: &P, offset: u32) -> Option<Addr4> {
         packet.load::<4>(offset).ok().map(Addr4::from_wire)
     }
@@ -408,6 +418,12 @@ impl Readable for crate::family::V6 {
         }
         let unread = ipv6::is_extension(ip.proto) && bits >> 3 == 0;
         if unread { Err(DropReason::Malformed) } else { Ok(ip) }
+    }
+
+    #[inline(always)]
+    fn length<P: Packet>(packet: &P) -> Result<u32, DropReason> {
+        let payload = u16::from_be_bytes(packet.load::<2>(L3 + ipv6::PAYLOAD_LENGTH)?);
+        Ok(ipv6::HEADER + u32::from(payload))
     }
 
     #[inline(always)]

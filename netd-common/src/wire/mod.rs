@@ -1,6 +1,7 @@
 //! Frames as values: where fields lie, and what a packet says.
 
 pub mod arp;
+pub mod crc32c;
 pub mod csum;
 pub mod ethernet;
 pub mod fragment;

@@ -102,7 +102,9 @@ impl Kernel {
             .for_each(|key, _| keys.push((port_set::PUBLISHED6, key.proto, u16::from(key.port))))?;
         // The sets are made anew from the keys: a daemon that was killed between the two writes may have left them apart.
         for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
-            for set in [l4::TCP, l4::UDP].into_iter().filter_map(|proto| port_set::index(purpose, proto)) {
+            for set in
+                [l4::TCP, l4::UDP, l4::SCTP].into_iter().filter_map(|proto| port_set::index(purpose, proto))
+            {
                 self.sets[set as usize] = Ports([0; 2048]);
             }
         }
@@ -113,7 +115,9 @@ impl Kernel {
             }
         }
         for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
-            for set in [l4::TCP, l4::UDP].into_iter().filter_map(|proto| port_set::index(purpose, proto)) {
+            for set in
+                [l4::TCP, l4::UDP, l4::SCTP].into_iter().filter_map(|proto| port_set::index(purpose, proto))
+            {
                 self.write_set(set)?;
             }
         }
