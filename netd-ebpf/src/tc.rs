@@ -17,7 +17,7 @@ use netd_common::{
     nat::{icmp_error, masquerade, siit},
     net::{Be16, UPLINK_ZONE},
     verdict::{DropReason, Verdict},
-    wire::{Headers, L4, l4, reset},
+    wire::{Headers, L4, l4, reset, sane},
 };
 
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
+     $reset:ident, $reserve:ident, $check:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -157,6 +157,17 @@ macro_rules! parts {
             }
         }
 
+        /// Checks a packet that is about to open a flow. The answer is `UNDECIDED`, or the number of a drop reason.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $check(skb: *mut __sk_buff) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
+            match sane::check::<$family, _>(&Careful::new(skb), &draft.headers) {
+                Ok(()) => UNDECIDED,
+                Err(reason) => reason as i32,
+            }
+        }
+
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $open(skb: *mut __sk_buff) -> i32 {
@@ -186,6 +197,10 @@ macro_rules! parts {
             }
             if action != UNDECIDED {
                 return action;
+            }
+            let unsound = $check(skb);
+            if unsound != UNDECIDED {
+                return drop_number(unsound);
             }
             action = $open(skb);
             if action != UNDECIDED {
@@ -244,6 +259,7 @@ parts!(
     forward_error4,
     reset4,
     reserve4,
+    check4,
     open4,
     gate4,
     guard4,
@@ -264,6 +280,7 @@ parts!(
     forward_error6,
     reset6,
     reserve6,
+    check6,
     open6,
     gate6,
     guard6,

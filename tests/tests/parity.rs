@@ -1,6 +1,9 @@
 //! Rung: parity. Each vector goes through the hooks on the host and through the same programs in the kernel (`BPF_PROG_TEST_RUN`):
 //! the verdict and every byte have to agree. What could differ is the compiler, the helpers and the maps; this is where it shows.
 
+#[path = "parity/malformed.rs"]
+mod malformed_table;
+
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -355,6 +358,8 @@ fn host_and_kernel_decide_alike_and_write_the_same_bytes() {
             compare::<V4>(&mut kernel);
             compare::<V6>(&mut kernel);
             exchanged(&mut kernel);
+            malformed_table::compare::<V4>(&mut kernel);
+            malformed_table::compare::<V6>(&mut kernel);
         });
         fs::remove_dir_all(&bpffs).expect("the pins are removed");
         ran

@@ -8,5 +8,6 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod l4;
 pub mod reset;
+pub mod sane;
 
 pub use headers::{Fragment, Headers, L4};
