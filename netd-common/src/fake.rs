@@ -15,13 +15,13 @@ use crate::{
     env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
-        Config, Endpoint, Flow, FragmentKey, Network, Owner, PORT_RANGES, PortRange, Ports, Publish,
-        PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, PortRange,
+        Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
     },
     nat::{masquerade, siit},
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
     verdict::DropReason,
-    wire::{csum, headers::L3},
+    wire::{crc32c, csum, headers::L3},
 };
 
 /// Host sides and devices of the topology.
@@ -86,12 +86,16 @@ pub trait Cast: Ip {
 pub struct Tables<A: Ord> {
     /// Flows, as the hash map would hold them.
     pub flows: RefCell<BTreeMap<Tuple<A>, Flow<A>>>,
-    /// Ports that first fragments left.
-    pub fragments: RefCell<BTreeMap<FragmentKey<A>, Ports>>,
+    /// Fragmented datagrams whose first fragment was seen.
+    pub datagrams: RefCell<BTreeMap<FragmentKey<A>, Datagram>>,
     /// Who has an address.
     pub owners: BTreeMap<A, Owner>,
     /// Published ports.
     pub publishes: BTreeMap<PublishKey<A>, Publish<A>>,
+    /// Ports open on sandboxes' own addresses.
+    pub opened: BTreeMap<PublishKey<A>, Open>,
+    /// Ports that links open.
+    pub links: Vec<LinkKey<A>>,
     /// The host's own addresses.
     pub local: Vec<A>,
     /// Tuples that sockets of the host have.
@@ -115,6 +119,8 @@ pub struct Fake {
     pub networks: BTreeMap<u16, Network>,
     /// Devices through which the outside is reached.
     pub uplinks: BTreeMap<IfIndex, Uplink>,
+    /// Interfaces that a network trusts.
+    pub trusted: Vec<(u16, IfIndex)>,
     ports: BTreeMap<u32, Vec<u16>>,
     /// IPv4.
     pub v4: Tables<Addr4>,
@@ -165,6 +171,7 @@ impl Fake {
             endpoints: BTreeMap::new(),
             networks: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            trusted: Vec::new(),
             ports: BTreeMap::new(),
             v4: Tables::default(),
             v6: Tables::default(),
@@ -227,6 +234,12 @@ impl Fake {
         self.endpoints.values_mut().filter(|e| e.network == slot).for_each(|e| change(&mut e.flags));
         self.v4.owners.values_mut().filter(|o| o.network == slot).for_each(|o| change(&mut o.flags));
         self.v6.owners.values_mut().filter(|o| o.network == slot).for_each(|o| change(&mut o.flags));
+    }
+
+    /// Opens a sandbox's port on its own address.
+    pub fn open_port<F: Cast>(&mut self, sandbox: Party, proto: u8, port: u16, ifindex: IfIndex) {
+        let key = PublishKey { addr: F::of(sandbox), port: port.into(), proto, pad: 0 };
+        F::tables_mut(self).opened.insert(key, Open { ifindex });
     }
 
     /// Publishes a host port of an address (unspecified: every local one) on a sandbox's port.
@@ -292,6 +305,15 @@ macro_rules! env_for {
             fn publish(&self, key: &PublishKey<$addr>) -> Option<Publish<$addr>> {
                 self.$tables.publishes.get(key).copied()
             }
+            fn opened(&self, key: &PublishKey<$addr>) -> Option<Open> {
+                self.$tables.opened.get(key).copied()
+            }
+            fn linked(&self, key: &LinkKey<$addr>) -> bool {
+                self.$tables.links.contains(key)
+            }
+            fn trusts(&self, network: u16, ifindex: IfIndex) -> bool {
+                self.trusted.contains(&(network, ifindex))
+            }
             fn in_port_set(&self, set: u32, port: u16) -> bool {
                 self.ports.get(&set).is_some_and(|ports| ports.contains(&port))
             }
@@ -307,11 +329,16 @@ macro_rules! env_for {
             fn host_socket(&self, tuple: &Tuple<$addr>) -> bool {
                 self.$tables.sockets.contains(tuple)
             }
-            fn leave_ports(&self, key: &FragmentKey<$addr>, ports: Ports) {
-                self.$tables.fragments.borrow_mut().insert(*key, ports);
+            type DatagramRef<'a> = RefMut<'a, Datagram>;
+
+            fn datagram(&self, key: &FragmentKey<$addr>) -> Option<RefMut<'_, Datagram>> {
+                RefMut::filter_map(self.$tables.datagrams.borrow_mut(), |all| all.get_mut(key)).ok()
             }
-            fn left_ports(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
-                self.$tables.fragments.borrow().get(key).copied()
+            fn keep(&self, key: &FragmentKey<$addr>, datagram: &Datagram) {
+                self.$tables.datagrams.borrow_mut().insert(*key, *datagram);
+            }
+            fn forget(&self, key: &FragmentKey<$addr>) {
+                self.$tables.datagrams.borrow_mut().remove(key);
             }
             fn flow(&self, key: &Tuple<$addr>) -> Option<RefMut<'_, Flow<$addr>>> {
                 RefMut::filter_map(self.$tables.flows.borrow_mut(), |flows| flows.get_mut(key)).ok()
@@ -509,6 +536,8 @@ pub struct FakePacket {
     pub ingress: IfIndex,
     /// Payload of each segment of a GSO packet.
     pub segment: u32,
+    /// Its mark.
+    pub mark: u32,
     /// Whether its metadata has a VLAN tag.
     pub vlan: bool,
 }
@@ -516,7 +545,7 @@ pub struct FakePacket {
 impl FakePacket {
     /// Wraps a frame that arrived on a device.
     pub fn new(bytes: Vec<u8>, ifindex: IfIndex) -> Self {
-        Self { bytes, ifindex, ingress: ifindex, segment: 0, vlan: false }
+        Self { bytes, ifindex, ingress: ifindex, segment: 0, mark: 0, vlan: false }
     }
 }
 
@@ -541,6 +570,9 @@ impl Packet for FakePacket {
         let new = csum::update(old.raw(), delta);
         let new = if change.zero_is_none && new == 0 { u16::MAX } else { new };
         self.store(offset, new.to_ne_bytes())
+    }
+    fn crc32c_change(word: u32, bytes: u32) -> u32 {
+        crc32c::change(word, bytes)
     }
     fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
         self.bytes.truncate(length as usize);
@@ -570,6 +602,9 @@ impl Packet for FakePacket {
     }
     fn segment_payload(&self) -> u32 {
         self.segment
+    }
+    fn mark(&self) -> u32 {
+        self.mark
     }
     fn has_vlan_tag(&self) -> bool {
         self.vlan

@@ -14,7 +14,7 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 use netd::{
     dataplane::{Dataplane, EndpointEntry, Kernel, NetworkEntry, PublishEntry, Settings, UplinkEntry},
-    model::{Mac, Protocol},
+    model::{GatewayMode, Mac, Protocol},
 };
 use netd_common::{
     env::Env,
@@ -100,6 +100,7 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
         nat_port_ranges: vec![(PORT, PORT)],
         timeouts: netd::dataplane::Timeouts::default(),
         attach: netd::dataplane::AttachMode::Auto,
+        direct: netd::dataplane::DirectAccess::default(),
     })
     .expect("programs load");
     for (index, bridge, gateway) in
@@ -117,6 +118,9 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
                 icc: true,
                 internal: false,
                 masquerade: true,
+                gateway_mode_ipv4: GatewayMode::Nat,
+                gateway_mode_ipv6: GatewayMode::Nat,
+                trusts: false,
                 host_ipv4: None,
                 host_ipv6: None,
             })
@@ -154,8 +158,17 @@ fn publish<F: Cast>(fake: &mut Fake, kernel: &mut Kernel, proto: Protocol, port:
     kernel.put_publishes(&[entry]).expect("publish");
 }
 
-/// Runs a packet through the hooks on the host, as the programs compose them.
+/// Runs a packet through the hooks on the host and returns the action that the program would answer.
 fn on_the_host<F: Cast>(fake: &Fake, at: At, frame: &[u8]) -> (i32, Vec<u8>)
+where
+    Fake: Env<F>,
+{
+    let (decision, bytes) = decided_on_the_host::<F>(fake, at, frame);
+    (action::<F>(&decision), bytes)
+}
+
+/// Runs a packet through the hooks on the host, as the programs compose them.
+fn decided_on_the_host<F: Cast>(fake: &Fake, at: At, frame: &[u8]) -> (hook::Decision<F>, Vec<u8>)
 where
     Fake: Env<F>,
 {
@@ -179,12 +192,16 @@ where
                 .and_then(|headers| hook::to_uplink::<F, _, _>(fake, &mut packet, &headers))
         }),
     };
-    let action = match decision {
+    (decision, packet.bytes)
+}
+
+/// The action that the program answers a decision with.
+fn action<F: Cast>(decision: &hook::Decision<F>) -> i32 {
+    match decision {
         Ok(Verdict::Pass) => NEXT,
         Ok(Verdict::ToSandbox(_) | Verdict::ToNeighbour(..)) => REDIRECT,
-        Ok(Verdict::Drop(_) | Verdict::Refuse(_)) | Err(_) => SHOT,
-    };
-    (action, packet.bytes)
+        Ok(Verdict::Drop(_) | Verdict::Refuse(_) | Verdict::Hold) | Err(_) => SHOT,
+    }
 }
 
 fn in_the_kernel(kernel: &mut Kernel, at: At, frame: &[u8]) -> (i32, Vec<u8>) {

@@ -65,7 +65,8 @@ where
     Fake: Env<F>,
 {
     let (decision, bytes) = run::<F>(fake, leg.hook(), frame);
-    let dropped = matches!(decision, Err(_) | Ok(Verdict::Drop(_) | Verdict::Refuse(_)));
+    // What is held until its first fragment comes goes nowhere by itself; in the end it is counted.
+    let dropped = matches!(decision, Err(_) | Ok(Verdict::Drop(_) | Verdict::Refuse(_) | Verdict::Hold));
     // A reset goes back to the sandbox that sent the segment; it alone has another length.
     let reset = decision == Ok(Verdict::ToSandbox(ifindex::A1)) && leg == Leg::World;
     if !reset && !dropped && bytes.len() != frame.len() {
@@ -90,14 +91,16 @@ where
             (leaves && refused && leg == Leg::World).then_some("left, though it cannot be translated")
         }
         Leg::OtherNetwork => (!dropped && !reset_or_bridge::<F>(&decision)).then_some("not dropped"),
-        Leg::HostService => (decision != Ok(Verdict::Pass)).then_some("the host does not get it"),
+        Leg::HostService => {
+            (!matches!(decision, Ok(Verdict::Pass | Verdict::Hold))).then_some("the host does not get it")
+        }
         Leg::Published | Leg::Hairpin => (delivered && refused).then_some("translated and delivered"),
         Leg::Direct | Leg::Arriving => {
             let gate = Hook::ToEndpoint { ifindex: ifindex::A1, ingress: ifindex::UP0 };
             let arrives = match decision {
                 Ok(Verdict::Pass) if leg == Leg::Direct => run::<F>(fake, gate, &bytes).0.is_ok(),
+                Ok(Verdict::Hold) | Err(_) => false,
                 Ok(_) => true,
-                Err(_) => false,
             };
             (arrives && for_a1::<F>(&bytes)).then_some("delivered")
         }

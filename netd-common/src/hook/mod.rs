@@ -17,7 +17,7 @@ mod tests;
 
 pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
 pub use from_uplink::{from_uplink_decide, from_uplink_fast};
-pub use to_endpoint::to_endpoint;
+pub use to_endpoint::{to_endpoint, to_endpoint_decide};
 pub use to_uplink::{to_uplink, to_uplink_fast};
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
         siit,
     },
     net::{Be16, IfIndex, UPLINK_ZONE, Zone},
-    verdict::{DropReason, Verdict},
+    verdict::{DropReason, Judgement, Verdict},
     wire::{Headers, L4, reset, sane},
 };
 
@@ -50,7 +50,7 @@ fn interests<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
 /// mapped address of a sandbox that has IPv4 alone.
 #[inline(always)]
 fn published<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>) -> Option<Publish<F::Addr>> {
-    if !matches!(headers.l4, L4::Tcp | L4::Udp) {
+    if !matches!(headers.l4, L4::Tcp | L4::Udp | L4::Sctp) {
         return None;
     }
     let mut key = PublishKey { addr: headers.dst, port: headers.dport, proto: headers.proto, pad: 0 };
@@ -72,6 +72,9 @@ fn gateway_of<F: Ip>(publish: &Publish<F::Addr>, network: &Network) -> F::Addr {
 
 /// What a part answers: a verdict, or None when the next part is to go on.
 pub type Partial<F> = Result<Option<Verdict<<F as crate::family::Family>::Addr>>, DropReason>;
+
+/// What the deciding part answers: a verdict, or None when the opening says which flow to open.
+pub type Decided = Result<Option<Judgement>, DropReason>;
 
 /// Moves a packet by its flow, if it has one: routes or reopens the flow first where that is due. None: it has none.
 ///
@@ -151,7 +154,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
     packet: &mut P,
     zone: Zone,
-    decide: impl Fn(&E, &mut P, &Headers<F>, &mut Opening<F::Addr>) -> Partial<F>,
+    decide: impl Fn(&E, &mut P, &Headers<F>, &mut Opening<F::Addr>) -> Decided,
 ) -> Decision<F> {
     let mut draft = Draft::<F>::default();
     match Headers::read(packet) {
@@ -159,8 +162,9 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
         Err(_) if zone == UPLINK_ZONE => return Ok(Verdict::Pass), // garbage for the host is the host's to judge
         Err(reason) => return Err(reason),
     }
-    conntrack::fragment::follow(env, &mut draft.headers, zone);
+    let may_have_flow = conntrack::fragment::follow(env, &mut draft.headers, zone)?;
     let settled = match draft.headers.l4 {
+        _ if !may_have_flow => None,
         L4::Icmp => settle_error(env, packet, &draft.headers, zone)?,
         _ => settle(env, packet, &draft.headers, zone)?,
     };
@@ -172,7 +176,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
             reset::answer(packet, &draft.headers)?;
             return Ok(Verdict::ToSandbox(zone));
         }
-        Some(verdict) => return Ok(verdict),
+        Some(verdict) => return Ok(verdict.widened()),
         None => {}
     }
     sane::check(packet, &draft.headers)?;

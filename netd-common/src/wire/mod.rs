@@ -1,8 +1,10 @@
 //! Frames as values: where fields lie, and what a packet says.
 
 pub mod arp;
+pub mod crc32c;
 pub mod csum;
 pub mod ethernet;
+pub mod fragment;
 pub mod headers;
 pub mod ipv4;
 pub mod ipv6;
@@ -10,4 +12,5 @@ pub mod l4;
 pub mod reset;
 pub mod sane;
 
-pub use headers::{Fragment, Headers, L4};
+pub use fragment::{Fragment, Place, Span};
+pub use headers::{Headers, L4};

@@ -8,9 +8,10 @@ use netd_common::{
         malformed::{Hook, Leg, cases},
     },
     family::Address as _,
+    verdict::Verdict,
 };
 
-use super::{At, PORT, SHOT, in_the_kernel, on_the_host};
+use super::{At, PORT, SHOT, action, decided_on_the_host, in_the_kernel};
 
 const fn at(hook: Hook) -> At {
     match hook {
@@ -43,14 +44,15 @@ where
                 continue; // the kernel refuses to run programs on frames without a whole IP header
             }
             let at = at(leg.hook());
-            let (host, kernel) = (on_the_host::<F>(&fake, at, &frame), in_the_kernel(kernel, at, &frame));
-            assert_eq!(host.0, kernel.0, "{leg:?}: {}: action on the host and in the kernel", case.name);
-            if host.0 == SHOT {
-                shot += 1;
+            let (decision, bytes) = decided_on_the_host::<F>(&fake, at, &frame);
+            let (host, kernel) = (action::<F>(&decision), in_the_kernel(kernel, at, &frame));
+            assert_eq!(host, kernel.0, "{leg:?}: {}: action on the host and in the kernel", case.name);
+            if host == SHOT {
+                shot += u64::from(decision != Ok(Verdict::Hold)); // counted when its time is up
             } else {
                 others += 1;
-                answered += u64::from(leg == Leg::World && goes_to_a1::<F>(&host.1));
-                assert_eq!(host.1, kernel.1, "{leg:?}: {}: bytes on the host and in the kernel", case.name);
+                answered += u64::from(leg == Leg::World && goes_to_a1::<F>(&bytes));
+                assert_eq!(bytes, kernel.1, "{leg:?}: {}: bytes on the host and in the kernel", case.name);
             }
         }
     }
