@@ -7,7 +7,8 @@ use anyhow::{Result, bail, ensure};
 use crate::{build, command, debian, layout::Layout, ui};
 
 /// What the namespace tests call, and the Debian package it comes in.
-const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("setsid", "util-linux")];
+const PROGRAMS: [(&str, &str); 3] =
+    [("ip", "iproute2"), ("setsid", "util-linux"), ("iptables-restore", "iptables")];
 
 /// Run every test, after setting up what they need
 ///
@@ -32,20 +33,24 @@ impl Args {
 /// Runs `cargo xtask test`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
+    let mut test = prepare(&layout)?;
+    test.args(["--workspace", "--no-fail-fast"]).args(&args.filter).arg("--").args(&args.rest);
+    let status = command::status(&mut test)?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Returns `cargo test`, without arguments of its own yet, with what the tests need in place.
+pub fn prepare(layout: &Layout) -> Result<Command> {
     install_programs()?;
-    let netd = build::netd(&layout, false)?;
-    let mut test = build::cargo(&layout);
+    let netd = build::netd(layout, false)?;
+    let mut test = build::cargo(layout);
     // So that the lab does not ask cargo for it, as another user perhaps.
     test.env("NETD_BIN", netd);
-    test.args(["test", "--workspace", "--locked", "--no-fail-fast"])
-        .args(&args.filter)
-        .arg("--")
-        .args(&args.rest);
+    test.args(["test", "--locked"]);
     if !command::is_root() {
         through_sudo(&mut test)?;
     }
-    let status = command::status(&mut test)?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    Ok(test)
 }
 
 fn install_programs() -> Result<()> {
