@@ -83,10 +83,10 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let (controller, end) =
         ended.map_err(|error| Error::new(Code::Failure, format!("the controller ended: {error}")))?;
     finish_requests(served).await;
-    directories::forget_pid(&settings);
     if end == End::Down {
         return down::erase(&settings, controller.into_store());
     }
+    directories::forget_pid(&settings);
     tracing::info!("daemon stopped; traffic goes on");
     Ok(())
 }
@@ -151,6 +151,7 @@ fn rules(settings: &Settings, store: &Store) -> Rules {
         default_bridge: settings.default_bridge.clone(),
         network_options: settings.network_options.clone(),
         network_slots: u16::try_from(netd_common::maps::capacity::NETWORK).unwrap_or(u16::MAX),
+        direct_routing: settings.direct.routing,
         collect_every: (shortest(&settings.timeouts) / 2).clamp(COLLECT_AT_LEAST, COLLECT),
     }
 }

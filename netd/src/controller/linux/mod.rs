@@ -1,6 +1,7 @@
 //! The kernel as a machine: takes each step over rtnetlink, in namespaces and in the packet path.
 
 mod bridge;
+mod command;
 mod endpoint;
 mod facts;
 mod files;
@@ -17,13 +18,12 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+pub use self::command::end_command;
+use self::{
+    endpoint::endpoint_entry,
+    files::remove_dir,
+    ports::{open_entries, publish_entries},
 };
-
-use self::{endpoint::endpoint_entry, files::remove_dir, ports::publish_entries};
 use super::{
     Code, Error, NetnsRequest,
     apply::{Machine, Owned, PortFacts},
@@ -157,6 +157,11 @@ impl Linux {
                 let entries = publish_entries(publish, self.existing(&publish.host).await?);
                 Ok(self.dataplane(|dataplane| dataplane.put_publishes(&entries))?)
             }
+            Object::Open(open) => {
+                let entries = open_entries(&open.ports, self.existing(&open.host).await?);
+                Ok(self.dataplane(|dataplane| dataplane.put_open(&entries))?)
+            }
+            Object::Links(links) => Ok(self.dataplane(|dataplane| dataplane.put_links(&links.ports))?),
             Object::Up(host) => Ok(self.links.set_running(host).await?),
             Object::Gateway(gateway) => self.put_gateway(gateway).await,
         }
@@ -190,6 +195,11 @@ impl Linux {
                 let entries = publish_entries(publish, index);
                 Ok(self.dataplane(|dataplane| dataplane.remove_publishes(&entries))?)
             }
+            Object::Open(open) => {
+                let entries = open_entries(&open.ports, 0);
+                Ok(self.dataplane(|dataplane| dataplane.remove_open(&entries))?)
+            }
+            Object::Links(links) => Ok(self.dataplane(|dataplane| dataplane.remove_links(&links.ports))?),
             Object::Up(host) => match self.links.set_down(host).await {
                 Err(error) if error.is_not_found() => Ok(()),
                 other => Ok(other?),
@@ -205,6 +215,8 @@ impl Machine for Linux {
         match step {
             Step::Put(object) => self.put(object).await,
             Step::Replace(Object::Files(old), Object::Files(new)) => self.put_files(Some(old), new),
+            Step::Replace(Object::Open(old), Object::Open(new)) => self.change_open(old, new).await,
+            Step::Replace(Object::Links(old), Object::Links(new)) => self.change_links(old, new),
             Step::Replace(_, new) => self.put(new).await,
             Step::Remove(object) => self.remove(object).await,
             Step::Probe(listens) => probe::probe(listens),
@@ -313,27 +325,16 @@ impl Machine for Linux {
     }
 
     async fn restore(&mut self) -> Result<(), Error> {
+        self.links.remove_idle_clsacts().await?;
         self.reserved.restore().await
     }
 
     fn is_running(&self, sandbox: &Sandbox, pid: u32) -> bool {
-        let own = || self.links.netns().inode().ok();
-        let theirs = || {
-            sandbox.netns.as_ref().map_or_else(own, |netns| {
-                netns::Netns::open_path(&netns.path).and_then(|netns| netns.inode()).ok()
-            })
-        };
-        let its = netns::Netns::of_pid(pid).and_then(|netns| netns.inode()).ok();
-        its.is_some() && its == theirs()
+        command::is_running(self.links.netns(), sandbox, pid)
     }
 
     fn kill(&mut self, pid: u32) -> Result<(), Error> {
-        let failed = |why: String| Error::new(Code::Failure, format!("end process {pid}: {why}"));
-        let pid = i32::try_from(pid).map_err(|error| failed(error.to_string()))?;
-        match kill(Pid::from_raw(pid), Signal::SIGKILL) {
-            Ok(()) | Err(Errno::ESRCH) => Ok(()),
-            Err(errno) => Err(failed(errno.to_string())),
-        }
+        command::end(pid)
     }
 
     fn collect(&mut self) {
