@@ -134,6 +134,12 @@ impl Delivery {
             == Some(true)
     }
 
+    /// Whether it is an ICMP error that the host itself made.
+    pub fn is_error_of_host(&self) -> bool {
+        self.with(|layout, bytes| Some(is_made_by_host(layout) && layout.is_error(bytes))) == Some(true)
+    }
+
+    /// Whether it is a TCP reset that the host itself made.
     pub fn is_host_reset(&self) -> bool {
         self.with(|layout, bytes| Some(is_made_by_host(layout) && layout.flags(bytes)? & flag::RST != 0))
             == Some(true)

@@ -250,8 +250,10 @@ pub const INTENDED: &[Intended] = &[
         id: "7.8 options before the fragment header",
         reason: "the kernel's defragmentation for connection tracking loses IPv6 datagrams whose fragments have destination options in front",
         explains: |d| {
-            let fragments = matches!(d.event.what, What::Fragments { .. });
-            fragments && d.event.twist == Twist::Options && d.family() == Family::V6 && d.kernel.is_empty()
+            let fragments = matches!(d.event.what, What::Fragments { .. }) && d.event.twist == Twist::Options;
+            // Of what it keeps, errors of the host point to another byte.
+            let told = d.kernel.iter().chain(&d.netd).all(Delivery::is_error_of_host);
+            fragments && d.family() == Family::V6 && (d.kernel.is_empty() || told)
         },
         goes_on: false,
         example: Example {
