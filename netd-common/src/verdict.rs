@@ -104,6 +104,10 @@ drop_reasons! {
     22 UnknownL3 "UNKNOWN_L3";
     /// The kernel refused to change or read the packet.
     23 KernelRefused "KERNEL_REFUSED";
+    /// A published port that is closed to this source (`allow=`).
+    24 NotAllowed "NOT_ALLOWED";
+    /// A service of the host, from a network that may not reach it (`netd.host_access`).
+    25 HostAccess "HOST_ACCESS";
 }
 
 /// Slots of the counter array: more than reasons exist, so that a new reason does not change the map.

@@ -6,9 +6,9 @@ use crate::{
     conntrack::{self, Moment, Opening, Source, Target},
     env::{Env, Packet},
     family::{Address, Ip},
-    maps::{Config, Owner, PublishKey},
+    maps::{Config, Owner, PublishKey, endpoint_flags},
     net::UPLINK_ZONE,
-    policy::{self, Access},
+    policy::{self, Access, has},
     verdict::{DropReason, Verdict},
     wire::Headers,
 };
@@ -65,11 +65,15 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     let Some(publish) = published(env, headers).filter(|_| env.is_local(&headers.dst)) else {
         return Ok(Some(Verdict::Pass));
     };
+    policy::check_allowed(env, publish.allow, &headers.src)?;
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
     opening.original = headers.tuple(UPLINK_ZONE);
     (opening.dst, opening.dport) = (publish.backend, publish.port);
     opening.target = Target::Sandbox(publish.ifindex);
-    opening.source = Source::KeepOr(F::network_gateway(target));
+    let gateway = F::network_gateway(target);
+    // An internal network knows no way to a client outside: it meets its gateway.
+    let internal = has(target.flags, endpoint_flags::INTERNAL);
+    opening.source = if internal { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
     opening.routed = true;
     Ok(None)
 }
