@@ -6,13 +6,13 @@ use crate::{
     conntrack::Opening,
     family::Family,
     maps::{
-        Config, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Ports, Publish, PublishKey,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish, PublishKey,
         Tuple, Uplink,
     },
     nat::icmp_error::Quote,
     net::{Be16, IfIndex},
     verdict::DropReason,
-    wire::{Fragment, Headers, L4},
+    wire::{Fragment, Headers, L4, Span},
 };
 
 /// A packet: an skb in the kernel, a byte vector in a test. Values out, values in: no pointer can go stale.
@@ -27,16 +27,36 @@ pub trait Packet {
     /// # Errors
     /// `Malformed` when the packet ends before.
     fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason>;
+    /// Writes `N` bytes of a header that is new: what a device summed up over the whole packet follows. With [`Packet::store`], a checksum that is
+    /// updated beside it keeps that sum.
+    ///
+    /// # Errors
+    /// `Malformed` when the packet ends before.
+    fn renew<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason>;
     /// Changes a transport checksum by a delta, whether it is complete or left to the device.
     ///
     /// # Errors
     /// `Malformed` when the packet ends before.
     fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason>;
+    /// Returns [`crate::wire::crc32c::change`]; in the kernel a function of its own.
+    fn crc32c_change(word: u32, bytes: u32) -> u32;
     /// Cuts the frame to a length.
     ///
     /// # Errors
     /// `KernelRefused` when the packet's memory cannot be changed.
     fn truncate(&mut self, length: u32) -> Result<(), DropReason>;
+    /// Makes room for an IP header of the family with this ethertype in place of the other's. Its bytes, and the frame's ethertype, are the
+    /// caller's to write; what follows stays.
+    ///
+    /// # Errors
+    /// `KernelRefused` when the packet's memory cannot be changed, or it is a GSO packet of another protocol than TCP.
+    fn exchange_header(&mut self, ethertype: Be16) -> Result<(), DropReason>;
+    /// Becomes the IPv4 packet that an IPv6 packet between mapped addresses stands for: [`crate::nat::siit::to_v4`], in the kernel a function of
+    /// its own.
+    ///
+    /// # Errors
+    /// The reason of the drop.
+    fn stand_for_ipv4(&mut self) -> Result<(), DropReason>;
     /// Returns the device it arrived on, or leaves by.
     fn ifindex(&self) -> IfIndex;
     /// Returns the device by which it entered the host; 0: the host made it.
@@ -116,6 +136,8 @@ impl<F: Family> Default for Draft<F> {
             fragment_id: 0,
             l4: L4::Other,
             fragment: Fragment::Whole,
+            last: true,
+            span: Span { start: 0, end: 0 },
             tcp_flags: 0,
             tcp_header: 0,
             icmp_type: 0,
@@ -170,16 +192,24 @@ pub trait Env<F: Family> {
     fn route(&self, from: IfIndex, src: &F::Addr, dst: &F::Addr) -> Route<F::Addr>;
     /// Whether a socket of the host itself would receive a packet with this tuple.
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
-    /// Keeps the ports of a first fragment.
-    fn leave_ports(&self, key: &FragmentKey<F::Addr>, ports: Ports);
-    /// Returns the ports that a first fragment left.
-    fn left_ports(&self, key: &FragmentKey<F::Addr>) -> Option<Ports>;
+    /// A fragmented datagram in place. At most one is held at a time.
+    type DatagramRef<'a>: DerefMut<Target = Datagram>
+    where
+        Self: 'a;
+    /// Returns what is known of a fragmented datagram.
+    fn datagram(&self, key: &FragmentKey<F::Addr>) -> Option<Self::DatagramRef<'_>>;
+    /// Keeps what is known of a fragmented datagram; the table makes room.
+    fn keep(&self, key: &FragmentKey<F::Addr>, datagram: &Datagram);
+    /// Forgets a fragmented datagram.
+    fn forget(&self, key: &FragmentKey<F::Addr>);
     /// A flow in place. At most one is held at a time.
     type FlowRef<'a>: DerefMut<Target = Flow<F::Addr>>
     where
         Self: 'a;
     /// Looks a flow up.
     fn flow(&self, key: &Tuple<F::Addr>) -> Option<Self::FlowRef<'_>>;
+    /// Whether the other family's table has a flow of this tuple, mapped addresses standing for IPv4 ones.
+    fn in_other_family(&self, key: &Tuple<F::Addr>) -> bool;
     /// Inserts a flow where none is: the insertion *is* the reservation of its tuple.
     ///
     /// # Errors

@@ -13,13 +13,13 @@ use crate::{
     env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
-        Config, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, PortRange, Ports,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, PortRange,
         Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
     },
-    nat::masquerade,
+    nat::{masquerade, siit},
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
     verdict::DropReason,
-    wire::csum,
+    wire::{crc32c, csum, headers::L3},
 };
 
 /// Host sides and devices of the topology.
@@ -84,8 +84,8 @@ pub trait Cast: Ip {
 pub struct Tables<A: Ord> {
     /// Flows, as the hash map would hold them.
     pub flows: RefCell<BTreeMap<Tuple<A>, Flow<A>>>,
-    /// Ports that first fragments left.
-    pub fragments: RefCell<BTreeMap<FragmentKey<A>, Ports>>,
+    /// Fragmented datagrams whose first fragment was seen.
+    pub datagrams: RefCell<BTreeMap<FragmentKey<A>, Datagram>>,
     /// Who has an address.
     pub owners: BTreeMap<A, Owner>,
     /// Published ports.
@@ -270,7 +270,7 @@ impl Fake {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $tables:ident) => {
+    ($family:ty, $addr:ty, $tables:ident, $other:ident, $in_other:expr) => {
         impl Env<$family> for Fake {
             type FlowRef<'a> = RefMut<'a, Flow<$addr>>;
 
@@ -341,14 +341,23 @@ macro_rules! env_for {
             fn host_socket(&self, tuple: &Tuple<$addr>) -> bool {
                 self.$tables.sockets.contains(tuple)
             }
-            fn leave_ports(&self, key: &FragmentKey<$addr>, ports: Ports) {
-                self.$tables.fragments.borrow_mut().insert(*key, ports);
+            type DatagramRef<'a> = RefMut<'a, Datagram>;
+
+            fn datagram(&self, key: &FragmentKey<$addr>) -> Option<RefMut<'_, Datagram>> {
+                RefMut::filter_map(self.$tables.datagrams.borrow_mut(), |all| all.get_mut(key)).ok()
             }
-            fn left_ports(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
-                self.$tables.fragments.borrow().get(key).copied()
+            fn keep(&self, key: &FragmentKey<$addr>, datagram: &Datagram) {
+                self.$tables.datagrams.borrow_mut().insert(*key, *datagram);
+            }
+            fn forget(&self, key: &FragmentKey<$addr>) {
+                self.$tables.datagrams.borrow_mut().remove(key);
             }
             fn flow(&self, key: &Tuple<$addr>) -> Option<RefMut<'_, Flow<$addr>>> {
                 RefMut::filter_map(self.$tables.flows.borrow_mut(), |flows| flows.get_mut(key)).ok()
+            }
+            fn in_other_family(&self, key: &Tuple<$addr>) -> bool {
+                let in_other: fn(&Tuple<$addr>) -> Option<_> = $in_other;
+                in_other(key).is_some_and(|key| self.$other.flows.borrow().contains_key(&key))
             }
             fn claim(&self, key: &Tuple<$addr>, flow: &Flow<$addr>) -> Result<(), ClaimError> {
                 let mut flows = self.$tables.flows.borrow_mut();
@@ -377,8 +386,8 @@ macro_rules! env_for {
         }
     };
 }
-env_for!(V4, Addr4, v4);
-env_for!(V6, Addr6, v6);
+env_for!(V4, Addr4, v4, v6, |key| Some(key.mapped()));
+env_for!(V6, Addr6, v6, v4, |key| key.as_mapped());
 
 fn addr4(text: [u8; 4]) -> Addr4 {
     Addr4::from_wire(text)
@@ -562,6 +571,9 @@ impl Packet for FakePacket {
         place.copy_from_slice(&bytes);
         Ok(())
     }
+    fn renew<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
+        self.store(offset, bytes)
+    }
     fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason> {
         let old = Be16::from_wire(self.load::<2>(offset)?);
         if change.zero_is_none && old == Be16::ZERO {
@@ -571,9 +583,25 @@ impl Packet for FakePacket {
         let new = if change.zero_is_none && new == 0 { u16::MAX } else { new };
         self.store(offset, new.to_ne_bytes())
     }
+    fn crc32c_change(word: u32, bytes: u32) -> u32 {
+        crc32c::change(word, bytes)
+    }
     fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
         self.bytes.truncate(length as usize);
         Ok(())
+    }
+    fn exchange_header(&mut self, ethertype: Be16) -> Result<(), DropReason> {
+        let (old, new) =
+            if ethertype == V6::ETHERTYPE { (V4::HEADER, V6::HEADER) } else { (V6::HEADER, V4::HEADER) };
+        let end = (L3 + old) as usize;
+        if self.bytes.len() < end {
+            return Err(DropReason::KernelRefused);
+        }
+        self.bytes.splice(L3 as usize..end, std::vec![0; new as usize]);
+        Ok(())
+    }
+    fn stand_for_ipv4(&mut self) -> Result<(), DropReason> {
+        siit::to_v4(self)
     }
     fn ifindex(&self) -> IfIndex {
         self.ifindex

@@ -22,12 +22,16 @@ pub trait Address: Copy + Default + PartialEq + Eq + Hash + Debug + Ord {
     fn is_loopback(&self) -> bool;
     /// Whether it is `::ffff:a.b.c.d`: an IPv4 backend behind an IPv6 publish.
     fn is_mapped(&self) -> bool;
+    /// Returns an IPv4 address in this family.
+    fn of_v4(addr: Addr4) -> Self;
     /// Whether it is in fe80::/10; IPv4's 169.254/16 is ordinary to netd.
     fn is_link_local(&self) -> bool;
     /// Returns a number below 256 that neighbours in a subnet share: the index into the subnet filter of `Config`.
     fn filter_bit(&self) -> u32;
     /// Returns 32 bits that depend on all of it, for hashing.
     fn mix(&self) -> u32;
+    /// Returns it as an IPv6 address, IPv4 as a mapped one.
+    fn widened(&self) -> Addr6;
 }
 
 /// One of IPv4 and IPv6.
@@ -139,6 +143,9 @@ impl Address for Addr4 {
     fn is_mapped(&self) -> bool {
         false
     }
+    fn of_v4(addr: Addr4) -> Self {
+        addr
+    }
     fn is_link_local(&self) -> bool {
         false
     }
@@ -147,6 +154,9 @@ impl Address for Addr4 {
     }
     fn mix(&self) -> u32 {
         self.raw()
+    }
+    fn widened(&self) -> Addr6 {
+        Addr6::mapped(*self)
     }
 }
 
@@ -169,6 +179,9 @@ impl Address for Addr6 {
     fn is_mapped(&self) -> bool {
         self.as_mapped().is_some()
     }
+    fn of_v4(addr: Addr4) -> Self {
+        Self::mapped(addr)
+    }
     fn is_link_local(&self) -> bool {
         let first = self.raw()[0].to_ne_bytes();
         first[0] == 0xfe && first[1] & 0xc0 == 0x80
@@ -179,6 +192,9 @@ impl Address for Addr6 {
     fn mix(&self) -> u32 {
         let [a, b, c, d] = self.raw();
         a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d.rotate_left(24)
+    }
+    fn widened(&self) -> Addr6 {
+        *self
     }
 }
 

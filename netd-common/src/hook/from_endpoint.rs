@@ -4,12 +4,12 @@ use super::{Decided, Decision, interests, published};
 use crate::{
     conntrack::{self, Moment, Opening, Source, Target},
     env::{Env, Packet, Route},
-    family::{Address, Ip},
+    family::{Address, Ip, V4},
     maps::{Endpoint, Publish, endpoint_flags},
-    net::Be16,
+    net::{Be16, IfIndex},
     policy::{self, Access, Neighbour, has},
     verdict::{DropReason, Verdict},
-    wire::{Fragment, Headers, L4, ethernet, reset},
+    wire::{Fragment, Headers, L4, ethernet, l4, reset},
 };
 
 /// Frames that are not IP: ARP is checked, the rest passes where sandboxes may talk to each other.
@@ -22,6 +22,9 @@ pub fn from_endpoint_frame<P: Packet>(
     endpoint: Option<&Endpoint>,
     ethertype: Be16,
 ) -> Result<(), DropReason> {
+    if packet.has_vlan_tag() {
+        return Err(DropReason::UnknownL3); // one tag of two: what is inside nobody has looked at
+    }
     let endpoint = active(endpoint)?;
     policy::check_mac(packet, endpoint)?;
     if ethertype == ethernet::ARP {
@@ -29,6 +32,13 @@ pub fn from_endpoint_frame<P: Packet>(
     } else {
         policy::check_other_frame(endpoint)
     }
+}
+
+/// Whether an IPv4 packet without a flow answers an IPv6 client: the IPv6 packet that [`crate::nat::siit`] makes of it has one.
+#[inline(always)]
+pub fn answers_ipv6<E: Env<V4>>(env: &E, headers: &Headers<V4>, ifindex: IfIndex) -> bool {
+    let to_gateway = env.endpoint(ifindex).is_some_and(|endpoint| headers.dst == endpoint.gateway4);
+    to_gateway && env.in_other_family(&headers.tuple(ifindex))
 }
 
 fn active(endpoint: Option<&Endpoint>) -> Result<&Endpoint, DropReason> {
@@ -92,6 +102,9 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
         // The bridge's business too, but the host may be who has the address.
         return policy::check_host(env, endpoint, headers, ifindex).map(|()| Some(Verdict::Pass));
     }
+    if headers.fragment == Fragment::Later {
+        return Ok(Some(Verdict::Hold));
+    }
     if env.is_local(&headers.dst) {
         return match published(env, headers) {
             Some(publish) if may_open(headers) && !headers.src.is_link_local() => {
@@ -124,8 +137,7 @@ fn stray<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>) -> Decided {
     if reset::can_answer(packet, headers) {
         return Ok(Some(Verdict::Refuse(DropReason::CtInvalid)));
     }
-    let later = headers.fragment == Fragment::Later;
-    Err(if later { DropReason::FragNoFirst } else { DropReason::CtInvalid })
+    Err(DropReason::CtInvalid)
 }
 
 /// The world beyond an uplink.
@@ -144,6 +156,9 @@ fn to_world<F: Ip, E: Env<F>>(
     let uplink = env.uplink(out).ok_or(DropReason::NoRoute)?;
     opening.source = Source::Keep;
     if has(endpoint.flags, F::MASQUERADE) {
+        if !l4::has_ports(headers.proto) && !l4::is_portless(headers.proto) {
+            return Err(DropReason::UnknownL4);
+        }
         let fixed = F::fixed_source(network);
         let addr = if fixed == F::Addr::UNSPECIFIED { F::uplink_addr(uplink) } else { fixed };
         if addr == F::Addr::UNSPECIFIED {
@@ -158,14 +173,16 @@ fn to_world<F: Ip, E: Env<F>>(
     Ok(None)
 }
 
-/// Whether a packet may open a flow: TCP by a lone SYN, ICMP by an echo request, other protocols by any packet.
+/// Whether a packet may open a flow: TCP by a lone SYN, SCTP by INIT, ICMP by an echo request, other protocols by any packet.
 pub(super) fn may_open<F: Ip>(headers: &Headers<F>) -> bool {
     match headers.l4 {
+        L4::Sctp => headers.icmp_type == l4::INIT,
         L4::Tcp => headers.is_opening(),
         L4::Icmp => false,
         L4::Echo => headers.dport == Be16::ZERO,
-        L4::Udp => true,
-        L4::Other => headers.fragment != Fragment::Later,
+        L4::Udp | L4::Lite => true,
+        // A later fragment whose first opened nothing opens nothing either.
+        L4::Other => !l4::has_ports(headers.proto) && headers.fragment != Fragment::Stray,
     }
 }
 
@@ -241,9 +258,9 @@ fn to_published<F: Ip, E: Env<F>>(
         return Err(DropReason::Internal);
     }
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
-    let gateway = F::network_gateway(target);
-    // Itself: its own address as source would be a martian. Another network: as Docker has it.
-    opening.source = if publish.ifindex == ifindex || !same_network {
+    let gateway = super::gateway_of::<F>(publish, target);
+    // Itself: its own address as source would be a martian. Another network: as Docker has it. IPv4 cannot show an IPv6 address.
+    opening.source = if publish.ifindex == ifindex || !same_network || publish.backend.is_mapped() {
         Source::Masquerade(gateway)
     } else {
         Source::KeepOr(gateway)

@@ -52,7 +52,7 @@ pub fn direct<F: Ip, P: Packet, E: Env<F>>(
         return Ok(Access::Granted);
     }
     let key = PublishKey { addr: headers.dst, port: headers.dport, proto: headers.proto, pad: 0 };
-    if matches!(headers.l4, L4::Tcp | L4::Udp)
+    if matches!(headers.l4, L4::Tcp | L4::Udp | L4::Sctp)
         && let Some(open) = env.opened(&key)
     {
         return check_allowed(env, open.allow, &headers.src).map(|()| Access::Granted);

@@ -32,7 +32,7 @@ pub fn check_host<F: Ip, E: Env<F>>(
         _ => {}
     }
     let key = PublishKey { addr: F::gateway(endpoint), port: headers.dport, proto: headers.proto, pad: 0 };
-    if matches!(headers.l4, L4::Tcp | L4::Udp) && env.opened(&key).is_some() {
+    if matches!(headers.l4, L4::Tcp | L4::Udp | L4::Sctp) && env.opened(&key).is_some() {
         return Ok(());
     }
     let config = env.config().ok_or(DropReason::HostAccess)?;

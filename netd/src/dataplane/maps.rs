@@ -13,8 +13,8 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        AllowKey, Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner,
-        PortSet, Ports as FragmentPorts, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, port_set,
+        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network,
+        Open, Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -22,7 +22,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 28] = [
+pub const NAMES: [&str; 31] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -40,8 +40,6 @@ pub const NAMES: [&str; 28] = [
     "UPLINK",
     "DIALLED",
     "DROPS",
-    "FRAGMENT4",
-    "FRAGMENT6",
     "OPEN4",
     "OPEN6",
     "LINK4",
@@ -51,6 +49,11 @@ pub const NAMES: [&str; 28] = [
     "ALLOW6",
     "ASKED4",
     "ASKED6",
+    "DATAGRAM4",
+    "DATAGRAM6",
+    "HELD",
+    "HELD_BYTES",
+    "HELD_NEXT",
 ];
 
 /// A hash map with entries by the batch.
@@ -195,6 +198,8 @@ pub struct Maps {
     pub trust: Table<TrustKey, u32>,
     /// Dropped packets by reason.
     pub drops: PerCpuArray<MapData, u64>,
+    /// Fragments that wait for their first.
+    pub held: Array<MapData, Held>,
     /// IPv4.
     pub v4: FamilyMaps<Addr4>,
     /// IPv6.
@@ -231,6 +236,7 @@ impl Maps {
             trust: Table::open(pins, "TRUST")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
                 .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
+            held: array(pins, "HELD")?,
             v4: FamilyMaps {
                 flow: Table::open(pins, "FLOW4")?,
                 address: Table::open(pins, "ADDRESS4")?,
@@ -312,8 +318,6 @@ pub fn shapes() -> Vec<Shape> {
         of::<IfIndex, Uplink>("UPLINK"),
         of::<u32, u64>("DROPS"),
         of::<DialledKey, Dialled>("DIALLED"),
-        of::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENT4"),
-        of::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENT6"),
         of::<PublishKey<Addr4>, Open>("OPEN4"),
         of::<PublishKey<Addr6>, Open>("OPEN6"),
         Shape { name: "ALLOW4", key: 12, value: 4 },
@@ -323,5 +327,10 @@ pub fn shapes() -> Vec<Shape> {
         of::<LinkKey<Addr4>, u32>("LINK4"),
         of::<LinkKey<Addr6>, u32>("LINK6"),
         of::<TrustKey, u32>("TRUST"),
+        of::<FragmentKey<Addr4>, Datagram>("DATAGRAM4"),
+        of::<FragmentKey<Addr6>, Datagram>("DATAGRAM6"),
+        of::<u32, Held>("HELD"),
+        of::<u32, [u8; held::BYTES]>("HELD_BYTES"),
+        of::<u32, u32>("HELD_NEXT"),
     ]
 }

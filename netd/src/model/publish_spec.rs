@@ -58,7 +58,7 @@ impl FromStr for PublishSpec {
         if ports_text.is_empty() {
             return Err(InvalidPorts(format!("no port specified: {text}<empty>")));
         }
-        let protocol = parse_protocol(protocol, text)?;
+        let protocol = parse_protocol(protocol)?;
         let host_ip = parse_ip(ip)?;
         let ports = parse_range(ports_text)
             .filter(|ports| ports.0 > 0)
@@ -104,7 +104,7 @@ pub fn parse_expose(text: &str) -> Result<Vec<(u16, Protocol)>, InvalidPorts> {
     let (first, last) = parse_range(ports)
         .filter(|ports| ports.0 > 0)
         .ok_or_else(|| InvalidPorts(format!("invalid range format for --expose: {text}")))?;
-    let protocol = parse_protocol(protocol, text)?;
+    let protocol = parse_protocol(protocol)?;
     Ok((first..=last).map(|port| (port, protocol)).collect())
 }
 
@@ -117,11 +117,11 @@ fn parse_option(text: &str) -> Result<IpNet, InvalidPorts> {
 }
 
 /// Parses the protocol behind the slash; without one it is TCP.
-fn parse_protocol(protocol: &str, text: &str) -> Result<Protocol, InvalidPorts> {
+fn parse_protocol(protocol: &str) -> Result<Protocol, InvalidPorts> {
     match protocol.to_ascii_lowercase().as_str() {
         "" | "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
-        "sctp" => Err(InvalidPorts(format!("cannot publish {text}: sctp is not supported yet"))),
+        "sctp" => Ok(Protocol::Sctp),
         other => Err(InvalidPorts(format!("invalid proto: {other}"))),
     }
 }
@@ -220,7 +220,6 @@ mod tests {
             ("80,", "invalid option \"\": it is allow=CIDR"),
             ("80,deny=10.0.0.0/8", "invalid option \"deny=10.0.0.0/8\": it is allow=CIDR"),
             ("80,allow=10.0.0.1/8", "invalid source \"10.0.0.1/8\": it should be 10.0.0.0/8"),
-            ("80:80/sctp", "cannot publish 80:80/sctp: sctp is not supported yet"),
         ] {
             let error = text.parse::<PublishSpec>().expect_err(text);
             assert_eq!(error.to_string(), message, "{text}");
@@ -245,7 +244,7 @@ mod tests {
         assert_eq!(parse_expose("80"), Ok(vec![(80, Protocol::Tcp)]));
         assert_eq!(parse_expose("53/UDP"), Ok(vec![(53, Protocol::Udp)]));
         assert_eq!(parse_expose("8000-8010").map(|ports| ports.len()), Ok(11));
-        for bad in ["", "0", "80:80", "a", "9-8", "80/icmp", "80/sctp"] {
+        for bad in ["", "0", "80:80", "a", "9-8", "80/icmp"] {
             assert!(parse_expose(bad).is_err(), "{bad}");
         }
     }
@@ -256,7 +255,7 @@ mod tests {
             any::<[u8; 4]>().prop_map(|octets| Some(IpAddr::from(octets))),
             any::<[u8; 16]>().prop_map(|octets| Some(IpAddr::from(octets).to_canonical())),
         ];
-        let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
+        let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
         let prefix =
             (any::<[u8; 4]>(), 0..=32_u8).prop_map(|(ip, bits)| IpNet::new(ip.into(), bits).expect("bits"));
         let allow = prop::collection::vec(prefix, 0..3);

@@ -14,6 +14,7 @@ use netd_common::{
 use super::{
     super::{Error, LinkEntry, NetworkEntry, OpenEntry},
     Kernel,
+    ports::protocol,
 };
 use crate::model::{GatewayMode, Protocol, Sources};
 
@@ -136,14 +137,6 @@ fn key<A>(addr: A, entry: &OpenEntry) -> PublishKey<A> {
 fn opened(ip: IpAddr, port: Be16, proto: u8, open: Open) -> Option<OpenEntry> {
     let (ifindex, allow) = (open.ifindex, Sources::default());
     Some(OpenEntry { ip, port: port.into(), protocol: protocol(proto)?, ifindex, allow })
-}
-
-fn protocol(proto: u8) -> Option<Protocol> {
-    match proto {
-        l4::TCP => Some(Protocol::Tcp),
-        l4::UDP => Some(Protocol::Udp),
-        _ => None,
-    }
 }
 
 /// A link's key in the map of its family.

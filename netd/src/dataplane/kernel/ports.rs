@@ -17,7 +17,7 @@ use crate::model::{Protocol, Sources};
 impl Kernel {
     /// Makes the sets of interest what ranges, publishes and live flows need.
     pub(super) fn refresh_interest(&mut self, live: &HashSet<(u8, u16)>, keep: bool) -> Result<(), Error> {
-        for proto in [l4::TCP, l4::UDP, 1] {
+        for proto in [l4::TCP, l4::UDP, l4::SCTP, 1] {
             let Some(index) = port_set::index(port_set::INTEREST, proto) else { continue };
             let before = self.sets[index as usize];
             let mut wanted = if keep { before } else { Ports([0; 2048]) };
@@ -123,6 +123,16 @@ pub(super) fn publish<A: Default>(
     Publish { backend, ifindex: entry.ifindex, port: Be16::from(entry.backend_port), network, allow }
 }
 
+/// Returns the protocol with this number, if its ports can be published.
+pub(super) fn protocol(proto: u8) -> Option<Protocol> {
+    match proto {
+        l4::TCP => Some(Protocol::Tcp),
+        l4::UDP => Some(Protocol::Udp),
+        l4::SCTP => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
 /// Returns a publish as the maps tell it; of who may come they know but a number.
 pub(super) fn published<A>(
     host_ip: IpAddr,
@@ -131,11 +141,7 @@ pub(super) fn published<A>(
     backend: IpAddr,
     value: &Publish<A>,
 ) -> Option<PublishEntry> {
-    let protocol = match proto {
-        l4::TCP => Protocol::Tcp,
-        l4::UDP => Protocol::Udp,
-        _ => return None,
-    };
+    let protocol = protocol(proto)?;
     let (host_port, backend_port) = (port.into(), value.port.into());
     let (ifindex, allow) = (value.ifindex, Sources::default());
     Some(PublishEntry { host_ip, host_port, protocol, backend, backend_port, ifindex, allow })
