@@ -318,6 +318,7 @@ fn exchanged(kernel: &mut Kernel) {
         backend: v4(A1).into(),
         backend_port: 80,
         ifindex: ifindex::A1,
+        allow: Sources::default(),
     };
     kernel.guard_ports(std::slice::from_ref(&entry)).expect("guard");
     kernel.put_publishes(&[entry]).expect("publish");
