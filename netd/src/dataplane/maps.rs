@@ -13,8 +13,8 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PortSet,
-        Ports as FragmentPorts, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, port_set,
+        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network, Open,
+        Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -22,7 +22,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 24] = [
+pub const NAMES: [&str; 27] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -40,13 +40,16 @@ pub const NAMES: [&str; 24] = [
     "UPLINK",
     "DIALLED",
     "DROPS",
-    "FRAGMENT4",
-    "FRAGMENT6",
     "OPEN4",
     "OPEN6",
     "LINK4",
     "LINK6",
     "TRUST",
+    "DATAGRAM4",
+    "DATAGRAM6",
+    "HELD",
+    "HELD_BYTES",
+    "HELD_NEXT",
 ];
 
 /// A hash map with entries by the batch.
@@ -189,6 +192,8 @@ pub struct Maps {
     pub trust: Table<TrustKey, u32>,
     /// Dropped packets by reason.
     pub drops: PerCpuArray<MapData, u64>,
+    /// Fragments that wait for their first.
+    pub held: Array<MapData, Held>,
     /// IPv4.
     pub v4: FamilyMaps<Addr4>,
     /// IPv6.
@@ -225,6 +230,7 @@ impl Maps {
             trust: Table::open(pins, "TRUST")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
                 .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
+            held: array(pins, "HELD")?,
             v4: FamilyMaps {
                 flow: Table::open(pins, "FLOW4")?,
                 address: Table::open(pins, "ADDRESS4")?,
@@ -304,12 +310,15 @@ pub fn shapes() -> Vec<Shape> {
         of::<IfIndex, Uplink>("UPLINK"),
         of::<u32, u64>("DROPS"),
         of::<DialledKey, Dialled>("DIALLED"),
-        of::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENT4"),
-        of::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENT6"),
         of::<PublishKey<Addr4>, Open>("OPEN4"),
         of::<PublishKey<Addr6>, Open>("OPEN6"),
         of::<LinkKey<Addr4>, u32>("LINK4"),
         of::<LinkKey<Addr6>, u32>("LINK6"),
         of::<TrustKey, u32>("TRUST"),
+        of::<FragmentKey<Addr4>, Datagram>("DATAGRAM4"),
+        of::<FragmentKey<Addr6>, Datagram>("DATAGRAM6"),
+        of::<u32, Held>("HELD"),
+        of::<u32, [u8; held::BYTES]>("HELD_BYTES"),
+        of::<u32, u32>("HELD_NEXT"),
     ]
 }
