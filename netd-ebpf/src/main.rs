@@ -3,6 +3,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod bare;
 mod env;
 mod maps;
 mod report;

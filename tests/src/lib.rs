@@ -24,9 +24,10 @@ mod sandbox;
 mod server;
 mod snapshot;
 mod topology;
+mod tunnel;
 
 pub use capture::{Capture, Packet};
-pub use checks::{Silence, denied};
+pub use checks::{Silence, denied, eventually};
 pub use cli::Run;
 pub use client::{Outcome, PATIENCE, Proto, SILENCE, Seen, Stream, at, connect};
 pub use daemon::{Daemon, Dirs, binary};
@@ -39,3 +40,4 @@ pub use sandbox::Sandbox;
 pub use server::Server;
 pub use snapshot::Snapshot;
 pub use topology::{Family, H, H1, Host, R, R2, Topology};
+pub use tunnel::Tunnel;

@@ -130,7 +130,8 @@ impl Kernel {
         for (ifindex, uplink) in self.maps.uplink.entries()? {
             let Ok(ifname) = format!("if{ifindex}").parse() else { continue };
             let (ipv4, ipv6) = (option4(uplink.addr4), option6(uplink.addr6));
-            self.uplinks.insert(ifindex, UplinkEntry { ifindex, ifname, ipv4, ipv6, mtu: uplink.mtu });
+            self.uplinks
+                .insert(ifindex, UplinkEntry { ifindex, ifname, ipv4, ipv6, mtu: uplink.mtu, bare: false });
         }
         self.refresh_interest(&HashSet::new(), true)
     }
@@ -364,7 +365,7 @@ impl Dataplane for Kernel {
         self.mode = attach::interface(
             &mut self.ebpf,
             &links,
-            Side::Uplink,
+            if uplink.bare { Side::BareUplink } else { Side::Uplink },
             uplink.ifname.as_str(),
             uplink.ifindex,
             self.mode,
@@ -381,7 +382,10 @@ impl Dataplane for Kernel {
     }
 
     fn remove_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
-        attach::detach(&pin_dir(&self.settings.bpffs).join("links"), Side::Uplink, uplink.ifindex)?;
+        let links = pin_dir(&self.settings.bpffs).join("links");
+        for side in [Side::Uplink, Side::BareUplink] {
+            attach::detach(&links, side, uplink.ifindex)?;
+        }
         self.maps.uplink.remove(&uplink.ifindex)?;
         self.uplinks.remove(&uplink.ifindex);
         let out = uplink.ifindex;
