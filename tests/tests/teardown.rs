@@ -14,6 +14,12 @@ fn programs(ns: &Ns, ifname: &str) -> usize {
     })
 }
 
+/// Whether a process is there and has not ended.
+fn runs(pid: u64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
 #[test]
 fn a_removed_sandbox_leaves_nothing() {
     let lab = Lab::new();
@@ -72,6 +78,7 @@ fn down_removes_everything_also_without_a_daemon() {
         let i1 = lab.sandbox("i1", i, 2, &[]);
         lab.sandbox_with("d1", &["-p", "8081:80"]);
         lab.netd(&["run", "-d", "--name", "job", "--network", "netA", "--", "sleep", "600"]).ok();
+        let job = lab.inspect("job")["State"]["Pid"].as_u64().filter(|pid| runs(*pid)).expect("the job runs");
         lab.r.reach(Proto::Tcp, at(H.v4, 8080));
         assert!(programs(&lab.h, "eth0") > 0 && programs(&lab.h, "eth1") > 0, "the uplinks carry programs");
         drop((a1, i1));
@@ -81,6 +88,7 @@ fn down_removes_everything_also_without_a_daemon() {
         let down = lab.daemon.down();
         assert_eq!(down.code, 0, "netd down: {}", down.stderr);
         assert_eq!(lab.daemon.dirs().leftovers(), Vec::<String>::new());
+        assert!(!runs(job), "the command of `netd run` has ended");
         assert_eq!(lab.h.links(), ["eth0", "eth1", "lo"]);
         assert_eq!(programs(&lab.h, "eth0") + programs(&lab.h, "eth1"), 0, "programs on the uplinks");
         assert_eq!(lab.r.probe(Proto::Tcp, at(H.v4, 8080)), Outcome::Refused);

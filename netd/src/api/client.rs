@@ -4,6 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     str::FromStr,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -30,6 +31,11 @@ use crate::{
     controller::{Code, Error, Status},
     dataplane::FlowInfo,
 };
+
+/// How long a daemon that was taken down may need until it has let go of its directories.
+const LET_GO: Duration = Duration::from_secs(10);
+/// How often to look whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Why a call got no answer, or which answer it got.
 #[derive(Debug, thiserror::Error)]
@@ -198,9 +204,14 @@ impl Client {
         self.get("/version").await
     }
 
-    /// Removes everything the daemon put into the kernel.
+    /// Removes everything the daemon put into the kernel, and waits until it has also let go of its directories.
     pub async fn down(&self) -> Result<()> {
-        self.order(Method::POST, "/netd/v1/down", NOTHING).await
+        self.order(Method::POST, "/netd/v1/down", NOTHING).await?;
+        let deadline = Instant::now() + LET_GO;
+        while self.socket.exists() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     /// Calls back for every event until the daemon goes or the callback says so by returning false.

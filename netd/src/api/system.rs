@@ -160,10 +160,6 @@ pub(super) async fn status(State(api): State<Arc<Api>>) -> Result<Json<Status>, 
 }
 
 pub(super) async fn down(State(api): State<Arc<Api>>) -> Result<StatusCode, Failure> {
-    // Commands of `netd run` would live on in a network that is gone.
-    for sandbox in api.handle.sandboxes().iter().filter(|sandbox| sandbox.pid.is_some()) {
-        api.handle.remove_sandbox(sandbox.id.as_str(), true).await?;
-    }
     api.handle.down().await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -30,7 +30,7 @@ pub use create_network::{Facts, create_network, default_bridge, free_index, pseu
 pub use error::{Code, Error};
 pub use files::Renderer;
 pub use handle::{Commands, Handle, NetworkSelector};
-pub use linux::{Linux, SharedDataplane, Site, remove_owned};
+pub use linux::{Linux, SharedDataplane, Site, end_command, remove_owned};
 pub use request::{
     Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, NetnsRequest, PoolRequest, SandboxRemoved,
     Status,

@@ -182,13 +182,19 @@ impl<M: Machine> Controller<M> {
         Ok(())
     }
 
-    /// Takes everything out of the kernel that this instance put there, endpoints first, whatever fails on the way.
+    /// Ends the commands that `netd run` started and takes everything out of the kernel that this instance put there, endpoints first, whatever
+    /// fails on the way.
     ///
     /// # Errors
     /// The first failure, when all the rest has been tried; the stored state stays then, for another attempt.
     pub(super) async fn down(&mut self) -> Result<(), Error> {
         let steps = plan::diff(&self.world, &World::default(), &self.renderer);
         let mut failures = Vec::new();
+        for sandbox in self.world.sandboxes() {
+            if let Some(pid) = sandbox.pid.filter(|pid| self.machine.is_running(sandbox, *pid)) {
+                failures.extend(self.machine.kill(pid).err());
+            }
+        }
         for step in &steps {
             if let Err(error) = self.machine.apply(step).await {
                 tracing::error!(%step, %error, "object not removed");

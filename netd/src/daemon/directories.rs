@@ -84,25 +84,23 @@ pub(super) fn forget_pid(settings: &Settings) {
     }
 }
 
-/// Removes what the daemon made in the run directory, and the directory itself if nothing else is in it.
+/// Removes what the daemon made in the run directory, and the directory itself if nothing else is in it. The socket goes when all else has gone:
+/// `netd down` waits for that.
 pub(super) fn erase(settings: &Settings) -> io::Result<()> {
+    remove_dir(&settings.run_dir.join("netns"))?;
+    remove_dir(&settings.run_dir.join("sandboxes"))?;
     remove_file(&pid_file(settings))?;
     remove_file(&socket(settings))?;
-    for dir in [settings.run_dir.join("netns"), settings.run_dir.join("sandboxes"), settings.run_dir.clone()]
-    {
-        match fs::remove_dir(&dir) {
-            Err(error)
-                if !matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy
-                ) =>
-            {
-                return Err(error);
-            }
-            _ => {}
-        }
+    remove_dir(&settings.run_dir)
+}
+
+/// Removes a directory unless something else is in it, or on it.
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound, ResourceBusy};
+    match fs::remove_dir(dir) {
+        Err(error) if !matches!(error.kind(), NotFound | DirectoryNotEmpty | ResourceBusy) => Err(error),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn remove_file(path: &Path) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use super::{RESERVED_PORTS, directories};
 use crate::{
     config::Settings,
-    controller::{Code, Error, remove_owned},
+    controller::{Code, Error, end_command, remove_owned},
     dataplane,
     link::Links,
     model::Driver,
@@ -20,12 +20,14 @@ pub async fn down(settings: Settings) -> Result<(), Error> {
     let mut store = directories::open_store(&settings)?;
     let links = Links::open().await?;
     let loaded = store.load()?;
+    loaded.sandboxes.iter().try_for_each(|sandbox| end_command(links.netns(), sandbox))?;
     // Endpoints first, uplinks last (reliability 6.5).
     remove_owned(&links, settings.instance.as_str(), &settings.run_dir).await?;
     for network in loaded.networks.iter().filter(|network| network.driver == Driver::Bridge) {
         links.release_bridge(&network.bridge.ifname).await?;
     }
     dataplane::remove_pins(&settings.bpffs)?;
+    links.remove_idle_clsacts().await?;
     if let Some(original) =
         store.meta().sysctls.get(RESERVED_PORTS).and_then(|text| ReservedPorts::parse(text))
     {

@@ -83,10 +83,10 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let (controller, end) =
         ended.map_err(|error| Error::new(Code::Failure, format!("the controller ended: {error}")))?;
     finish_requests(served).await;
-    directories::forget_pid(&settings);
     if end == End::Down {
         return down::erase(&settings, controller.into_store());
     }
+    directories::forget_pid(&settings);
     tracing::info!("daemon stopped; traffic goes on");
     Ok(())
 }

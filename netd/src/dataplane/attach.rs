@@ -2,6 +2,9 @@
 //!
 //! A link is pinned as `links/<interface index>-<program>`. Where a pin exists, its program is replaced in place (`BPF_LINK_UPDATE`): packets see
 //! the old program or the new one, never none. Without TCX the programs are clsact filters of a fixed priority, which persist by themselves.
+//!
+//! `to_endpoint` is always a filter: to attach by TCX the kernel waits for an RCU grace period with the rtnl lock held (`tcx_entry_sync`), 10 ms
+//! and more for each program, and packets that netd moves do not pass this gate (ADR 0007).
 
 use std::{
     fs::{self, File},
@@ -57,6 +60,11 @@ impl Side {
         }
     }
 
+    /// Whether a hook is worth a TCX link: each costs the creation of a sandbox a grace period.
+    fn takes_tcx(self, direction: TcAttachType) -> bool {
+        !(self == Self::Endpoint && matches!(direction, TcAttachType::Egress))
+    }
+
     fn order(self) -> LinkOrder {
         match self {
             Self::Endpoint => LinkOrder::first(),
@@ -92,7 +100,7 @@ pub fn interface(
             continue;
         }
         let classifier = packet_program(ebpf, program)?;
-        if worked != AttachMode::Tc {
+        if worked != AttachMode::Tc && side.takes_tcx(direction) {
             match attach_tcx(classifier, ifname, direction, side.order(), &path) {
                 Ok(()) => {
                     worked = AttachMode::Tcx;

@@ -5,6 +5,7 @@
 
 mod address;
 mod bridge;
+mod clsact;
 mod device;
 mod error;
 mod inside;

@@ -1,6 +1,7 @@
 //! The kernel as a machine: takes each step over rtnetlink, in namespaces and in the packet path.
 
 mod bridge;
+mod command;
 mod endpoint;
 mod facts;
 mod files;
@@ -17,12 +18,7 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-
+pub use self::command::end_command;
 use self::{endpoint::endpoint_entry, files::remove_dir, ports::publish_entries};
 use super::{
     Code, Error, NetnsRequest,
@@ -313,27 +309,16 @@ impl Machine for Linux {
     }
 
     async fn restore(&mut self) -> Result<(), Error> {
+        self.links.remove_idle_clsacts().await?;
         self.reserved.restore().await
     }
 
     fn is_running(&self, sandbox: &Sandbox, pid: u32) -> bool {
-        let own = || self.links.netns().inode().ok();
-        let theirs = || {
-            sandbox.netns.as_ref().map_or_else(own, |netns| {
-                netns::Netns::open_path(&netns.path).and_then(|netns| netns.inode()).ok()
-            })
-        };
-        let its = netns::Netns::of_pid(pid).and_then(|netns| netns.inode()).ok();
-        its.is_some() && its == theirs()
+        command::is_running(self.links.netns(), sandbox, pid)
     }
 
     fn kill(&mut self, pid: u32) -> Result<(), Error> {
-        let failed = |why: String| Error::new(Code::Failure, format!("end process {pid}: {why}"));
-        let pid = i32::try_from(pid).map_err(|error| failed(error.to_string()))?;
-        match kill(Pid::from_raw(pid), Signal::SIGKILL) {
-            Ok(()) | Err(Errno::ESRCH) => Ok(()),
-            Err(errno) => Err(failed(errno.to_string())),
-        }
+        command::end(pid)
     }
 
     fn collect(&mut self) {
