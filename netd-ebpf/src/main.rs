@@ -5,6 +5,7 @@
 
 mod bare;
 mod env;
+mod fib;
 mod maps;
 mod report;
 mod skb;

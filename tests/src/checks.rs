@@ -77,7 +77,7 @@ fn plain(reason: &str) -> String {
 }
 
 /// Waits until a condition holds; fails after [`PATIENCE`].
-pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < end, "waited in vain for {what}");

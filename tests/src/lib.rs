@@ -24,6 +24,7 @@ mod sandbox;
 mod server;
 mod snapshot;
 mod topology;
+mod traffic;
 mod tunnel;
 
 pub use capture::{Capture, Packet};
@@ -40,4 +41,5 @@ pub use sandbox::Sandbox;
 pub use server::Server;
 pub use snapshot::Snapshot;
 pub use topology::{Family, H, H1, Host, R, R2, Topology};
+pub use traffic::Asking;
 pub use tunnel::Tunnel;

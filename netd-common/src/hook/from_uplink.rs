@@ -46,7 +46,7 @@ pub fn concerns_us<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &P) -> bool {
 #[inline(always)]
 pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
-    _packet: &mut P,
+    packet: &mut P,
     headers: &Headers<F>,
     opening: &mut Opening<F::Addr>,
 ) -> Partial<F> {
@@ -80,6 +80,7 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     opening.target = Target::Sandbox(publish.ifindex);
     opening.source = Source::KeepOr(F::network_gateway(target));
     opening.routed = true;
+    opening.arrived = packet.ifindex();
     Ok(None)
 }
 

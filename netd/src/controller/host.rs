@@ -52,6 +52,9 @@ impl<M: Machine> Controller<M> {
             return;
         }
         self.sync_host().await;
+        if changes.ways || changes.lost {
+            self.tell_flows_of_routes();
+        }
         let missing: BTreeSet<IfName> = expected(&self.world)
             .filter(|ifname| !self.host.own.contains(ifname.as_str()))
             .cloned()
@@ -84,6 +87,10 @@ impl<M: Machine> Controller<M> {
         };
         tracing::warn!(settings = ?repaired, "settings of bridges were changed by others and are put back");
         // Flows that found no way meanwhile ask again.
+        self.tell_flows_of_routes();
+    }
+
+    fn tell_flows_of_routes(&mut self) {
         if let Err(error) = self.machine.dataplane(|dataplane| dataplane.routes_changed()) {
             tracing::warn!(%error, "flows were not told of new routes");
         }
