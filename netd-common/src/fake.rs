@@ -13,13 +13,13 @@ use crate::{
     env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route, Routes},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
-        Config, Endpoint, Flow, FragmentKey, Network, Owner, PORT_RANGES, PortRange, Ports, Publish,
-        PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, PortRange,
+        Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
     },
-    nat::masquerade,
+    nat::{masquerade, siit},
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
     verdict::DropReason,
-    wire::csum,
+    wire::{crc32c, csum, headers::L3},
 };
 
 /// Host sides and devices of the topology.
@@ -86,12 +86,16 @@ pub trait Cast: Ip {
 pub struct Tables<A: Ord> {
     /// Flows, as the hash map would hold them.
     pub flows: RefCell<BTreeMap<Tuple<A>, Flow<A>>>,
-    /// Ports that first fragments left.
-    pub fragments: RefCell<BTreeMap<FragmentKey<A>, Ports>>,
+    /// Fragmented datagrams whose first fragment was seen.
+    pub datagrams: RefCell<BTreeMap<FragmentKey<A>, Datagram>>,
     /// Who has an address.
     pub owners: BTreeMap<A, Owner>,
     /// Published ports.
     pub publishes: BTreeMap<PublishKey<A>, Publish<A>>,
+    /// Ports open on sandboxes' own addresses.
+    pub opened: BTreeMap<PublishKey<A>, Open>,
+    /// Ports that links open.
+    pub links: Vec<LinkKey<A>>,
     /// The host's own addresses.
     pub local: Vec<A>,
     /// Tuples that sockets of the host have.
@@ -119,6 +123,8 @@ pub struct Fake {
     pub ways_back: Vec<IfIndex>,
     /// The device of the default route.
     pub default_out: IfIndex,
+    /// Interfaces that a network trusts.
+    pub trusted: Vec<(u16, IfIndex)>,
     ports: BTreeMap<u32, Vec<u16>>,
     /// IPv4.
     pub v4: Tables<Addr4>,
@@ -171,6 +177,7 @@ impl Fake {
             uplinks: BTreeMap::new(),
             ways_back: Vec::new(),
             default_out: ifindex::UP0,
+            trusted: Vec::new(),
             ports: BTreeMap::new(),
             v4: Tables::default(),
             v6: Tables::default(),
@@ -235,6 +242,12 @@ impl Fake {
         self.v6.owners.values_mut().filter(|o| o.network == slot).for_each(|o| change(&mut o.flags));
     }
 
+    /// Opens a sandbox's port on its own address.
+    pub fn open_port<F: Cast>(&mut self, sandbox: Party, proto: u8, port: u16, ifindex: IfIndex) {
+        let key = PublishKey { addr: F::of(sandbox), port: port.into(), proto, pad: 0 };
+        F::tables_mut(self).opened.insert(key, Open { ifindex });
+    }
+
     /// Publishes a host port of an address (unspecified: every local one) on a sandbox's port.
     pub fn publish_port<F: Cast>(
         &mut self,
@@ -261,7 +274,7 @@ impl Fake {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $tables:ident) => {
+    ($family:ty, $addr:ty, $tables:ident, $other:ident, $in_other:expr) => {
         impl Routes<$addr> for (&Fake, Route<$addr>) {
             fn from(&mut self, _: IfIndex, asks: &Tuple<$addr>) -> IfIndex {
                 let tables = &self.0.$tables;
@@ -320,6 +333,15 @@ macro_rules! env_for {
             fn publish(&self, key: &PublishKey<$addr>) -> Option<Publish<$addr>> {
                 self.$tables.publishes.get(key).copied()
             }
+            fn opened(&self, key: &PublishKey<$addr>) -> Option<Open> {
+                self.$tables.opened.get(key).copied()
+            }
+            fn linked(&self, key: &LinkKey<$addr>) -> bool {
+                self.$tables.links.contains(key)
+            }
+            fn trusts(&self, network: u16, ifindex: IfIndex) -> bool {
+                self.trusted.contains(&(network, ifindex))
+            }
             fn in_port_set(&self, set: u32, port: u16) -> bool {
                 self.ports.get(&set).is_some_and(|ports| ports.contains(&port))
             }
@@ -334,14 +356,23 @@ macro_rules! env_for {
             fn host_socket(&self, tuple: &Tuple<$addr>) -> bool {
                 self.$tables.sockets.contains(tuple)
             }
-            fn leave_ports(&self, key: &FragmentKey<$addr>, ports: Ports) {
-                self.$tables.fragments.borrow_mut().insert(*key, ports);
+            type DatagramRef<'a> = RefMut<'a, Datagram>;
+
+            fn datagram(&self, key: &FragmentKey<$addr>) -> Option<RefMut<'_, Datagram>> {
+                RefMut::filter_map(self.$tables.datagrams.borrow_mut(), |all| all.get_mut(key)).ok()
             }
-            fn left_ports(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
-                self.$tables.fragments.borrow().get(key).copied()
+            fn keep(&self, key: &FragmentKey<$addr>, datagram: &Datagram) {
+                self.$tables.datagrams.borrow_mut().insert(*key, *datagram);
+            }
+            fn forget(&self, key: &FragmentKey<$addr>) {
+                self.$tables.datagrams.borrow_mut().remove(key);
             }
             fn flow(&self, key: &Tuple<$addr>) -> Option<RefMut<'_, Flow<$addr>>> {
                 RefMut::filter_map(self.$tables.flows.borrow_mut(), |flows| flows.get_mut(key)).ok()
+            }
+            fn in_other_family(&self, key: &Tuple<$addr>) -> bool {
+                let in_other: fn(&Tuple<$addr>) -> Option<_> = $in_other;
+                in_other(key).is_some_and(|key| self.$other.flows.borrow().contains_key(&key))
             }
             fn claim(&self, key: &Tuple<$addr>, flow: &Flow<$addr>) -> Result<(), ClaimError> {
                 let mut flows = self.$tables.flows.borrow_mut();
@@ -370,8 +401,8 @@ macro_rules! env_for {
         }
     };
 }
-env_for!(V4, Addr4, v4);
-env_for!(V6, Addr6, v6);
+env_for!(V4, Addr4, v4, v6, |key| Some(key.mapped()));
+env_for!(V6, Addr6, v6, v4, |key| key.as_mapped());
 
 fn addr4(text: [u8; 4]) -> Addr4 {
     Addr4::from_wire(text)
@@ -532,6 +563,8 @@ pub struct FakePacket {
     pub ingress: IfIndex,
     /// Payload of each segment of a GSO packet.
     pub segment: u32,
+    /// Its mark.
+    pub mark: u32,
     /// Whether its metadata has a VLAN tag.
     pub vlan: bool,
 }
@@ -539,7 +572,7 @@ pub struct FakePacket {
 impl FakePacket {
     /// Wraps a frame that arrived on a device.
     pub fn new(bytes: Vec<u8>, ifindex: IfIndex) -> Self {
-        Self { bytes, ifindex, ingress: ifindex, segment: 0, vlan: false }
+        Self { bytes, ifindex, ingress: ifindex, segment: 0, mark: 0, vlan: false }
     }
 }
 
@@ -553,6 +586,9 @@ impl Packet for FakePacket {
         place.copy_from_slice(&bytes);
         Ok(())
     }
+    fn renew<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
+        self.store(offset, bytes)
+    }
     fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason> {
         let old = Be16::from_wire(self.load::<2>(offset)?);
         if change.zero_is_none && old == Be16::ZERO {
@@ -562,9 +598,25 @@ impl Packet for FakePacket {
         let new = if change.zero_is_none && new == 0 { u16::MAX } else { new };
         self.store(offset, new.to_ne_bytes())
     }
+    fn crc32c_change(word: u32, bytes: u32) -> u32 {
+        crc32c::change(word, bytes)
+    }
     fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
         self.bytes.truncate(length as usize);
         Ok(())
+    }
+    fn exchange_header(&mut self, ethertype: Be16) -> Result<(), DropReason> {
+        let (old, new) =
+            if ethertype == V6::ETHERTYPE { (V4::HEADER, V6::HEADER) } else { (V6::HEADER, V4::HEADER) };
+        let end = (L3 + old) as usize;
+        if self.bytes.len() < end {
+            return Err(DropReason::KernelRefused);
+        }
+        self.bytes.splice(L3 as usize..end, std::vec![0; new as usize]);
+        Ok(())
+    }
+    fn stand_for_ipv4(&mut self) -> Result<(), DropReason> {
+        siit::to_v4(self)
     }
     fn ifindex(&self) -> IfIndex {
         self.ifindex
@@ -577,6 +629,9 @@ impl Packet for FakePacket {
     }
     fn segment_payload(&self) -> u32 {
         self.segment
+    }
+    fn mark(&self) -> u32 {
+        self.mark
     }
     fn has_vlan_tag(&self) -> bool {
         self.vlan

@@ -3,7 +3,7 @@
 use core::{fmt::Debug, hash::Hash};
 
 use crate::{
-    maps::{Config, Endpoint, Network, Uplink},
+    maps::{Config, Endpoint, Network, Uplink, endpoint_flags},
     net::{Addr4, Addr6, Be16},
     wire::{csum, ipv4, ipv6},
 };
@@ -22,12 +22,16 @@ pub trait Address: Copy + Default + PartialEq + Eq + Hash + Debug + Ord {
     fn is_loopback(&self) -> bool;
     /// Whether it is `::ffff:a.b.c.d`: an IPv4 backend behind an IPv6 publish.
     fn is_mapped(&self) -> bool;
+    /// Returns an IPv4 address in this family.
+    fn of_v4(addr: Addr4) -> Self;
     /// Whether it is in fe80::/10; IPv4's 169.254/16 is ordinary to netd.
     fn is_link_local(&self) -> bool;
     /// Returns a number below 256 that neighbours in a subnet share: the index into the subnet filter of `Config`.
     fn filter_bit(&self) -> u32;
     /// Returns 32 bits that depend on all of it, for hashing.
     fn mix(&self) -> u32;
+    /// Returns it as an IPv6 address, IPv4 as a mapped one.
+    fn widened(&self) -> Addr6;
 }
 
 /// One of IPv4 and IPv6.
@@ -58,6 +62,12 @@ pub trait Family: Copy + 'static {
     const HEADER_CHECKSUM: Option<u32>;
     /// Whether this is IPv6.
     const V6: bool;
+    /// The endpoint flag of masqueraded egress.
+    const MASQUERADE: u32;
+    /// The endpoint flag of gateway mode `routed`.
+    const ROUTED: u32;
+    /// The endpoint flag of gateway mode `nat-unprotected`.
+    const UNPROTECTED: u32;
     /// Whether an ICMP type is an error, which quotes a packet.
     fn is_error(icmp_type: u8) -> bool;
 }
@@ -84,6 +94,9 @@ impl Family for V4 {
     const UDP_ZERO_IS_NONE: bool = true;
     const HEADER_CHECKSUM: Option<u32> = Some(ipv4::CHECKSUM);
     const V6: bool = false;
+    const MASQUERADE: u32 = endpoint_flags::MASQUERADE4;
+    const ROUTED: u32 = endpoint_flags::ROUTED4;
+    const UNPROTECTED: u32 = endpoint_flags::UNPROTECTED4;
     fn is_error(icmp_type: u8) -> bool {
         // Unreachable, source quench, time exceeded, parameter problem (RFC 792); redirects are for the link they come from.
         matches!(icmp_type, 3 | 4 | 11 | 12)
@@ -104,6 +117,9 @@ impl Family for V6 {
     const UDP_ZERO_IS_NONE: bool = false;
     const HEADER_CHECKSUM: Option<u32> = None;
     const V6: bool = true;
+    const MASQUERADE: u32 = endpoint_flags::MASQUERADE6;
+    const ROUTED: u32 = endpoint_flags::ROUTED6;
+    const UNPROTECTED: u32 = endpoint_flags::UNPROTECTED6;
     fn is_error(icmp_type: u8) -> bool {
         // Error messages have types below 128 (RFC 4443 §2.1).
         icmp_type < 128
@@ -127,6 +143,9 @@ impl Address for Addr4 {
     fn is_mapped(&self) -> bool {
         false
     }
+    fn of_v4(addr: Addr4) -> Self {
+        addr
+    }
     fn is_link_local(&self) -> bool {
         false
     }
@@ -135,6 +154,9 @@ impl Address for Addr4 {
     }
     fn mix(&self) -> u32 {
         self.raw()
+    }
+    fn widened(&self) -> Addr6 {
+        Addr6::mapped(*self)
     }
 }
 
@@ -157,6 +179,9 @@ impl Address for Addr6 {
     fn is_mapped(&self) -> bool {
         self.as_mapped().is_some()
     }
+    fn of_v4(addr: Addr4) -> Self {
+        Self::mapped(addr)
+    }
     fn is_link_local(&self) -> bool {
         let first = self.raw()[0].to_ne_bytes();
         first[0] == 0xfe && first[1] & 0xc0 == 0x80
@@ -167,6 +192,9 @@ impl Address for Addr6 {
     fn mix(&self) -> u32 {
         let [a, b, c, d] = self.raw();
         a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d.rotate_left(24)
+    }
+    fn widened(&self) -> Addr6 {
+        *self
     }
 }
 

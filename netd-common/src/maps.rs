@@ -5,6 +5,7 @@
 use crate::{
     family::Address,
     net::{Addr4, Addr6, Be16, IfIndex, Mac, Zone},
+    wire::fragment::Coverage,
 };
 
 /// Version of everything below, and of the meaning of each field; it is part of the pin path.
@@ -86,6 +87,8 @@ pub mod flow_flags {
     pub const ROUTED: u16 = 1 << 3;
     /// The source port was allocated by netd.
     pub const MASQUERADED: u16 = 1 << 4;
+    /// In `FLOW6`: the sandbox has IPv4 alone, and its packets are exchanged for those of their mapped addresses.
+    pub const AS_IPV4: u16 = 1 << 5;
 }
 
 /// An endpoint, by the index of its veth's host side: `ENDPOINT`.
@@ -122,8 +125,24 @@ pub mod endpoint_flags {
     pub const ICC: u32 = 1 << 1;
     /// Nothing enters or leaves its network.
     pub const INTERNAL: u32 = 1 << 2;
-    /// Its network's egress takes the host's address.
-    pub const MASQUERADE: u32 = 1 << 3;
+    /// Its network's IPv4 egress takes the host's address.
+    pub const MASQUERADE4: u32 = 1 << 3;
+    /// The same for IPv6.
+    pub const MASQUERADE6: u32 = 1 << 4;
+    /// Both families' egress takes the host's address.
+    pub const MASQUERADE: u32 = MASQUERADE4 | MASQUERADE6;
+    /// Gateway mode `routed` in IPv4: its opened ports are reached by its own address.
+    pub const ROUTED4: u32 = 1 << 5;
+    /// The same for IPv6.
+    pub const ROUTED6: u32 = 1 << 6;
+    /// Gateway mode `nat-unprotected` in IPv4: everything is reached by its own address.
+    pub const UNPROTECTED4: u32 = 1 << 7;
+    /// The same for IPv6.
+    pub const UNPROTECTED6: u32 = 1 << 8;
+    /// `TRUST` names interfaces that may reach opened ports of its network directly.
+    pub const TRUSTS: u32 = 1 << 9;
+    /// Sandboxes of its network may be linked: `LINK4` and `LINK6` know the ports.
+    pub const LINKS: u32 = 1 << 10;
 }
 
 /// Who has an address: `ADDRESS4` and `ADDRESS6`.
@@ -202,7 +221,41 @@ pub struct Publish<A> {
     pub network: u16,
 }
 
-/// A fragmented datagram as seen in a zone: the key of `FRAGMENT4` and `FRAGMENT6`.
+/// A port that is open on a sandbox's own address: the value of `OPEN4` and `OPEN6`, by that address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// Host side of the endpoint's veth.
+    pub ifindex: IfIndex,
+}
+
+/// A port that a link opens between two sandboxes of one network: the key of `LINK4` and `LINK6`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkKey<A> {
+    /// Address of the sandbox that may open connections.
+    pub src: A,
+    /// Address of the sandbox it is linked to.
+    pub dst: A,
+    /// Port there.
+    pub port: Be16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Always zero.
+    pub pad: u8,
+}
+
+/// An interface that may reach a network's opened ports directly: the key of `TRUST`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrustKey {
+    /// Slot of the network.
+    pub network: u32,
+    /// The interface.
+    pub ifindex: IfIndex,
+}
+
+/// A fragmented datagram as seen in a zone: the key of `DATAGRAM4` and `DATAGRAM6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FragmentKey<A> {
@@ -214,21 +267,77 @@ pub struct FragmentKey<A> {
     pub id: u32,
     /// Where it is seen.
     pub zone: Zone,
-    /// IP protocol number.
+    /// IP protocol number; zero in IPv6, where the fragments of one datagram may differ in it (RFC 8200 §4.5).
     pub proto: u8,
     /// Always zero.
     pub pad: [u8; 3],
 }
 
-/// The ports that a first fragment left.
+/// What is known of a fragmented datagram whose first fragment has been seen.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ports {
+pub struct Datagram {
     /// Source port.
     pub sport: Be16,
     /// Destination port.
     pub dport: Be16,
+    /// IP protocol number of its transport.
+    pub proto: u8,
+    /// `datagram_flags`.
+    pub flags: u8,
+    /// Its length in units of eight bytes; 0: the last fragment has not been seen.
+    pub units: u16,
+    /// When a fragment was last seen, in ticks.
+    pub last_seen: u32,
+    /// What has been seen.
+    pub covered: Coverage,
 }
+
+/// Bits of [`Datagram::flags`].
+pub mod datagram_flags {
+    /// Nothing of it is missing: what comes under its identification belongs to a new one.
+    pub const COMPLETE: u8 = 1 << 0;
+    /// It goes to the host's stack, whatever its ports are.
+    pub const STRAY: u8 = 1 << 1;
+}
+
+/// A later fragment that waits for its first: an element of `HELD`. What it carries lies at the same index of `HELD_BYTES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// `held::FREE`, `BUSY` or `READY`.
+    pub state: u32,
+    /// When it came, in ticks.
+    pub since: u32,
+    /// The device it came by.
+    pub device: IfIndex,
+    /// Its length from the IP header on, in bytes.
+    pub length: u32,
+    /// Its datagram, IPv4 addresses as mapped ones.
+    pub key: FragmentKey<Addr6>,
+}
+
+/// How waiting fragments are kept: on shelves of so many places each. A shelf is a ring: its newest fragment takes the place of its oldest.
+pub mod held {
+    /// Nothing is there.
+    pub const FREE: u32 = 0;
+    /// A program is about to fill or to clear it.
+    pub const BUSY: u32 = 1;
+    /// A fragment waits.
+    pub const READY: u32 = 2;
+
+    /// Shelves: half of them for what comes from outside, by sender, half for sandboxes. A flood empties one shelf.
+    pub const SHELVES: u32 = 8;
+    /// Places of a shelf: a reversed datagram of 64 KiB in fragments for Ethernet takes 44.
+    pub const PLACES: u32 = 64;
+    /// Most bytes of a fragment from the IP header on: the largest frames in use (9,000 bytes), and room.
+    pub const BYTES: usize = 9_216;
+    const _: () = assert!(SHELVES.is_power_of_two() && PLACES.is_power_of_two());
+}
+
+/// Ticks (two seconds) after which a datagram is forgotten that nothing is added to. The kernel waits for 30 s (`ipfrag_time`), on slow links too;
+/// nothing puts fragments out of order by more than a fraction of a second, and identifications come back (RFC 4963).
+pub const DATAGRAM_IDLE: u32 = 30;
 
 /// A prefix: the data of `SUBNET4` and `SUBNET6` keys lie behind its length.
 pub type Slot = u32;
@@ -321,6 +430,10 @@ pub struct Config {
     pub filter4: [u32; 8],
     /// The same for IPv6.
     pub filter6: [u32; 8],
+    /// A packet whose mark is this under the mask may reach a sandbox that is addressed directly (`bridge-accept-fwmark`).
+    pub accept_mark: u32,
+    /// Bits of the mark that count; 0: no mark does.
+    pub accept_mask: u32,
 }
 
 /// Bits of [`Config::features`].
@@ -329,6 +442,8 @@ pub mod features {
     pub const PEER_SCRUBS: u32 = 1 << 0;
     /// `bpf_l4_csum_replace` knows `BPF_F_IPV6` (kernel ead7f9b8de65).
     pub const CSUM_IPV6: u32 = 1 << 1;
+    /// Opened ports are reached directly on every network (`allow-direct-routing`).
+    pub const DIRECT_ROUTING: u32 = 1 << 2;
 }
 
 /// A set of ports, one bit each.
@@ -345,7 +460,7 @@ pub mod port_set {
     /// A packet to this port may belong to a flow: published, or in a range of masqueraded ports.
     pub const INTEREST: u32 = 2;
     /// Number of sets.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 12;
 
     /// Returns the index of a protocol's set; None: the protocol has no ports.
     pub const fn index(purpose: u32, proto: u8) -> Option<u32> {
@@ -353,6 +468,7 @@ pub mod port_set {
             l4::TCP => Some(purpose),
             l4::UDP => Some(3 + purpose),
             1 | 58 => Some(6 + purpose),
+            l4::SCTP => Some(9 + purpose),
             _ => None,
         }
     }
@@ -376,12 +492,20 @@ pub mod capacity {
     pub const LOCAL: u32 = 8_192;
     /// `PUBLISH4`, `PUBLISH6`: every port of both protocols once.
     pub const PUBLISH: u32 = 131_072;
+    /// `OPEN4`, `OPEN6`.
+    pub const OPEN: u32 = 131_072;
+    /// `LINK4`, `LINK6`.
+    pub const LINK: u32 = 16_384;
+    /// `TRUST`.
+    pub const TRUST: u32 = 4_096;
     /// `UPLINK`.
     pub const UPLINK: u32 = 256;
     /// `DIALLED`.
     pub const DIALLED: u32 = 65_536;
-    /// `FRAGMENT4`, `FRAGMENT6`.
-    pub const FRAGMENT: u32 = 16_384;
+    /// `DATAGRAM4`, `DATAGRAM6`.
+    pub const DATAGRAM: u32 = 16_384;
+    /// `HELD`, `HELD_BYTES`.
+    pub const HELD: u32 = super::held::SHELVES * super::held::PLACES;
 }
 
 impl<A: Address> Tuple<A> {
@@ -398,6 +522,38 @@ impl<A: Address> Tuple<A> {
             proto: self.proto,
             pad: [0; 3],
         }
+    }
+}
+
+impl Tuple<Addr4> {
+    /// Returns the tuple with mapped addresses.
+    #[inline(always)]
+    pub const fn mapped(&self) -> Tuple<Addr6> {
+        Tuple {
+            src: Addr6::mapped(self.src),
+            dst: Addr6::mapped(self.dst),
+            sport: self.sport,
+            dport: self.dport,
+            zone: self.zone,
+            proto: self.proto,
+            pad: self.pad,
+        }
+    }
+}
+
+impl Tuple<Addr6> {
+    /// Returns the tuple that one with mapped addresses stands for.
+    #[inline(always)]
+    pub fn as_mapped(&self) -> Option<Tuple<Addr4>> {
+        Some(Tuple {
+            src: self.src.as_mapped()?,
+            dst: self.dst.as_mapped()?,
+            sport: self.sport,
+            dport: self.dport,
+            zone: self.zone,
+            proto: self.proto,
+            pad: self.pad,
+        })
     }
 }
 
@@ -418,12 +574,17 @@ no_padding! {
     PublishKey<Addr6> = 16, 2, 1, 1;
     Publish<Addr4> = 4, 4, 2, 2;
     Publish<Addr6> = 16, 4, 2, 2;
+    Open = 4;
+    LinkKey<Addr4> = 4, 4, 2, 1, 1;
+    LinkKey<Addr6> = 16, 16, 2, 1, 1;
+    TrustKey = 4, 4;
     FragmentKey<Addr4> = 4, 4, 4, 4, 1, 3;
     FragmentKey<Addr6> = 16, 16, 4, 4, 1, 3;
-    Ports = 2, 2;
+    Datagram = 2, 2, 1, 1, 2, 4, 16;
+    Held = 16, 44;
     DialledKey = 8, 16, 2, 2;
     Dialled = 16, 2, 2;
-    Config = 4, 4, 8, 4, 4, 16, 36, 32, 32;
+    Config = 4, 4, 8, 4, 4, 16, 36, 32, 32, 4, 4;
 }
 // One cache line: an established IPv4 packet touches one entry.
 const _: () = assert!(size_of::<Flow<Addr4>>() == 64);
@@ -451,8 +612,13 @@ mod user {
         PublishKey<Addr6>,
         Publish<Addr4>,
         Publish<Addr6>,
+        Open,
+        LinkKey<Addr4>,
+        LinkKey<Addr6>,
+        TrustKey,
         DialledKey,
         Dialled,
+        Held,
         Config,
         Addr4,
         Addr6

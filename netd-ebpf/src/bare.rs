@@ -5,7 +5,6 @@
 
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use netd_common::{
-    conntrack,
     family::{Family, V4, V6},
     hook,
     net::UPLINK_ZONE,
@@ -19,7 +18,7 @@ use crate::{
     report::{PASS, UNDECIDED, drop_number, finish},
     skb::{Careful, Direct, dress},
     tc::{
-        ethertype, ifindex, optional, slow4, slow6, uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6,
+        ethertype, optional, slow4, slow6, uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6,
     },
 };
 
@@ -36,12 +35,11 @@ macro_rules! parts {
         /// As the reading part of an Ethernet device.
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $read(skb: *mut __sk_buff, zone: u32) -> i32 {
+        extern "C" fn $read(skb: *mut __sk_buff) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
             match Headers::<$family>::read(&Careful::bare(skb)) {
                 Ok(headers) => {
                     draft.headers = headers;
-                    conntrack::fragment::follow::<$family, _>(&Kernel(skb), &mut draft.headers, zone);
                     UNDECIDED
                 }
                 Err(reason) => reason as i32,
@@ -56,7 +54,7 @@ macro_rules! parts {
             if action != UNDECIDED {
                 return action;
             }
-            let unread = $read(skb, ifindex(skb));
+            let unread = $read(skb);
             if unread != UNDECIDED {
                 return drop_number(unread);
             }

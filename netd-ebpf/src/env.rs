@@ -14,8 +14,7 @@ use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        Config, Endpoint, Flow, FragmentKey, Network, Owner, Ports, Publish, PublishKey, TICK_SHIFT, Tuple,
-        Uplink,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -91,7 +90,7 @@ pub fn in_port_set(set: u32, port: u16) -> bool {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $fragment:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $bits:literal, $asked:ident, $ask:ident) => {
+    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $link:ident, $bits:literal, $asked:ident, $ask:ident, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -141,6 +140,21 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
+            fn opened(&self, key: &PublishKey<$addr>) -> Option<Open> {
+                value(&maps::$open, key).copied()
+            }
+
+            #[inline(always)]
+            fn linked(&self, key: &LinkKey<$addr>) -> bool {
+                value(&maps::$link, key).is_some()
+            }
+
+            #[inline(always)]
+            fn trusts(&self, network: u16, ifindex: IfIndex) -> bool {
+                value(&maps::TRUST, &TrustKey { network: u32::from(network), ifindex }).is_some()
+            }
+
+            #[inline(always)]
             fn in_port_set(&self, set: u32, port: u16) -> bool {
                 in_port_set(set, port)
             }
@@ -164,8 +178,10 @@ macro_rules! env_for {
                     let (skb, tuple) = (self.0.cast(), ptr::from_ref(tuple).cast_mut());
                     let socket = if tuple.read().proto == l4::TCP {
                         bpf_skc_lookup_tcp(skb, tuple.cast(), size, CURRENT_NETNS, 0).cast()
-                    } else {
+                    } else if tuple.read().proto == l4::UDP {
                         bpf_sk_lookup_udp(skb, tuple.cast(), size, CURRENT_NETNS, 0)
+                    } else {
+                        return false; // the kernel looks up no others
                     };
                     if socket.is_null() {
                         return false;
@@ -175,15 +191,22 @@ macro_rules! env_for {
                 }
             }
 
+            type DatagramRef<'a> = &'a mut Datagram;
+
             #[inline(always)]
-            fn leave_ports(&self, key: &FragmentKey<$addr>, ports: Ports) {
-                let _ = maps::$fragment.insert(key, &ports, 0); // LRU: finds room
+            fn datagram(&self, key: &FragmentKey<$addr>) -> Option<&mut Datagram> {
+                // SAFETY: as in `flow`; CPUs that add to one datagram at a time may miss an overlap.
+                maps::$datagram.get_ptr_mut(key).map(|datagram| unsafe { &mut *datagram })
             }
 
             #[inline(always)]
-            fn left_ports(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
-                // SAFETY: the value is copied out at once.
-                unsafe { maps::$fragment.get(key) }.copied()
+            fn keep(&self, key: &FragmentKey<$addr>, datagram: &Datagram) {
+                let _ = maps::$datagram.insert(key, datagram, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn forget(&self, key: &FragmentKey<$addr>) {
+                let _ = maps::$datagram.remove(key); // gone already is fine
             }
 
             type FlowRef<'a> = &'a mut Flow<$addr>;
@@ -193,6 +216,12 @@ macro_rules! env_for {
                 // SAFETY: the entry's memory stays valid until the program returns. Fields that change after creation are single words,
                 // whose races cost at most a repeated decision.
                 maps::$flow.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+            }
+
+            #[inline(always)]
+            fn in_other_family(&self, key: &Tuple<$addr>) -> bool {
+                let in_other: fn(&Tuple<$addr>) -> Option<_> = $in_other;
+                in_other(key).is_some_and(|key| value(&maps::$other, &key).is_some())
             }
 
             #[inline(always)]
@@ -226,5 +255,11 @@ macro_rules! env_for {
         }
     };
 }
-env_for!(V4, Addr4, FLOW4, FRAGMENT4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, 32, ASKED4, ask4);
-env_for!(V6, Addr6, FLOW6, FRAGMENT6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, 128, ASKED6, ask6);
+env_for!(
+    V4, Addr4, FLOW4, DATAGRAM4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, OPEN4, LINK4, 32, ASKED4, ask4,
+    FLOW6, |key| Some(key.mapped())
+);
+env_for!(
+    V6, Addr6, FLOW6, DATAGRAM6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, OPEN6, LINK6, 128, ASKED6, ask6,
+    FLOW4, |key| key.as_mapped()
+);

@@ -3,9 +3,11 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod atomic;
 mod bare;
 mod env;
 mod fib;
+mod hold;
 mod maps;
 mod report;
 mod skb;

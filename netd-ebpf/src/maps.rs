@@ -9,8 +9,7 @@ use netd_common::{
     env::Draft,
     family::{V4, V6},
     maps::{
-        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, PortSet, Ports, Publish,
-        PublishKey, Slot, Tuple, Uplink, capacity, port_set,
+        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network, Open, Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, capacity, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
@@ -59,6 +58,23 @@ pub static PUBLISH4: HashMap<PublishKey<Addr4>, Publish<Addr4>> =
 #[map]
 pub static PUBLISH6: HashMap<PublishKey<Addr6>, Publish<Addr6>> =
     HashMap::with_max_entries(capacity::PUBLISH, BPF_F_NO_PREALLOC);
+/// Ports open on sandboxes' own IPv4 addresses.
+#[map]
+pub static OPEN4: HashMap<PublishKey<Addr4>, Open> =
+    HashMap::with_max_entries(capacity::OPEN, BPF_F_NO_PREALLOC);
+/// Ports open on sandboxes' own IPv6 addresses.
+#[map]
+pub static OPEN6: HashMap<PublishKey<Addr6>, Open> =
+    HashMap::with_max_entries(capacity::OPEN, BPF_F_NO_PREALLOC);
+/// Ports that links open between two IPv4 addresses.
+#[map]
+pub static LINK4: HashMap<LinkKey<Addr4>, u32> = HashMap::with_max_entries(capacity::LINK, BPF_F_NO_PREALLOC);
+/// Ports that links open between two IPv6 addresses.
+#[map]
+pub static LINK6: HashMap<LinkKey<Addr6>, u32> = HashMap::with_max_entries(capacity::LINK, BPF_F_NO_PREALLOC);
+/// Interfaces that may reach a network's open ports directly.
+#[map]
+pub static TRUST: HashMap<TrustKey, u32> = HashMap::with_max_entries(capacity::TRUST, BPF_F_NO_PREALLOC);
 /// Sets of ports by `port_set::index`.
 #[map]
 pub static PORTS: Array<PortSet> = Array::with_max_entries(port_set::COUNT, 0);
@@ -68,14 +84,26 @@ pub static UPLINK: HashMap<IfIndex, Uplink> = HashMap::with_max_entries(capacity
 /// What host processes dialled where the socket programs changed it. LRU: a lost entry costs only the name of a peer.
 #[map]
 pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::with_max_entries(capacity::DIALLED, 0);
-/// Ports that first fragments left, IPv4.
+/// Fragmented IPv4 datagrams whose first fragment was seen.
 #[map]
-pub static FRAGMENT4: LruHashMap<FragmentKey<Addr4>, Ports> =
-    LruHashMap::with_max_entries(capacity::FRAGMENT, 0);
-/// Ports that first fragments left, IPv6.
+pub static DATAGRAM4: LruHashMap<FragmentKey<Addr4>, Datagram> =
+    LruHashMap::with_max_entries(capacity::DATAGRAM, 0);
+/// Fragmented IPv6 datagrams whose first fragment was seen.
 #[map]
-pub static FRAGMENT6: LruHashMap<FragmentKey<Addr6>, Ports> =
-    LruHashMap::with_max_entries(capacity::FRAGMENT, 0);
+pub static DATAGRAM6: LruHashMap<FragmentKey<Addr6>, Datagram> =
+    LruHashMap::with_max_entries(capacity::DATAGRAM, 0);
+/// Fragments that wait for their first, by place.
+#[map]
+pub static HELD: Array<Held> = Array::with_max_entries(capacity::HELD, 0);
+/// What waiting fragments carry.
+#[map]
+pub static HELD_BYTES: Array<[u8; held::BYTES]> = Array::with_max_entries(capacity::HELD, 0);
+/// Fragments that each shelf has taken so far.
+#[map]
+pub static HELD_NEXT: Array<u32> = Array::with_max_entries(held::SHELVES, 0);
+/// Working memory: the datagram of the fragment at hand.
+#[map]
+pub static HELD_KEY: PerCpuArray<FragmentKey<Addr6>> = PerCpuArray::with_max_entries(1, 0);
 /// Dropped packets by reason.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);

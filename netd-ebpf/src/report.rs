@@ -1,6 +1,6 @@
 //! Turns a verdict into the kernel's action, and counts drops: the single exit of every packet program.
 
-use core::ptr;
+use core::{convert::Infallible, ptr};
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -24,6 +24,12 @@ pub const UNDECIDED: i32 = 0x7fff_0000;
 pub const FOUND: i32 = 0x7fff_0001;
 /// No action yet: the packet is counted as dropped, and its sender gets a reset.
 pub const REFUSED: i32 = 0x7fff_0002;
+/// No action yet: the packet waits for the first fragment of its datagram.
+pub const HOLD: i32 = 0x7fff_0003;
+/// No action yet: the packet has no flow, and its ports are not known.
+pub const FLOWLESS: i32 = 0x7fff_0004;
+/// The packet is no more, and not counted as dropped: its bytes went elsewhere.
+pub const CONSUMED: i32 = DROP;
 /// `PACKET_HOST`: addressed to this host.
 const PACKET_HOST: u32 = 0;
 
@@ -41,6 +47,15 @@ pub trait AsNextHop {
     const FAMILY: u32;
     /// Returns the address in the first words.
     fn words(&self) -> [u32; 4];
+}
+
+/// Of a verdict that never goes to a neighbour.
+impl AsNextHop for Infallible {
+    const FAMILY: u32 = 0;
+    #[inline(always)]
+    fn words(&self) -> [u32; 4] {
+        match *self {}
+    }
 }
 
 impl AsNextHop for Addr4 {
@@ -61,10 +76,7 @@ impl AsNextHop for Addr6 {
 
 /// Carries out a decision.
 #[inline(always)]
-pub fn finish<A: AsNextHop + netd_common::family::Address>(
-    skb: *mut __sk_buff,
-    decision: Result<Verdict<A>, DropReason>,
-) -> i32 {
+pub fn finish<A: AsNextHop>(skb: *mut __sk_buff, decision: Result<Verdict<A>, DropReason>) -> i32 {
     match decision {
         Ok(Verdict::Pass) => PASS,
         Ok(Verdict::ToSandbox(ifindex)) => {
@@ -83,6 +95,7 @@ pub fn finish<A: AsNextHop + netd_common::family::Address>(
                     as i32
             }
         }
+        Ok(Verdict::Hold) => HOLD,
         Ok(Verdict::Refuse(reason)) => {
             drop_packet(reason);
             REFUSED

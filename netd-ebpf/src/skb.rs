@@ -6,9 +6,10 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_l4_csum_replace, bpf_skb_change_head, bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
     },
 };
 use netd_common::{
@@ -16,8 +17,10 @@ use netd_common::{
     maps::features,
     net::{Be16, IfIndex},
     verdict::DropReason,
-    wire::ethernet,
+    wire::{crc32c, ethernet},
 };
+
+use crate::tc::as_ipv4;
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace` (kernel ead7f9b8de65): the address lies in a header without a checksum of its own.
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -93,8 +96,28 @@ macro_rules! metadata {
         }
 
         #[inline(always)]
+        fn crc32c_change(word: u32, bytes: u32) -> u32 {
+            crc32c_change(word, bytes)
+        }
+
+        #[inline(always)]
         fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
             truncate(self.0, place(length, BARE))
+        }
+
+        #[inline(always)]
+        fn renew<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
+            store(self.0, place(offset, BARE), bytes, u64::from(BPF_F_RECOMPUTE_CSUM))
+        }
+
+        #[inline(always)]
+        fn exchange_header(&mut self, ethertype: Be16) -> Result<(), DropReason> {
+            exchange_header(self.0, ethertype)
+        }
+
+        #[inline(always)]
+        fn stand_for_ipv4(&mut self) -> Result<(), DropReason> {
+            if as_ipv4(self.0) == 0 { Ok(()) } else { Err(DropReason::UnknownL4) }
         }
 
         #[inline(always)]
@@ -115,6 +138,11 @@ macro_rules! metadata {
         #[inline(always)]
         fn segment_payload(&self) -> u32 {
             field!(self.0, gso_size)
+        }
+
+        #[inline(always)]
+        fn mark(&self) -> u32 {
+            field!(self.0, mark)
         }
 
         #[inline(always)]
@@ -279,11 +307,7 @@ impl<const BARE: bool> Packet for Careful<BARE> {
 
     #[inline(always)]
     fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
-        let offset = place(offset, BARE);
-        // SAFETY: the helper reads N bytes from the buffer.
-        let failed =
-            unsafe { bpf_skb_store_bytes(self.0.cast(), offset, bytes.as_ptr().cast(), N as u32, 0) };
-        if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
+        store(self.0, place(offset, BARE), bytes, 0)
     }
 
     metadata!();
@@ -299,11 +323,32 @@ pub fn dress(skb: *mut __sk_buff, ethertype: Be16) -> bool {
     grown && Careful::new(skb).store(ethernet::ETHERTYPE, [high, low]).is_ok()
 }
 
+/// Writes bytes by the kernel's helper.
+#[inline(always)]
+fn store<const N: usize>(
+    skb: *mut __sk_buff,
+    offset: u32,
+    bytes: [u8; N],
+    flags: u64,
+) -> Result<(), DropReason> {
+    // SAFETY: the helper reads N bytes from the buffer.
+    let failed = unsafe { bpf_skb_store_bytes(skb.cast(), offset, bytes.as_ptr().cast(), N as u32, flags) };
+    if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
+}
+
 /// Cuts the packet.
 #[inline(always)]
 fn truncate(skb: *mut __sk_buff, length: u32) -> Result<(), DropReason> {
     // SAFETY: plain numbers.
     let failed = unsafe { bpf_skb_change_tail(skb.cast(), length, 0) };
+    if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
+}
+
+/// Exchanges the space of the IP header. The kernel moves the link header along, and keeps the offload's offsets.
+#[inline(always)]
+fn exchange_header(skb: *mut __sk_buff, ethertype: Be16) -> Result<(), DropReason> {
+    // SAFETY: plain numbers.
+    let failed = unsafe { bpf_skb_change_proto(skb.cast(), ethertype.raw(), 0) };
     if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
 }
 
@@ -328,4 +373,11 @@ fn update_checksum(
     // SAFETY: plain numbers; size 0 makes `to` a difference.
     let failed = unsafe { bpf_l4_csum_replace(skb.cast(), offset, 0, u64::from(delta), flags) };
     if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
+}
+
+/// Works out how SCTP's checksum changes; a function of its own, for it is long and rare.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn crc32c_change(word: u32, bytes: u32) -> u32 {
+    crc32c::change(word, bytes)
 }

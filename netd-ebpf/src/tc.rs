@@ -12,18 +12,21 @@ use aya_ebpf::{
 use netd_common::{
     conntrack,
     env::{Draft, Env},
-    family::{Address, Family, V4, V6},
+    family::{Family, V4, V6},
     hook,
-    nat::{icmp_error, masquerade},
+    nat::{icmp_error, masquerade, siit},
     net::{Be16, UPLINK_ZONE},
     verdict::{DropReason, Verdict},
-    wire::{Headers, L4, l4, reset},
+    wire::{Fragment, Headers, L4, l4, reset},
 };
 
 use crate::{
     env::{self, Kernel},
-    maps,
-    report::{AsNextHop, FOUND, PASS, REFUSED, UNDECIDED, drop_number, drop_packet, finish},
+    hold, maps,
+    report::{
+        AsNextHop, CONSUMED, FLOWLESS, FOUND, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet,
+        finish,
+    },
     skb::{Careful, Direct},
 };
 
@@ -32,7 +35,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
+     $reset:ident, $reserve:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -45,19 +48,61 @@ macro_rules! parts {
             optional(skb, hook::from_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)))
         }
 
-        /// Reads the packet's headers into the draft, with the ports of a fragment's first. The answer is `UNDECIDED`, or the number of a drop reason.
+        /// Reads the packet's headers into the draft. The answer is `UNDECIDED`, or the number of a drop reason.
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $read(skb: *mut __sk_buff, zone: u32) -> i32 {
+        extern "C" fn $read(skb: *mut __sk_buff) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
             match Headers::<$family>::read(&Careful::new(skb)) {
                 Ok(headers) => {
                     draft.headers = headers;
-                    conntrack::fragment::follow::<$family, _>(&Kernel(skb), &mut draft.headers, zone);
                     UNDECIDED
                 }
                 Err(reason) => reason as i32,
             }
+        }
+
+        /// Gives a fragment the ports of its first, or lets the fragments that wait for this one arrive again behind it. The answer is `UNDECIDED`,
+        /// `FLOWLESS`, or an action.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $follow(skb: *mut __sk_buff, zone: u32) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            match conntrack::fragment::follow::<$family, _>(&Kernel(skb), &mut draft.headers, zone) {
+                Err(reason) => return drop_packet(reason),
+                Ok(false) => return FLOWLESS,
+                Ok(true) => {}
+            }
+            if draft.headers.fragment != Fragment::First {
+                return UNDECIDED;
+            }
+            let shelf = hold::at::<$family>(&draft.headers, zone);
+            let waiting = hold::find(skb, shelf, 0);
+            if waiting < 0 {
+                return UNDECIDED;
+            }
+            Env::<$family>::forget(&Kernel(skb), &conntrack::fragment::key(&draft.headers, zone));
+            hold::arrive_again(skb, shelf, waiting)
+        }
+
+        /// Holds a fragment until its first comes. The answer is an action.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $hold(skb: *mut __sk_buff, zone: u32) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            let shelf = hold::at::<$family>(&draft.headers, zone);
+            let place = hold::shelve(skb, shelf);
+            if place < 0 {
+                // No room is no reason to keep from the host what may be its own.
+                return if zone == UPLINK_ZONE { PASS } else { drop_packet(DropReason::FragNoFirst) };
+            }
+            // The first may have come meanwhile on another CPU, which then saw nothing waiting: it left its ports before it looked, as this
+            // fragment was in its place before it looks.
+            let key = conntrack::fragment::key(&draft.headers, zone);
+            if Env::<$family>::datagram(&Kernel(skb), &key).is_some() && hold::withdraw(place as u32) != 0 {
+                return hold::arrive_anew(skb);
+            }
+            CONSUMED
         }
 
         #[inline(never)]
@@ -107,10 +152,14 @@ macro_rules! parts {
             if $quote(skb, zone) == 0 {
                 return UNDECIDED;
             }
-            match $refresh(skb) {
-                FOUND => $forward_error(skb),
-                action => action,
+            let mut action = $refresh(skb);
+            if action == FOUND {
+                action = $forward_error(skb);
+                if <$family as Family>::V6 && error_as_ipv4(skb) != 0 {
+                    action = drop_packet(DropReason::UnknownL4);
+                }
             }
+            action
         }
 
         #[inline(never)]
@@ -166,17 +215,26 @@ macro_rules! parts {
         /// The parts after the fast one, as `hook::slow` has them.
         #[inline(always)]
         pub fn $slow(skb: *mut __sk_buff, zone: u32, decide: extern "C" fn(*mut __sk_buff) -> i32) -> i32 {
-            let unread = $read(skb, zone);
+            let unread = $read(skb);
             if unread != UNDECIDED {
                 // Garbage for the host is the host's to judge; a sandbox's goes nowhere.
                 return if zone == UPLINK_ZONE { PASS } else { drop_number(unread) };
             }
-            let is_error = env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp);
-            let mut action = if is_error { $settle_error(skb, zone) } else { $settle(skb, zone) };
-            if action != UNDECIDED {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            let (fragment, l4) = (draft.headers.fragment, draft.headers.l4);
+            let mut action = if fragment == Fragment::Whole { UNDECIDED } else { $follow(skb, zone) };
+            if action == UNDECIDED {
+                action = if l4 == L4::Icmp { $settle_error(skb, zone) } else { $settle(skb, zone) };
+                if action != UNDECIDED {
+                    return action;
+                }
+            } else if action != FLOWLESS {
                 return action;
             }
             action = decide(skb);
+            if action == HOLD {
+                return $hold(skb, zone);
+            }
             if action == REFUSED {
                 return $reset(skb);
             }
@@ -194,15 +252,26 @@ macro_rules! parts {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $gate(skb: *mut __sk_buff) -> i32 {
-            let unread = $read(skb, ifindex(skb));
+            let unread = $read(skb);
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            finish(
-                skb,
-                hook::to_endpoint::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), &draft.headers),
-            )
+            let action = $gate_decide(skb);
+            if action != UNDECIDED {
+                return action;
+            }
+            let opened = $open(skb);
+            if opened == UNDECIDED { PASS } else { opened }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $gate_decide(skb: *mut __sk_buff) -> i32 {
+            let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
+            let mut packet = Careful::new(skb);
+            let decided =
+                hook::to_endpoint_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
+            optional(skb, decided.transpose())
         }
 
         #[inline(never)]
@@ -213,7 +282,7 @@ macro_rules! parts {
             if action != UNDECIDED {
                 return action;
             }
-            let unread = $read(skb, ifindex(skb));
+            let unread = $read(skb);
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
@@ -242,8 +311,11 @@ parts!(
     reserve4,
     open4,
     gate4,
+    gate_decide4,
     guard4,
-    slow4
+    slow4,
+    follow4,
+    hold4
 );
 parts!(
     V6,
@@ -262,8 +334,11 @@ parts!(
     reserve6,
     open6,
     gate6,
+    gate_decide6,
     guard6,
-    slow6
+    slow6,
+    follow6,
+    hold6
 );
 
 /// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.
@@ -273,12 +348,45 @@ pub extern "C" fn port_at(position: u32) -> u32 {
     maps::CONFIG.get(0).map_or(0, |config| u32::from(masquerade::port_at(config, position)))
 }
 
+/// Exchanges an IPv6 packet between mapped addresses for the IPv4 packet it stands for. The answer is 0, or 1 when that cannot be.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn as_ipv4(skb: *mut __sk_buff) -> i32 {
+    i32::from(siit::to_v4(&mut Careful::new(skb)).is_err())
+}
+
+/// The same for an ICMPv6 error; one to another address stays as it is.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn error_as_ipv4(skb: *mut __sk_buff) -> i32 {
+    i32::from(siit::error_to_v4(&mut Careful::new(skb)).is_err())
+}
+
+/// Exchanges what answers an IPv6 client for the IPv6 packet that it stands for. The answer is `FOUND` when that is done, else an action or `UNDECIDED`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn as_ipv6(skb: *mut __sk_buff) -> i32 {
+    let Some(Draft { headers, .. }) = env::draft(&maps::DRAFT4) else { return PASS };
+    if !hook::answers_ipv6(&Kernel(skb), headers, ifindex(skb)) {
+        return UNDECIDED;
+    }
+    match siit::to_v6(&mut Careful::new(skb)) {
+        Ok(()) => FOUND,
+        Err(reason) => drop_packet(reason),
+    }
+}
+
+/// What a sandbox sends by IPv4 and belongs to no flow of that family.
+extern "C" fn endpoint_decide4_or_6(skb: *mut __sk_buff) -> i32 {
+    match as_ipv6(skb) {
+        UNDECIDED => endpoint_decide4(skb),
+        action => action,
+    }
+}
+
 /// Carries out a part's decision, if it made one.
 #[inline(always)]
-pub fn optional<A: AsNextHop + Address>(
-    skb: *mut __sk_buff,
-    decision: Option<Result<Verdict<A>, DropReason>>,
-) -> i32 {
+pub fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
     match decision {
         Some(decision) => finish(skb, decision),
         None => UNDECIDED,
@@ -306,7 +414,10 @@ pub fn from_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     match ethertype(skb) {
         V4::ETHERTYPE => match endpoint_fast4(skb) {
-            UNDECIDED => slow4(skb, ifindex(skb), endpoint_decide4),
+            UNDECIDED => match slow4(skb, ifindex(skb), endpoint_decide4_or_6) {
+                FOUND => slow6(skb, ifindex(skb), endpoint_decide6),
+                action => action,
+            },
             action => action,
         },
         V6::ETHERTYPE => match endpoint_fast6(skb) {

@@ -1,16 +1,16 @@
 //! `from_uplink`: what arrives from outside. Drops only what is addressed to netd's own subnets or flows (dataplane.md 7.4):
 //! with every map empty, the host is as reachable as without netd.
 
-use super::{Decision, Partial, from_endpoint::may_open, interests, published};
+use super::{Decided, Decision, from_endpoint::may_open, interests, published};
 use crate::{
     conntrack::{self, Moment, Opening, Source, Target},
     env::{Env, Packet},
     family::{Address, Ip},
-    maps::{Config, PublishKey, endpoint_flags},
+    maps::{Config, Owner, PublishKey},
     net::UPLINK_ZONE,
-    policy::has,
+    policy::{self, Access},
     verdict::{DropReason, Verdict},
-    wire::Headers,
+    wire::{Fragment, Headers},
 };
 
 /// The ordinary packet: for the host alone, or of an established flow. None: the next part goes on.
@@ -49,12 +49,14 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     packet: &mut P,
     headers: &Headers<F>,
     opening: &mut Opening<F::Addr>,
-) -> Partial<F> {
+) -> Decided {
     let Some(config) = env.config() else { return Ok(Some(Verdict::Pass)) };
+    if headers.fragment == Fragment::Later && may_be_for_a_flow(env, config, &headers.dst) {
+        return Ok(Some(Verdict::Hold));
+    }
     if F::may_be_ours(config, &headers.dst) && !env.is_local(&headers.dst) {
         if let Some(owner) = env.owner(&headers.dst) {
-            let internal = has(owner.flags, endpoint_flags::INTERNAL);
-            return Err(if internal { DropReason::Internal } else { DropReason::DirectAccess });
+            return to_sandbox(env, packet, headers, owner, opening);
         }
         if env.subnet(&headers.dst).is_some() {
             return Err(DropReason::DirectAccess);
@@ -78,9 +80,39 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     opening.original = headers.tuple(UPLINK_ZONE);
     (opening.dst, opening.dport) = (publish.backend, publish.port);
     opening.target = Target::Sandbox(publish.ifindex);
-    opening.source = Source::KeepOr(F::network_gateway(target));
+    let gateway = super::gateway_of::<F>(&publish, target);
+    // IPv4 cannot show an IPv6 client's address (truth table T7).
+    opening.source =
+        if publish.backend.is_mapped() { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
     opening.routed = true;
     opening.arrived = packet.ifindex();
+    Ok(None)
+}
+
+/// A sandbox's own address (truth table T9 to T25).
+#[inline(always)]
+fn to_sandbox<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &P,
+    headers: &Headers<F>,
+    owner: &Owner,
+    opening: &mut Opening<F::Addr>,
+) -> Decided {
+    let access = policy::direct(env, packet, headers, (owner.flags, owner.network), packet.ifindex())?;
+    let config = env.config().ok_or(DropReason::EndpointDown)?;
+    if !may_be_remote(env, config, &headers.src) {
+        return Err(DropReason::DirectAccess);
+    }
+    if access == Access::IfMarked {
+        return Ok(Some(Verdict::Pass)); // by way of the host's rules to `to_endpoint`, which looks at the mark
+    }
+    if !may_open(headers) {
+        return Err(DropReason::CtInvalid);
+    }
+    let network = env.network(owner.network).ok_or(DropReason::EndpointDown)?;
+    opening.addressed(headers.tuple(UPLINK_ZONE), owner.ifindex);
+    // One client may come by a published port and directly, from one port of its own.
+    opening.source = Source::KeepOr(F::network_gateway(network));
     Ok(None)
 }
 
@@ -91,4 +123,10 @@ fn may_be_remote<F: Ip, E: Env<F>>(env: &E, config: &Config, src: &F::Addr) -> b
         *src == F::Addr::UNSPECIFIED || src.is_multicast() || src.is_loopback() || src.is_link_local();
     let ours = env.is_local(src) || (F::may_be_ours(config, src) && env.subnet(src).is_some());
     !(unusable || ours)
+}
+
+/// Whether a flow may have this destination: the host's own address, or a sandbox's where its network is not masqueraded. Transit traffic is not held.
+#[inline(always)]
+fn may_be_for_a_flow<F: Ip, E: Env<F>>(env: &E, config: &Config, dst: &F::Addr) -> bool {
+    env.is_local(dst) || (F::may_be_ours(config, dst) && env.owner(dst).is_some())
 }

@@ -26,6 +26,8 @@ pub struct Candidates {
     ported: bool,
     /// Whether the port is an ICMP echo id.
     echo: bool,
+    /// Whether a free port is kept: SCTP's, for a change of ports is a change of a checksum over all of the packet.
+    keeps: bool,
 }
 
 impl Candidates {
@@ -35,8 +37,8 @@ impl Candidates {
         let words = original.src.mix() ^ (u32::from(original.sport.raw()) << 16 | u32::from(original.proto));
         let hash = scramble(words ^ config.secret);
         let echo = matches!(original.proto, 1 | 58);
-        let ported = matches!(original.proto, l4::TCP | l4::UDP) || echo;
-        Self { start: scale(hash, config.port_count), ported, echo }
+        let ported = l4::has_ports(original.proto);
+        Self { start: scale(hash, config.port_count), ported, echo, keeps: original.proto == l4::SCTP }
     }
 
     /// Returns the position of the given try.
@@ -97,10 +99,17 @@ pub fn reserve<F: Ip, E: Env<F>>(
         return env.reserve(draft, false);
     }
     let purpose = if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 };
-    let published = port_set::index(purpose, draft.reply.proto).unwrap_or(0);
+    let published = port_set::index(purpose, draft.reply.proto);
+    let is_published = |port| published.is_some_and(|set| env.in_port_set(set, port));
+    if candidates.keeps && !is_published(draft.reply.dport.into()) {
+        match env.reserve(draft, true) {
+            Err(DropReason::NatConflict) => {}
+            done => return done,
+        }
+    }
     for attempt in 0..TRIES {
         let port = env.port_at(candidates.position(config, attempt, env.random()));
-        if !candidates.echo && env.in_port_set(published, port) {
+        if !candidates.echo && is_published(port) {
             continue;
         }
         draft.reply.dport = Be16::from(port);
@@ -137,7 +146,7 @@ mod tests {
     #[test]
     fn the_last_position_wraps_to_the_first() {
         let config = config(&[(100, 103)]);
-        let candidates = Candidates { start: 3, ported: true, echo: false };
+        let candidates = Candidates { start: 3, ported: true, echo: false, keeps: false };
         assert_eq!(candidates.position(&config, 0, 0), 3);
         assert_eq!(candidates.position(&config, 1, 0), 0);
     }

@@ -31,7 +31,7 @@ impl Printable for Addr4 {
 
 impl Printable for Addr6 {
     fn ip(&self) -> IpAddr {
-        Ipv6Addr::from(*self).into()
+        IpAddr::from(Ipv6Addr::from(*self)).to_canonical() // a mapped one is how IPv6 flows hold an IPv4-only sandbox
     }
 }
 
@@ -97,6 +97,7 @@ fn protocol_name(proto: u8) -> String {
     match proto {
         l4::TCP => "tcp".to_owned(),
         l4::UDP => "udp".to_owned(),
+        l4::SCTP => "sctp".to_owned(),
         1 => "icmp".to_owned(),
         58 => "icmpv6".to_owned(),
         other => other.to_string(),

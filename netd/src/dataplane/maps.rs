@@ -13,8 +13,8 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, PortSet,
-        Ports as FragmentPorts, Publish, PublishKey, Slot, Tuple, Uplink, port_set,
+        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network, Open,
+        Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -22,7 +22,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 27] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -40,8 +40,16 @@ pub const NAMES: [&str; 19] = [
     "UPLINK",
     "DIALLED",
     "DROPS",
-    "FRAGMENT4",
-    "FRAGMENT6",
+    "OPEN4",
+    "OPEN6",
+    "LINK4",
+    "LINK6",
+    "TRUST",
+    "DATAGRAM4",
+    "DATAGRAM6",
+    "HELD",
+    "HELD_BYTES",
+    "HELD_NEXT",
 ];
 
 /// A hash map with entries by the batch.
@@ -162,6 +170,10 @@ pub struct FamilyMaps<A> {
     pub local: Table<A, u32>,
     /// Published ports.
     pub publish: Table<PublishKey<A>, Publish<A>>,
+    /// Ports open on sandboxes' own addresses.
+    pub open: Table<PublishKey<A>, Open>,
+    /// Ports that links open.
+    pub link: Table<LinkKey<A>, u32>,
 }
 
 /// All maps that the daemon reads and writes.
@@ -176,8 +188,12 @@ pub struct Maps {
     pub ports: Array<MapData, Ports>,
     /// Devices through which the outside is reached.
     pub uplink: Table<IfIndex, Uplink>,
+    /// Interfaces that may reach a network's open ports directly.
+    pub trust: Table<TrustKey, u32>,
     /// Dropped packets by reason.
     pub drops: PerCpuArray<MapData, u64>,
+    /// Fragments that wait for their first.
+    pub held: Array<MapData, Held>,
     /// IPv4.
     pub v4: FamilyMaps<Addr4>,
     /// IPv6.
@@ -211,14 +227,18 @@ impl Maps {
             network: array(pins, "NETWORK")?,
             ports: array(pins, "PORTS")?,
             uplink: Table::open(pins, "UPLINK")?,
+            trust: Table::open(pins, "TRUST")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
                 .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
+            held: array(pins, "HELD")?,
             v4: FamilyMaps {
                 flow: Table::open(pins, "FLOW4")?,
                 address: Table::open(pins, "ADDRESS4")?,
                 subnet: trie(pins, "SUBNET4")?,
                 local: Table::open(pins, "LOCAL4")?,
                 publish: Table::open(pins, "PUBLISH4")?,
+                open: Table::open(pins, "OPEN4")?,
+                link: Table::open(pins, "LINK4")?,
             },
             v6: FamilyMaps {
                 flow: Table::open(pins, "FLOW6")?,
@@ -226,6 +246,8 @@ impl Maps {
                 subnet: trie(pins, "SUBNET6")?,
                 local: Table::open(pins, "LOCAL6")?,
                 publish: Table::open(pins, "PUBLISH6")?,
+                open: Table::open(pins, "OPEN6")?,
+                link: Table::open(pins, "LINK6")?,
             },
         })
     }
@@ -288,7 +310,15 @@ pub fn shapes() -> Vec<Shape> {
         of::<IfIndex, Uplink>("UPLINK"),
         of::<u32, u64>("DROPS"),
         of::<DialledKey, Dialled>("DIALLED"),
-        of::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENT4"),
-        of::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENT6"),
+        of::<PublishKey<Addr4>, Open>("OPEN4"),
+        of::<PublishKey<Addr6>, Open>("OPEN6"),
+        of::<LinkKey<Addr4>, u32>("LINK4"),
+        of::<LinkKey<Addr6>, u32>("LINK6"),
+        of::<TrustKey, u32>("TRUST"),
+        of::<FragmentKey<Addr4>, Datagram>("DATAGRAM4"),
+        of::<FragmentKey<Addr6>, Datagram>("DATAGRAM6"),
+        of::<u32, Held>("HELD"),
+        of::<u32, [u8; held::BYTES]>("HELD_BYTES"),
+        of::<u32, u32>("HELD_NEXT"),
     ]
 }

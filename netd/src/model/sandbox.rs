@@ -27,6 +27,8 @@ pub enum Protocol {
     Tcp = 6,
     /// IANA 17.
     Udp = 17,
+    /// IANA 132.
+    Sctp = 132,
 }
 
 /// Where a sandbox's network comes from.
@@ -154,7 +156,7 @@ pub struct PublishSpec {
 pub struct Binding {
     /// Host address; unspecified (`0.0.0.0` or `::`): every local address of that family.
     pub host_ip: IpAddr,
-    /// Port on the host.
+    /// Port on the host; 0: none, the port is open on the endpoint's own address (gateway mode `routed`).
     pub host_port: u16,
     /// Port inside the sandbox.
     pub port: u16,
@@ -164,12 +166,20 @@ pub struct Binding {
     pub endpoint: Id,
 }
 
+impl Binding {
+    /// Whether it takes a port of the host; else it is open on the endpoint's own address alone (Docker semantics B8).
+    pub const fn takes_host_port(&self) -> bool {
+        self.host_port != 0
+    }
+}
+
 impl Protocol {
-    /// Returns `tcp` or `udp`.
+    /// Returns `tcp`, `udp` or `sctp`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The packet path in the running kernel: `Dataplane` over pinned maps and programs.
 
 mod config;
+mod direct;
+mod drops;
 mod ports;
 mod subnets;
 #[cfg(test)]
@@ -16,17 +18,16 @@ use std::{
 use aya::{Ebpf, maps::lpm_trie::Key};
 use netd_common::{
     maps::{
-        Config, Endpoint, Network, Owner, Publish, PublishKey, Uplink, capacity, endpoint_flags, features,
-        flow_flags, port_set,
+        Config, Endpoint, Network, Owner, Publish, PublishKey, TrustKey, Uplink, capacity, endpoint_flags,
+        features, flow_flags, port_set,
     },
     net::{Addr4, Addr6, Mac as WireMac},
-    verdict::DropReason,
     wire::l4,
 };
 
 use super::{
-    AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, NetworkEntry, PublishEntry,
-    Settings, UplinkEntry,
+    AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry,
+    OpenEntry, PublishEntry, Settings, UplinkEntry,
     attach::{self, Side},
     flows::{self, Printable as _},
     load::{self, pin_dir},
@@ -102,7 +103,9 @@ impl Kernel {
             .for_each(|key, _| keys.push((port_set::PUBLISHED6, key.proto, u16::from(key.port))))?;
         // The sets are made anew from the keys: a daemon that was killed between the two writes may have left them apart.
         for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
-            for set in [l4::TCP, l4::UDP].into_iter().filter_map(|proto| port_set::index(purpose, proto)) {
+            for set in
+                [l4::TCP, l4::UDP, l4::SCTP].into_iter().filter_map(|proto| port_set::index(purpose, proto))
+            {
                 self.sets[set as usize] = Ports([0; 2048]);
             }
         }
@@ -113,7 +116,9 @@ impl Kernel {
             }
         }
         for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
-            for set in [l4::TCP, l4::UDP].into_iter().filter_map(|proto| port_set::index(purpose, proto)) {
+            for set in
+                [l4::TCP, l4::UDP, l4::SCTP].into_iter().filter_map(|proto| port_set::index(purpose, proto))
+            {
                 self.write_set(set)?;
             }
         }
@@ -176,6 +181,7 @@ struct Passage {
     to_sandbox: bool,
     masqueraded: bool,
     proto: u8,
+    opener: IpAddr,
     host: (IpAddr, u16),
     shown: IpAddr,
 }
@@ -188,6 +194,7 @@ impl Passage {
             to_sandbox: flow.flags & flow_flags::TO_SANDBOX != 0,
             masqueraded: flow.flags & flow_flags::MASQUERADED != 0,
             proto: key.proto,
+            opener: key.src.ip(),
             host: (key.dst.ip(), key.dport.into()),
             shown: flow.src.ip(),
         }
@@ -243,17 +250,9 @@ where
 
 impl Dataplane for Kernel {
     fn put_network(&mut self, network: &NetworkEntry) -> Result<(), Error> {
-        let mut flags = 0;
-        for (on, flag) in [
-            (network.icc, endpoint_flags::ICC),
-            (network.internal, endpoint_flags::INTERNAL),
-            (network.masquerade, endpoint_flags::MASQUERADE),
-        ] {
-            flags |= if on { flag } else { 0 };
-        }
         let entry = Network {
             bridge: network.bridge,
-            flags,
+            flags: direct::flags(network),
             mac: wire(network.bridge_mac),
             pad: 0,
             gateway4: network.ipv4.and_then(|(_, gateway)| gateway).map(Addr4::from).unwrap_or_default(),
@@ -474,6 +473,28 @@ impl Dataplane for Kernel {
         Ok(())
     }
 
+    fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
+        self.open_ports(entries)
+    }
+
+    fn remove_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
+        self.close_ports(entries)
+    }
+
+    fn put_links(&mut self, entries: &[LinkEntry]) -> Result<(), Error> {
+        self.link_ports(entries)
+    }
+
+    fn remove_links(&mut self, entries: &[LinkEntry]) -> Result<(), Error> {
+        self.unlink_ports(entries)
+    }
+
+    fn set_trusted(&mut self, trusted: &[(u16, u32)]) -> Result<(), Error> {
+        let key =
+            |(network, ifindex): &(u16, u32)| TrustKey { network: u32::from(*network), ifindex: *ifindex };
+        sync(&mut self.maps.trust, &trusted.iter().map(key).collect(), &1).map(drop)
+    }
+
     fn routes_changed(&mut self) -> Result<(), Error> {
         self.config.epoch = self.config.epoch.wrapping_add(1).max(1);
         self.write_config()
@@ -490,14 +511,7 @@ impl Dataplane for Kernel {
     }
 
     fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error> {
-        DropReason::ALL
-            .iter()
-            .map(|reason| {
-                let counts = self.maps.drops.get(&(*reason as u32), 0);
-                let counts = counts.map_err(|source| Error::kernel("read map DROPS".to_owned(), source))?;
-                Ok((reason.as_str(), counts.iter().sum()))
-            })
-            .collect()
+        self.count_drops()
     }
 
     fn collect_garbage(&mut self) -> Result<usize, Error> {
@@ -515,6 +529,8 @@ impl Dataplane for Kernel {
         self.maps.v4.address.for_each(|_, owner| indexes.extend([owner.ifindex]))?;
         self.maps.v6.address.for_each(|_, owner| indexes.extend([owner.ifindex]))?;
         let mut inventory = Inventory {
+            open: self.open_entries()?,
+            links: self.link_entries()?,
             networks: self.networks.keys().copied().collect(),
             uplinks: self.uplinks.keys().copied().collect(),
             ..Inventory::default()
