@@ -13,8 +13,8 @@ use crate::{
     env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
-        Config, Endpoint, Flow, FragmentKey, Network, Owner, PORT_RANGES, PortRange, Ports, Publish,
-        PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
+        Config, Endpoint, Flow, FragmentKey, Network, Owner, PORT_RANGES, Pace, Pending, Place, PortRange,
+        Ports, Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
     },
     nat::masquerade,
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
@@ -84,6 +84,8 @@ pub trait Cast: Ip {
 pub struct Tables<A: Ord> {
     /// Flows, as the hash map would hold them.
     pub flows: RefCell<BTreeMap<Tuple<A>, Flow<A>>>,
+    /// Who holds the places of unconfirmed flows.
+    pub pending: RefCell<BTreeMap<Place, Pending<A>>>,
     /// Ports that first fragments left.
     pub fragments: RefCell<BTreeMap<FragmentKey<A>, Ports>>,
     /// Who has an address.
@@ -113,7 +115,9 @@ pub struct Fake {
     pub networks: BTreeMap<u16, Network>,
     /// Devices through which the outside is reached.
     pub uplinks: BTreeMap<IfIndex, Uplink>,
-    ports: BTreeMap<u32, Vec<u16>>,
+    ports: RefCell<BTreeMap<u32, Vec<u16>>>,
+    usage: RefCell<BTreeMap<IfIndex, i32>>,
+    pace: RefCell<BTreeMap<IfIndex, Pace>>,
     /// IPv4.
     pub v4: Tables<Addr4>,
     /// IPv6.
@@ -139,8 +143,10 @@ impl Fake {
             tcp_established: 100_000,
             tcp_closing: 100_000,
             tcp_closed: 10,
+            tcp_reset: 10,
             udp: 30,
             udp_replied: 120,
+            udp_dns: 10,
             icmp: 30,
             other: 600,
         };
@@ -153,6 +159,8 @@ impl Fake {
             timeouts,
             filter4: [u32::MAX; 8],
             filter6: [u32::MAX; 8],
+            quota: u32::MAX,
+            places: 63,
             ..Config::default()
         };
         let mut fake = Self {
@@ -163,13 +171,15 @@ impl Fake {
             endpoints: BTreeMap::new(),
             networks: BTreeMap::new(),
             uplinks: BTreeMap::new(),
-            ports: BTreeMap::new(),
+            ports: RefCell::default(),
+            usage: RefCell::default(),
+            pace: RefCell::default(),
             v4: Tables::default(),
             v6: Tables::default(),
         };
         for proto in [6, 17, 1] {
             if let Some(set) = port_set::index(port_set::INTEREST, proto) {
-                fake.ports.insert(set, (first_port..=first_port + (ports - 1)).collect());
+                fake.ports.get_mut().insert(set, (first_port..=first_port + (ports - 1)).collect());
             }
         }
         let flags = endpoint_flags::ICC | endpoint_flags::MASQUERADE;
@@ -218,6 +228,18 @@ impl Fake {
         fake
     }
 
+    /// Returns how many flows an endpoint pays for.
+    pub fn usage_of(&self, ifindex: IfIndex) -> u32 {
+        self.usage.borrow().get(&ifindex).map_or(0, |flows| u32::try_from(*flows).unwrap_or(0))
+    }
+
+    /// Keeps a port from masqueraded flows.
+    pub fn exclude_port(&mut self, proto: u8, port: u16) {
+        if let Some(set) = port_set::index(port_set::EXCLUDED, proto) {
+            self.ports.get_mut().entry(set).or_default().push(port);
+        }
+    }
+
     /// Sets or clears flags on a network and its endpoints.
     pub fn flag(&mut self, slot: u16, flag: u32, on: bool) {
         let change = |flags: &mut u32| *flags = if on { *flags | flag } else { *flags & !flag };
@@ -243,7 +265,7 @@ impl Fake {
         F::tables_mut(self).publishes.insert(key, value);
         for purpose in [port_set::INTEREST, if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 }] {
             if let Some(set) = port_set::index(purpose, proto) {
-                self.ports.entry(set).or_default().push(port);
+                self.ports.get_mut().entry(set).or_default().push(port);
             }
         }
         if let Some(endpoint) = self.endpoints.get_mut(&ifindex) {
@@ -291,7 +313,7 @@ macro_rules! env_for {
                 self.$tables.publishes.get(key).copied()
             }
             fn in_port_set(&self, set: u32, port: u16) -> bool {
-                self.ports.get(&set).is_some_and(|ports| ports.contains(&port))
+                self.ports.borrow().get(&set).is_some_and(|ports| ports.contains(&port))
             }
             fn uplink(&self, ifindex: IfIndex) -> Option<&Uplink> {
                 self.uplinks.get(&ifindex)
@@ -329,14 +351,40 @@ macro_rules! env_for {
                 self.$tables.flows.borrow_mut().insert(*key, *flow);
                 Ok(())
             }
-            fn remove(&self, key: &Tuple<$addr>) {
-                self.$tables.flows.borrow_mut().remove(key);
+            fn remove(&self, key: &Tuple<$addr>) -> bool {
+                self.$tables.flows.borrow_mut().remove(key).is_some()
+            }
+            fn usage(&self, ifindex: IfIndex) -> u32 {
+                self.usage_of(ifindex)
+            }
+            fn charge(&self, ifindex: IfIndex, flows: i32) {
+                *self.usage.borrow_mut().entry(ifindex).or_default() += flows;
+            }
+            fn next_place(&self, ifindex: IfIndex) -> u32 {
+                let mut pace = self.pace.borrow_mut();
+                let pace = pace.entry(ifindex).or_default();
+                pace.place += 1;
+                pace.place
+            }
+            fn pending(&self, place: &Place) -> Option<Pending<$addr>> {
+                self.$tables.pending.borrow().get(place).copied()
+            }
+            fn set_pending(&self, place: &Place, pending: &Pending<$addr>) {
+                self.$tables.pending.borrow_mut().insert(*place, *pending);
+            }
+            fn may_reset(&self, ifindex: IfIndex) -> bool {
+                conntrack::may_answer(self.pace.borrow_mut().entry(ifindex).or_default(), self.now.get())
+            }
+            fn keep_port(&self, proto: u8, port: u16) {
+                if let Some(set) = port_set::index(port_set::KEPT, proto) {
+                    self.ports.borrow_mut().entry(set).or_default().push(port);
+                }
             }
             fn port_at(&self, position: u32) -> u16 {
                 masquerade::port_at(&self.config, position)
             }
-            fn reserve(&self, draft: &Draft<$family>, heed_sockets: bool) -> Result<(), DropReason> {
-                conntrack::reserve(self, draft, heed_sockets)
+            fn reserve(&self, draft: &Draft<$family>, heed_host: bool) -> Result<(), DropReason> {
+                conntrack::reserve(self, draft, heed_host)
             }
         }
     };

@@ -84,6 +84,8 @@ drop_reasons! {
     22 UnknownL3 "UNKNOWN_L3";
     /// The kernel refused to change or read the packet.
     23 KernelRefused "KERNEL_REFUSED";
+    /// The endpoint has as many flows as it may have.
+    24 OverQuota "OVER_QUOTA";
 }
 
 /// Slots of the counter array: more than reasons exist, so that a new reason does not change the map.

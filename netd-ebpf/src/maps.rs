@@ -9,8 +9,8 @@ use netd_common::{
     env::Draft,
     family::{V4, V6},
     maps::{
-        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, PortSet, Ports, Publish,
-        PublishKey, Slot, Tuple, Uplink, capacity, port_set,
+        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, Pace, Pending, Place,
+        PortSet, Ports, Publish, PublishKey, Slot, Tuple, Uplink, capacity, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
@@ -74,6 +74,18 @@ pub static FRAGMENT4: LruHashMap<FragmentKey<Addr4>, Ports> =
 #[map]
 pub static FRAGMENT6: LruHashMap<FragmentKey<Addr6>, Ports> =
     LruHashMap::with_max_entries(capacity::FRAGMENT, 0);
+/// Flows that each endpoint pays for. The programs count; the daemon puts it right each time it has looked at every flow.
+#[map]
+pub static USAGE: Array<u32> = Array::with_max_entries(capacity::ENDPOINT, 0);
+/// What goes on at each endpoint.
+#[map]
+pub static PACE: Array<Pace> = Array::with_max_entries(capacity::ENDPOINT, 0);
+/// Unconfirmed IPv4 flows by place. LRU: a lost entry costs one early chance to make room.
+#[map]
+pub static PENDING4: LruHashMap<Place, Pending<Addr4>> = LruHashMap::with_max_entries(capacity::PENDING4, 0);
+/// Unconfirmed IPv6 flows by place.
+#[map]
+pub static PENDING6: LruHashMap<Place, Pending<Addr6>> = LruHashMap::with_max_entries(capacity::PENDING6, 0);
 /// Dropped packets by reason.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);

@@ -23,7 +23,7 @@ use netd_common::{
 use crate::{
     env::{self, Kernel},
     maps,
-    report::{AsNextHop, FOUND, PASS, REFUSED, UNDECIDED, drop_number, drop_packet, finish},
+    report::{AsNextHop, DROP, FOUND, PASS, REFUSED, UNDECIDED, drop_number, drop_packet, finish},
     skb::{Careful, Direct},
 };
 
@@ -31,8 +31,8 @@ use crate::{
 /// leads to it.
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
-     $read:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
+     $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
+     $reset:ident, $reserve:ident, $admit:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -65,10 +65,16 @@ macro_rules! parts {
         extern "C" fn $settle(skb: *mut __sk_buff, zone: u32) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
             let mut packet = Careful::new(skb);
-            optional(
-                skb,
-                hook::settle::<$family, _, _>(&Kernel(skb), &mut packet, &draft.headers, zone).transpose(),
-            )
+            finish(skb, hook::settle::<$family, _, _>(&Kernel(skb), &mut packet, &draft.headers, zone))
+        }
+
+        /// Whether the flow of the packet, or of the one it quotes, is there and sound: 1, else 0. For its arguments, see `$admit`.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $examine(zone: u32, quoted: u32) -> u32 {
+            let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return 0 };
+            let key = if quoted == 0 { headers.tuple(zone) } else { quote.against };
+            u32::from(conntrack::examine::<$family, _>(&Kernel(core::ptr::null_mut()), headers, &key))
         }
 
         /// Reads what an ICMP error quotes into the draft. The answer is 1, or 0 when it quotes nothing that could have a flow.
@@ -81,14 +87,13 @@ macro_rules! parts {
             1
         }
 
-        /// Brings the quoted flow up to date. The answer is an action, or `UNDECIDED` when there is none, or `FOUND`.
+        /// Brings the quoted flow up to date. The answer is an action, or `FOUND`.
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $refresh(skb: *mut __sk_buff) -> i32 {
-            let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return PASS };
-            match hook::refresh_quoted::<$family, _, _>(&Kernel(skb), &Careful::new(skb), headers, quote) {
-                Ok(true) => FOUND,
-                Ok(false) => UNDECIDED,
+            let Some(Draft { quote, .. }) = env::draft(&maps::$draft) else { return PASS };
+            match hook::refresh_quoted::<$family, _, _>(&Kernel(skb), &Careful::new(skb), quote) {
+                Ok(()) => FOUND,
                 Err(reason) => drop_packet(reason),
             }
         }
@@ -104,7 +109,7 @@ macro_rules! parts {
         /// Moves an ICMP error, as `hook::settle_error` has it.
         #[inline(always)]
         fn $settle_error(skb: *mut __sk_buff, zone: u32) -> i32 {
-            if $quote(skb, zone) == 0 {
+            if $quote(skb, zone) == 0 || $examine(zone, 1) == 0 {
                 return UNDECIDED;
             }
             match $refresh(skb) {
@@ -138,6 +143,9 @@ macro_rules! parts {
         #[unsafe(no_mangle)]
         extern "C" fn $reset(skb: *mut __sk_buff) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            if !Env::<$family>::may_reset(&Kernel(skb), ifindex(skb)) {
+                return DROP; // counted already
+            }
             let answered = reset::answer(&mut Careful::new(skb), &draft.headers);
             finish::<<$family as Family>::Addr>(skb, answered.map(|()| Verdict::ToSandbox(ifindex(skb))))
         }
@@ -145,11 +153,23 @@ macro_rules! parts {
         /// Reserves the draft's reply tuple. The answer is 0, or the number of a drop reason.
         #[inline(never)]
         #[unsafe(no_mangle)]
-        pub extern "C" fn $reserve(skb: *mut __sk_buff, heed_sockets: u32) -> i32 {
+        pub extern "C" fn $reserve(skb: *mut __sk_buff, heed_host: u32) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
-            match conntrack::reserve::<$family, _>(&Kernel(skb), draft, heed_sockets != 0) {
+            match conntrack::reserve::<$family, _>(&Kernel(skb), draft, heed_host != 0) {
                 Ok(()) => 0,
                 Err(reason) => reason as i32,
+            }
+        }
+
+        /// Finds room for the flow to open. It takes no packet: for an argument without use, LLVM passes whatever lies in the register, and the
+        /// verifier wants a context.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $admit() -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            match conntrack::admit::<$family, _>(&Kernel(core::ptr::null_mut()), draft) {
+                Ok(()) => UNDECIDED,
+                Err(reason) => drop_packet(reason),
             }
         }
 
@@ -172,7 +192,13 @@ macro_rules! parts {
                 return if zone == UPLINK_ZONE { PASS } else { drop_number(unread) };
             }
             let is_error = env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp);
-            let mut action = if is_error { $settle_error(skb, zone) } else { $settle(skb, zone) };
+            let mut action = if is_error {
+                $settle_error(skb, zone)
+            } else if $examine(zone, 0) != 0 {
+                $settle(skb, zone)
+            } else {
+                UNDECIDED
+            };
             if action != UNDECIDED {
                 return action;
             }
@@ -183,12 +209,16 @@ macro_rules! parts {
             if action != UNDECIDED {
                 return action;
             }
+            action = $admit();
+            if action != UNDECIDED {
+                return action;
+            }
             action = $open(skb);
             if action != UNDECIDED {
                 return action;
             }
-            action = $settle(skb, zone);
-            if action == UNDECIDED { drop_packet(DropReason::CtInvalid) } else { action }
+            // What it came by may just have gone.
+            if $examine(zone, 0) == 0 { drop_packet(DropReason::CtInvalid) } else { $settle(skb, zone) }
         }
 
         #[inline(never)]
@@ -233,6 +263,7 @@ parts!(
     uplink_fast4,
     uplink_decide4,
     read4,
+    examine4,
     settle4,
     settle_error4,
     quote4,
@@ -240,6 +271,7 @@ parts!(
     forward_error4,
     reset4,
     reserve4,
+    admit4,
     open4,
     gate4,
     guard4,
@@ -253,6 +285,7 @@ parts!(
     uplink_fast6,
     uplink_decide6,
     read6,
+    examine6,
     settle6,
     settle_error6,
     quote6,
@@ -260,6 +293,7 @@ parts!(
     forward_error6,
     reset6,
     reserve6,
+    admit6,
     open6,
     gate6,
     guard6,

@@ -1,8 +1,8 @@
 //! The four hooks, readable top to bottom.
 //!
-//! A packet that arrives takes up to four parts: *fast* moves what is established with one look-up; [`settle`] moves what belongs to a flow that
-//! has to be routed again or reopened (or is an ICMP error about one); *decide* judges the rest and may leave an opening, which [`crate::conntrack::open`] carries out, and
-//! `settle` then moves the packet. In the kernel each part is a function of its own: their stacks lie side by side, and the verifier walks each
+//! A packet that arrives takes up to six parts: *fast* moves what is established with one look-up; [`crate::conntrack::examine`] looks at a flow
+//! that is not ordinary, and [`settle`] moves what belongs to it (or is an ICMP error about it); *decide* judges the rest and may leave an opening,
+//! which [`crate::conntrack::admit`] finds room for and [`crate::conntrack::open`] carries out; `examine` and `settle` then move the packet. In the kernel each part is a function of its own: their stacks lie side by side, and the verifier walks each
 //! once. What they share lies in a [`crate::env::Draft`].
 
 mod from_endpoint;
@@ -23,7 +23,10 @@ use crate::{
     env::{Draft, Env, Packet},
     family::{Address, Ip},
     maps::{Publish, PublishKey, port_set},
-    nat::icmp_error::{self, Quote},
+    nat::{
+        icmp_error::{self, Quote},
+        masquerade,
+    },
     net::{Be16, IfIndex, UPLINK_ZONE, Zone},
     verdict::{DropReason, Verdict},
     wire::{Headers, L4, reset},
@@ -35,10 +38,9 @@ pub type Decision<F> = Result<Verdict<<F as crate::family::Family>::Addr>, DropR
 /// Whether a packet to this port may belong to a flow or a published port. Protocols without ports always may.
 #[inline(always)]
 fn interests<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
-    match port_set::index(port_set::INTEREST, proto) {
-        Some(set) => env.in_port_set(set, port.into()),
-        None => true,
-    }
+    let port = u16::from(port);
+    let is_in = |purpose| port_set::index(purpose, proto).is_none_or(|set| env.in_port_set(set, port));
+    is_in(port_set::INTEREST) || (port < masquerade::PRIVILEGED && is_in(port_set::KEPT))
 }
 
 /// Returns where a published port of this host address leads, the exact address before every address (reliability: S5).
@@ -62,7 +64,7 @@ fn published<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>) -> Option<Publish<
 /// What a part answers: a verdict, or None when the next part is to go on.
 pub type Partial<F> = Result<Option<Verdict<<F as crate::family::Family>::Addr>>, DropReason>;
 
-/// Moves a packet by its flow, if it has one: routes or reopens the flow first where that is due. None: it has none.
+/// Moves a packet by its flow, which [`conntrack::examine`] has found sound: routes it first where that is due.
 ///
 /// # Errors
 /// The reason of the drop.
@@ -72,23 +74,24 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
     packet: &mut P,
     headers: &Headers<F>,
     zone: Zone,
-) -> Partial<F> {
-    let Some(config) = env.config() else { return Ok(None) };
+) -> Decision<F> {
+    let config = env.config().ok_or(DropReason::EndpointDown)?;
     let key = headers.tuple(zone);
     let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
-    if !conntrack::refresh(env, headers, &key, bridge)? {
-        return Ok(None);
+    conntrack::refresh(env, &key, bridge)?;
+    if headers.is_reset() {
+        conntrack::judge_reset(env, packet, headers, &key);
     }
     let moment = Moment { epoch: config.epoch, now: env.now() };
     match conntrack::forward(env, packet, headers, &key, moment) {
-        Some(done) => done.map(Some),
+        Some(done) => done,
         // TTL at its end, or too large: the stack answers or fragments, and `to_uplink` translates what comes of it.
-        None if zone != UPLINK_ZONE => Ok(Some(Verdict::Pass)),
+        None if zone != UPLINK_ZONE => Ok(Verdict::Pass),
         None => Err(DropReason::Ttl),
     }
 }
 
-/// Brings the flow of the packet that an ICMP error quotes up to date. False: there is none.
+/// Brings the flow of the packet that an ICMP error quotes up to date, which [`conntrack::examine`] has found sound.
 ///
 /// # Errors
 /// The reason of the drop.
@@ -96,12 +99,11 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
 pub fn refresh_quoted<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
     packet: &P,
-    headers: &Headers<F>,
     quote: &Quote<F::Addr>,
-) -> Result<bool, DropReason> {
+) -> Result<(), DropReason> {
     let zone = quote.against.zone;
     let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
-    conntrack::refresh(env, headers, &quote.against, bridge)
+    conntrack::refresh(env, &quote.against, bridge)
 }
 
 /// Moves an ICMP error along the flow of the packet it quotes. None: it quotes none that is known. In the kernel its three steps are functions.
@@ -115,9 +117,10 @@ fn settle_error<F: Ip, P: Packet, E: Env<F>>(
     zone: Zone,
 ) -> Partial<F> {
     let Some(quote) = icmp_error::quote(packet, headers, zone) else { return Ok(None) };
-    if !refresh_quoted(env, packet, headers, &quote)? {
+    if !conntrack::examine(env, headers, &quote.against) {
         return Ok(None);
     }
+    refresh_quoted(env, packet, &quote)?;
     conntrack::forward_error(env, packet, headers, &quote).map(Some)
 }
 
@@ -147,19 +150,29 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     conntrack::fragment::follow(env, &mut draft.headers, zone);
     let settled = match draft.headers.l4 {
         L4::Icmp => settle_error(env, packet, &draft.headers, zone)?,
-        _ => settle(env, packet, &draft.headers, zone)?,
+        _ if conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) => {
+            Some(settle(env, packet, &draft.headers, zone)?)
+        }
+        _ => None,
     };
     if let Some(verdict) = settled {
         return Ok(verdict);
     }
     match decide(env, packet, &draft.headers, &mut draft.opening)? {
-        Some(Verdict::Refuse(_)) => {
+        Some(Verdict::Refuse(reason)) => {
+            if !env.may_reset(zone) {
+                return Err(reason);
+            }
             reset::answer(packet, &draft.headers)?;
             return Ok(Verdict::ToSandbox(zone));
         }
         Some(verdict) => return Ok(verdict),
         None => {}
     }
+    conntrack::admit(env, &mut draft)?;
     conntrack::open(env, &mut draft)?;
-    settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)
+    if !conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) {
+        return Err(DropReason::CtInvalid); // what it came by has just gone
+    }
+    settle(env, packet, &draft.headers, zone)
 }

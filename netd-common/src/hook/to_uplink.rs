@@ -43,7 +43,7 @@ pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, headers: 
     if flow.epoch == 0 || flow.flags & flow_flags::TRANSLATE == 0 {
         return Err(DropReason::LeakGuard);
     }
-    conntrack::touch(&mut flow, &headers, now);
+    conntrack::touch(packet, &mut flow, &headers, now);
     rewrite::apply(packet, &headers, &flow, false).map(|()| Verdict::Pass)
 }
 

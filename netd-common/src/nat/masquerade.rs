@@ -12,6 +12,8 @@ use crate::{
     wire::l4,
 };
 
+/// Ports below belong to services, and servers may ask their clients for one: IKE (500), NTP (123), NFS exports that are `secure`.
+pub const PRIVILEGED: u16 = 1024;
 /// Ports tried one after the other from the hashed one on.
 const NEIGHBOURS: u32 = 32;
 /// Ports tried in all; it also bounds the verifier's walk. The rest are random.
@@ -96,13 +98,14 @@ pub fn reserve<F: Ip, E: Env<F>>(
     if !candidates.ported {
         return env.reserve(draft, false);
     }
-    let purpose = if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 };
-    let published = port_set::index(purpose, draft.reply.proto).unwrap_or(0);
+    if !candidates.echo {
+        match keep_privileged(env, draft) {
+            Err(DropReason::NatConflict) => {}
+            done => return done,
+        }
+    }
     for attempt in 0..TRIES {
         let port = env.port_at(candidates.position(config, attempt, env.random()));
-        if !candidates.echo && env.in_port_set(published, port) {
-            continue;
-        }
         draft.reply.dport = Be16::from(port);
         match env.reserve(draft, !candidates.echo) {
             Err(DropReason::NatConflict) => {}
@@ -110,6 +113,32 @@ pub fn reserve<F: Ip, E: Env<F>>(
         }
     }
     Err(DropReason::NatExhausted)
+}
+
+/// Whether masqueraded flows may have a port: it is neither published nor excluded.
+#[inline(always)]
+pub fn is_free<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
+    let published = if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 };
+    let is_in =
+        |purpose| port_set::index(purpose, proto).is_some_and(|set| env.in_port_set(set, port.into()));
+    !is_in(published) && !is_in(port_set::EXCLUDED)
+}
+
+/// Reserves the draft's reply tuple with the opener's own port, if that is a privileged one.
+///
+/// # Errors
+/// `NatConflict` when it is not, or not free; `TableFull`.
+#[inline(always)]
+fn keep_privileged<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropReason> {
+    let (own, proto) = (draft.opening.original.sport, draft.reply.proto);
+    let port = u16::from(own);
+    if port == 0 || port >= PRIVILEGED {
+        return Err(DropReason::NatConflict);
+    }
+    draft.reply.dport = own;
+    env.reserve(draft, true)?;
+    env.keep_port(proto, port);
+    Ok(())
 }
 
 #[cfg(test)]

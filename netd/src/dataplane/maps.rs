@@ -13,8 +13,8 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, PortSet,
-        Ports as FragmentPorts, Publish, PublishKey, Slot, Tuple, Uplink, port_set,
+        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, Pace, Pending, Place,
+        PortSet, Ports as FragmentPorts, Publish, PublishKey, Slot, Tuple, Uplink, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -22,7 +22,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 23] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -42,6 +42,10 @@ pub const NAMES: [&str; 19] = [
     "DROPS",
     "FRAGMENT4",
     "FRAGMENT6",
+    "USAGE",
+    "PACE",
+    "PENDING4",
+    "PENDING6",
 ];
 
 /// A hash map with entries by the batch.
@@ -176,6 +180,8 @@ pub struct Maps {
     pub ports: Array<MapData, Ports>,
     /// Devices through which the outside is reached.
     pub uplink: Table<IfIndex, Uplink>,
+    /// Flows that each endpoint pays for.
+    pub usage: Array<MapData, u32>,
     /// Dropped packets by reason.
     pub drops: PerCpuArray<MapData, u64>,
     /// IPv4.
@@ -211,6 +217,7 @@ impl Maps {
             network: array(pins, "NETWORK")?,
             ports: array(pins, "PORTS")?,
             uplink: Table::open(pins, "UPLINK")?,
+            usage: array(pins, "USAGE")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
                 .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
             v4: FamilyMaps {
@@ -290,5 +297,9 @@ pub fn shapes() -> Vec<Shape> {
         of::<DialledKey, Dialled>("DIALLED"),
         of::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENT4"),
         of::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENT6"),
+        of::<u32, u32>("USAGE"),
+        of::<u32, Pace>("PACE"),
+        of::<Place, Pending<Addr4>>("PENDING4"),
+        of::<Place, Pending<Addr6>>("PENDING6"),
     ]
 }

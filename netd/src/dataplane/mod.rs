@@ -10,6 +10,7 @@ mod load;
 mod maps;
 mod object;
 mod raw;
+mod survey;
 mod test_run;
 mod verify;
 
@@ -38,8 +39,12 @@ pub struct Settings {
     pub cgroup: PathBuf,
     /// Entries of each flow table (two per flow).
     pub flow_entries: u32,
+    /// Entries that one endpoint may fill.
+    pub flow_entries_per_endpoint: u32,
     /// Host ports that masqueraded flows may take, first and last.
     pub nat_port_ranges: Vec<(u16, u16)>,
+    /// Host ports among them that they may not take, besides those of reflectable services and tunnels.
+    pub nat_excluded_ports: Vec<(u16, u16)>,
     /// How long flows live.
     pub timeouts: Timeouts,
     /// How packet programs are attached.
@@ -59,31 +64,36 @@ pub enum AttachMode {
     Tc,
 }
 
-/// How long flows live without a packet.
+/// How long flows live without a packet, with where each default comes from.
+///
+/// Most are the kernel's own (`net/netfilter/nf_conntrack_proto_*.c`), which Docker's users rely on: idle database connections for days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// TCP, SYN seen.
+    /// TCP, SYN seen: 120 s (`tcp_timeouts[TCP_CONNTRACK_SYN_SENT]`).
     pub tcp_syn_sent: Duration,
-    /// TCP, SYN and SYN+ACK seen.
+    /// TCP, SYN and SYN+ACK seen: 60 s (`TCP_CONNTRACK_SYN_RECV`).
     pub tcp_syn_recv: Duration,
-    /// TCP, open.
+    /// TCP, open: 5 days (`TCP_CONNTRACK_ESTABLISHED`; RFC 5382 REQ-5 asks for at least 2 h 4 min).
     pub tcp_established: Duration,
-    /// TCP, one side closed.
+    /// TCP, one side closed: as long as an open one. The kernel's 60 s of `CLOSE_WAIT` cut streams that flow the other way.
     pub tcp_closing: Duration,
-    /// TCP, both sides closed, or reset.
+    /// TCP, both sides closed: 10 s, for segments on their way. `LAST_ACK` and `TIME_WAIT` (30 s, 120 s) guard the sides, which keep them too.
     pub tcp_closed: Duration,
-    /// UDP without an answer yet.
+    /// TCP, reset and silent since: 10 s (`TCP_CONNTRACK_CLOSE`).
+    pub tcp_reset: Duration,
+    /// UDP without an answer yet: 30 s (`udp_timeouts[UDP_CT_UNREPLIED]`).
     pub udp: Duration,
-    /// UDP, answered.
+    /// UDP, answered: 120 s (`UDP_CT_REPLIED`; RFC 4787 REQ-5 asks for at least 2 min).
     pub udp_replied: Duration,
-    /// ICMP echo.
+    /// UDP, answered from port 53 and soon silent: 10 s (RFC 4787 §4.3 lets well-known ports have less; resolvers ask again after 5 s).
+    pub udp_dns: Duration,
+    /// ICMP echo: 30 s (`nf_ct_icmp_timeout`; RFC 5508 REQ-2 asks for 60 s, which no `ping` needs).
     pub icmp: Duration,
-    /// Other protocols.
+    /// Other protocols: 600 s (`nf_ct_generic_timeout`).
     pub other: Duration,
 }
 
 impl Default for Timeouts {
-    /// The kernel's own (`net/netfilter/nf_conntrack_proto_*.c`), but a half-closed connection lives as long as an open one.
     fn default() -> Self {
         const DAY: u64 = 24 * 60 * 60;
         Self {
@@ -92,8 +102,10 @@ impl Default for Timeouts {
             tcp_established: Duration::from_secs(5 * DAY),
             tcp_closing: Duration::from_secs(5 * DAY),
             tcp_closed: Duration::from_secs(10),
+            tcp_reset: Duration::from_secs(10),
             udp: Duration::from_secs(30),
             udp_replied: Duration::from_mins(2),
+            udp_dns: Duration::from_secs(10),
             icmp: Duration::from_secs(30),
             other: Duration::from_mins(10),
         }
@@ -283,7 +295,7 @@ pub trait Dataplane: Send {
     fn flush_flows(&mut self, filter: &FlowFilter) -> Result<usize, Error>;
     /// Returns (reason, packets) for every drop reason, in their stable order.
     fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error>;
-    /// Removes expired flows; to be called every few seconds. Returns how many went.
+    /// Removes expired flows, if it is time for that; to be called every second or oftener. Returns how many entries went.
     fn collect_garbage(&mut self) -> Result<usize, Error>;
     /// Lists what the maps hold, for reconciling: endpoints by interface index, publishes, network slots, uplinks.
     fn inventory(&mut self) -> Result<Inventory, Error>;

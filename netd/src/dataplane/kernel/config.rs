@@ -20,6 +20,7 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
     for (slot, (first, last)) in ports.iter_mut().zip(&settings.nat_port_ranges) {
         *slot = PortRange { first: *first, count: last.saturating_sub(*first).saturating_add(1) };
     }
+    let quota = (settings.flow_entries_per_endpoint / 2).max(1);
     let config = Config {
         epoch: old.epoch.wrapping_add(1).max(1),
         features: found,
@@ -30,20 +31,31 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
         timeouts: in_ticks(&settings.timeouts),
         filter4: old.filter4,
         filter6: old.filter6,
+        quota,
+        places: places(quota),
     };
     maps.config.set(0, config, 0).map_err(|e| failed("write to map CONFIG")(Box::new(e)))?;
     Ok(config)
 }
 
-fn in_ticks(timeouts: &Timeouts) -> Ticks {
+/// Returns how many unconfirmed flows from outside an endpoint may have, less one: half of its quota at most, so that a flood leaves room for
+/// what the endpoint opens itself; a power of two, which makes it a mask.
+fn places(quota: u32) -> u32 {
+    (quota / 2).checked_ilog2().map_or(0, |bits| (1 << bits) - 1)
+}
+
+/// Converts the timeouts to what the programs count in.
+pub(super) fn in_ticks(timeouts: &Timeouts) -> Ticks {
     Ticks {
         tcp_syn_sent: flows::ticks(timeouts.tcp_syn_sent),
         tcp_syn_recv: flows::ticks(timeouts.tcp_syn_recv),
         tcp_established: flows::ticks(timeouts.tcp_established),
         tcp_closing: flows::ticks(timeouts.tcp_closing),
         tcp_closed: flows::ticks(timeouts.tcp_closed),
+        tcp_reset: flows::ticks(timeouts.tcp_reset),
         udp: flows::ticks(timeouts.udp),
         udp_replied: flows::ticks(timeouts.udp_replied),
+        udp_dns: flows::ticks(timeouts.udp_dns),
         icmp: flows::ticks(timeouts.icmp),
         other: flows::ticks(timeouts.other),
     }

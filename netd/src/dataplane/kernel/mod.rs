@@ -1,5 +1,6 @@
 //! The packet path in the running kernel: `Dataplane` over pinned maps and programs.
 
+mod collector;
 mod config;
 mod ports;
 mod subnets;
@@ -34,6 +35,7 @@ use super::{
     object::OBJECT_SHA256,
 };
 use crate::model::{Mac, Protocol};
+use collector::Collector;
 use config::configure;
 use ports::published;
 
@@ -53,6 +55,8 @@ pub struct Kernel {
     uplinks: HashMap<u32, UplinkEntry>,
     /// Whether ports of removed publishes may still be in the sets of interest.
     stale_interest: bool,
+    /// What the last look at the flows found.
+    collector: Collector,
 }
 
 impl Kernel {
@@ -79,7 +83,9 @@ impl Kernel {
             networks: HashMap::new(),
             uplinks: HashMap::new(),
             stale_interest: true,
+            collector: Collector::default(),
         };
+        kernel.exclude_ports()?;
         kernel.recall()?;
         Ok(kernel)
     }
@@ -159,12 +165,6 @@ impl Kernel {
             .config
             .set(0, config, 0)
             .map_err(|source| Error::kernel("write to map CONFIG".to_owned(), source))
-    }
-
-    fn end_flows(&mut self, ends: impl Fn(&Passage) -> bool) -> Result<usize, Error> {
-        let v4 = flows::end(&mut self.maps.v4.flow, |key, flow| ends(&Passage::of(key, flow)))?;
-        let v6 = flows::end(&mut self.maps.v6.flow, |key, flow| ends(&Passage::of(key, flow)))?;
-        Ok(v4 + v6)
     }
 }
 
@@ -476,7 +476,11 @@ impl Dataplane for Kernel {
     }
 
     fn flush_flows(&mut self, filter: &FlowFilter) -> Result<usize, Error> {
-        Ok(flows::flush(&mut self.maps.v4.flow, filter)? + flows::flush(&mut self.maps.v6.flow, filter)?)
+        let selects = |key: &_, flow: &_| flows::selects(filter, key, flow);
+        let mut payers = flows::end(&mut self.maps.v4.flow, selects)?;
+        payers.extend(flows::end(&mut self.maps.v6.flow, |key, flow| flows::selects(filter, key, flow))?);
+        self.pay_back(&payers)?;
+        Ok(payers.len())
     }
 
     fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error> {
@@ -491,13 +495,7 @@ impl Dataplane for Kernel {
     }
 
     fn collect_garbage(&mut self) -> Result<usize, Error> {
-        let mut live = HashSet::new();
-        let gone = flows::collect(&mut self.maps.v4.flow, &self.config.timeouts, &mut live)?
-            + flows::collect(&mut self.maps.v6.flow, &self.config.timeouts, &mut live)?;
-        if std::mem::take(&mut self.stale_interest) {
-            self.refresh_interest(&live, false)?;
-        }
-        Ok(gone)
+        self.collect_when_due()
     }
 
     fn inventory(&mut self) -> Result<Inventory, Error> {
@@ -547,13 +545,15 @@ impl Dataplane for Kernel {
             AttachMode::Tcx => "tcx",
             AttachMode::Tc => "clsact",
         };
-        vec![
+        let mut features = vec![
             ("attach".to_owned(), attach.to_owned()),
             ("object".to_owned(), OBJECT_SHA256.to_owned()),
             ("flow_entries".to_owned(), self.settings.flow_entries.to_string()),
             ("peer_scrubs".to_owned(), yes(features::PEER_SCRUBS)),
             ("csum_ipv6".to_owned(), yes(features::CSUM_IPV6)),
-        ]
+        ];
+        features.extend(self.occupancy());
+        features
     }
 
     fn down(&mut self) -> Result<(), Error> {

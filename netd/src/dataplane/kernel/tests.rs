@@ -33,6 +33,8 @@ fn open(bpffs: &Path) -> Kernel {
         bpffs: bpffs.to_owned(),
         cgroup: line.split(' ').nth(4).expect("a mount point").into(),
         flow_entries: 64,
+        flow_entries_per_endpoint: 64,
+        nat_excluded_ports: Vec::new(),
         nat_port_ranges: vec![(20_000, 20_009)],
         timeouts: super::super::Timeouts::default(),
         attach: AttachMode::Auto,
