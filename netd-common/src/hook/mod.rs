@@ -11,7 +11,10 @@ mod to_endpoint;
 mod to_uplink;
 
 #[cfg(test)]
+#[macro_use]
 mod tests;
+#[cfg(test)]
+mod conntrack_tests;
 
 pub use from_endpoint::{from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
 pub use from_uplink::{from_uplink_decide, from_uplink_fast};
