@@ -33,6 +33,8 @@ pub struct Fake {
     pub route_changes: usize,
     /// Filters of flushes.
     pub flushed: Vec<FlowFilter>,
+    /// Withdrawn ports whose connections were ended.
+    pub killed: Vec<PublishEntry>,
 }
 
 fn key(entry: &PublishEntry) -> PortKey {
@@ -121,6 +123,11 @@ impl Dataplane for Fake {
             self.publishes.remove(&key(entry));
         }
         Ok(())
+    }
+
+    fn kill_publishes(&mut self, entries: &[PublishEntry]) -> Result<usize, Error> {
+        self.killed.extend_from_slice(entries);
+        Ok(0)
     }
 
     fn routes_changed(&mut self) -> Result<(), Error> {

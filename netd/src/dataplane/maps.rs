@@ -180,6 +180,8 @@ pub struct Maps {
     pub ports: Array<MapData, Ports>,
     /// Devices through which the outside is reached.
     pub uplink: Table<IfIndex, Uplink>,
+    /// What host processes dialled where the socket programs changed it.
+    pub dialled: Table<DialledKey, Dialled>,
     /// Flows that each endpoint pays for.
     pub usage: Array<MapData, u32>,
     /// Dropped packets by reason.
@@ -217,6 +219,7 @@ impl Maps {
             network: array(pins, "NETWORK")?,
             ports: array(pins, "PORTS")?,
             uplink: Table::open(pins, "UPLINK")?,
+            dialled: Table::open(pins, "DIALLED")?,
             usage: array(pins, "USAGE")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
                 .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,

@@ -5,6 +5,7 @@
 mod attach;
 pub mod fake;
 mod flows;
+mod host_sockets;
 mod kernel;
 mod load;
 mod maps;
@@ -285,8 +286,12 @@ pub trait Dataplane: Send {
     fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
     /// Starts serving published ports.
     fn put_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
-    /// Stops serving published ports: no new flows from here on; established TCP flows go on, UDP flows end.
+    /// Stops serving published ports: no new flows from here on; established TCP flows go on, UDP flows end, and connected UDP sockets of host
+    /// processes are told to connect again.
     fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
+    /// Ends what came by published ports that are withdrawn already: flows, and connections of host processes, whose both ends learn of it by a
+    /// reset. Returns how many flows and sockets went.
+    fn kill_publishes(&mut self, entries: &[PublishEntry]) -> Result<usize, Error>;
     /// Makes every flow ask again for its route on its next packet, after routes, links or neighbours changed.
     fn routes_changed(&mut self) -> Result<(), Error>;
     /// Lists live flows.

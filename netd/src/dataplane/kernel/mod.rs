@@ -29,12 +29,12 @@ use super::{
     AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, NetworkEntry, PublishEntry,
     Settings, UplinkEntry,
     attach::{self, Side},
-    flows,
+    flows, host_sockets,
     load::{self, pin_dir},
     maps::{FamilyMaps, Maps, Ports, Table},
     object::OBJECT_SHA256,
 };
-use crate::model::{Mac, Protocol};
+use crate::model::Mac;
 use collector::Collector;
 use config::configure;
 use ports::published;
@@ -175,6 +175,7 @@ struct Passage {
     to_sandbox: bool,
     proto: u8,
     host: (IpAddr, u16),
+    backend: (IpAddr, u16),
     shown: IpAddr,
 }
 
@@ -186,6 +187,7 @@ impl Passage {
             to_sandbox: flow.flags & flow_flags::TO_SANDBOX != 0,
             proto: key.proto,
             host: (key.dst.ip(), key.dport.into()),
+            backend: (flow.dst.ip(), flow.dport.into()),
             shown: flow.src.ip(),
         }
     }
@@ -446,22 +448,17 @@ impl Dataplane for Kernel {
 
     fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
         self.write_publishes(entries, false)?;
-        let udp: HashSet<(IpAddr, u16)> = entries
-            .iter()
-            .filter(|entry| entry.protocol == Protocol::Udp)
-            .map(|entry| (entry.host_ip, entry.host_port))
-            .collect();
+        let udp = host_sockets::connectionless(entries);
         if !udp.is_empty() {
-            self.end_flows(|flow| {
-                let (addr, port) = flow.host;
-                let any =
-                    if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-                flow.proto == l4::UDP
-                    && flow.to_sandbox
-                    && (udp.contains(&(addr, port)) || udp.contains(&(any, port)))
-            })?;
+            self.end_flows(ports::came_by(&udp))?;
+            let ended = host_sockets::end(&self.maps.dialled, &udp)?;
+            tracing::debug!(ended, "host sockets were told to connect again");
         }
         Ok(())
+    }
+
+    fn kill_publishes(&mut self, entries: &[PublishEntry]) -> Result<usize, Error> {
+        Ok(self.end_flows(ports::came_by(entries))? + host_sockets::end(&self.maps.dialled, entries)?)
     }
 
     fn routes_changed(&mut self) -> Result<(), Error> {

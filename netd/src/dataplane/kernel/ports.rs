@@ -1,6 +1,9 @@
 //! Published ports in the maps: their entries, and the sets of ports that the programs ask first.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use netd_common::{
     maps::{Publish, PublishKey, port_set},
@@ -10,7 +13,7 @@ use netd_common::{
 
 use super::{
     super::{Error, PublishEntry, maps::Ports},
-    Kernel,
+    Kernel, Passage,
 };
 use crate::model::Protocol;
 
@@ -145,6 +148,24 @@ impl Kernel {
             IpAddr::V4(addr) => self.maps.v4.publish.remove(&key(Addr4::from(addr), entry)),
             IpAddr::V6(addr) => self.maps.v6.publish.remove(&key(Addr6::from(addr), entry)),
         })
+    }
+}
+
+/// Returns what selects the flows that came by one of these published ports and go where it leads.
+pub(super) fn came_by(entries: &[PublishEntry]) -> impl Fn(&Passage) -> bool + use<> {
+    let led: HashSet<_> = entries
+        .iter()
+        .map(|entry| {
+            let host = (entry.host_ip, entry.host_port);
+            (entry.protocol as u8, host, (entry.backend, entry.backend_port))
+        })
+        .collect();
+    move |flow: &Passage| {
+        let (addr, port) = flow.host;
+        let any: IpAddr =
+            if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let by = |host| led.contains(&(flow.proto, host, flow.backend));
+        flow.to_sandbox && (by((addr, port)) || by((any, port)))
     }
 }
 

@@ -8,6 +8,7 @@ use nix::{
 };
 
 use super::*;
+use crate::model::Protocol;
 
 /// Runs a test on a thread with namespaces of its own and a bpffs that nobody else sees.
 fn with_bpffs(test: impl FnOnce(&Path) + Send + 'static) {
