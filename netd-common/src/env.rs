@@ -6,8 +6,8 @@ use crate::{
     conntrack::Opening,
     family::Family,
     maps::{
-        Config, Endpoint, Flow, FragmentKey, Network, Owner, Pending, Place, Ports, Publish, PublishKey,
-        Tuple, Uplink,
+        Config, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending, Place, Ports, Publish,
+        PublishKey, Tuple, Uplink,
     },
     nat::icmp_error::Quote,
     net::{Be16, IfIndex},
@@ -27,6 +27,12 @@ pub trait Packet {
     /// # Errors
     /// `Malformed` when the packet ends before.
     fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason>;
+    /// Writes `N` bytes of a header that is new: what a device summed up over the whole packet follows. With [`Packet::store`], a checksum that is
+    /// updated beside it keeps that sum.
+    ///
+    /// # Errors
+    /// `Malformed` when the packet ends before.
+    fn renew<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason>;
     /// Changes a transport checksum by a delta, whether it is complete or left to the device.
     ///
     /// # Errors
@@ -37,6 +43,18 @@ pub trait Packet {
     /// # Errors
     /// `KernelRefused` when the packet's memory cannot be changed.
     fn truncate(&mut self, length: u32) -> Result<(), DropReason>;
+    /// Makes room for an IP header of the family with this ethertype in place of the other's. Its bytes, and the frame's ethertype, are the
+    /// caller's to write; what follows stays.
+    ///
+    /// # Errors
+    /// `KernelRefused` when the packet's memory cannot be changed, or it is a GSO packet of another protocol than TCP.
+    fn exchange_header(&mut self, ethertype: Be16) -> Result<(), DropReason>;
+    /// Becomes the IPv4 packet that an IPv6 packet between mapped addresses stands for: [`crate::nat::siit::to_v4`], in the kernel a function of
+    /// its own.
+    ///
+    /// # Errors
+    /// The reason of the drop.
+    fn stand_for_ipv4(&mut self) -> Result<(), DropReason>;
     /// Returns the device it arrived on, or leaves by.
     fn ifindex(&self) -> IfIndex;
     /// Returns the device by which it entered the host; 0: the host made it.
@@ -45,6 +63,8 @@ pub trait Packet {
     fn length(&self) -> u32;
     /// Returns the payload of each segment of a GSO packet in bytes; 0: it is not one.
     fn segment_payload(&self) -> u32;
+    /// Returns the mark that the host's own rules, or other programs, have given it.
+    fn mark(&self) -> u32;
     /// Whether the frame carries a VLAN tag in its metadata.
     fn has_vlan_tag(&self) -> bool;
 }
@@ -151,6 +171,12 @@ pub trait Env<F: Family> {
     fn is_local(&self, addr: &F::Addr) -> bool;
     /// Returns where a published port leads.
     fn publish(&self, key: &PublishKey<F::Addr>) -> Option<Publish<F::Addr>>;
+    /// Returns the port that is open on a sandbox's own address, if it is.
+    fn opened(&self, key: &PublishKey<F::Addr>) -> Option<Open>;
+    /// Whether a link opens a port between two sandboxes.
+    fn linked(&self, key: &LinkKey<F::Addr>) -> bool;
+    /// Whether an interface may reach a network's opened ports directly.
+    fn trusts(&self, network: u16, ifindex: IfIndex) -> bool;
     /// Whether a port is in a set of `port_set`.
     fn in_port_set(&self, set: u32, port: u16) -> bool;
     /// Returns an uplink.
@@ -169,6 +195,8 @@ pub trait Env<F: Family> {
         Self: 'a;
     /// Looks a flow up.
     fn flow(&self, key: &Tuple<F::Addr>) -> Option<Self::FlowRef<'_>>;
+    /// Whether the other family's table has a flow of this tuple, mapped addresses standing for IPv4 ones.
+    fn in_other_family(&self, key: &Tuple<F::Addr>) -> bool;
     /// Inserts a flow where none is: the insertion *is* the reservation of its tuple.
     ///
     /// # Errors

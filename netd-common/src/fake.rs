@@ -13,13 +13,14 @@ use crate::{
     env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
-        Config, Endpoint, Flow, FragmentKey, Network, Owner, PORT_RANGES, Pace, Pending, Place, PortRange,
-        Ports, Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
+        Config, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, Pace, Pending,
+        Place, PortRange, Ports, Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features,
+        port_set,
     },
-    nat::masquerade,
+    nat::{masquerade, siit},
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
     verdict::DropReason,
-    wire::csum,
+    wire::{csum, headers::L3},
 };
 
 /// Host sides and devices of the topology.
@@ -86,12 +87,18 @@ pub struct Tables<A: Ord> {
     pub flows: RefCell<BTreeMap<Tuple<A>, Flow<A>>>,
     /// Who holds the places of unconfirmed flows.
     pub pending: RefCell<BTreeMap<Place, Pending<A>>>,
+    /// Flows that endpoints pay for.
+    pub usage: RefCell<BTreeMap<IfIndex, i32>>,
     /// Ports that first fragments left.
     pub fragments: RefCell<BTreeMap<FragmentKey<A>, Ports>>,
     /// Who has an address.
     pub owners: BTreeMap<A, Owner>,
     /// Published ports.
     pub publishes: BTreeMap<PublishKey<A>, Publish<A>>,
+    /// Ports open on sandboxes' own addresses.
+    pub opened: BTreeMap<PublishKey<A>, Open>,
+    /// Ports that links open.
+    pub links: Vec<LinkKey<A>>,
     /// The host's own addresses.
     pub local: Vec<A>,
     /// Tuples that sockets of the host have.
@@ -115,8 +122,9 @@ pub struct Fake {
     pub networks: BTreeMap<u16, Network>,
     /// Devices through which the outside is reached.
     pub uplinks: BTreeMap<IfIndex, Uplink>,
+    /// Interfaces that a network trusts.
+    pub trusted: Vec<(u16, IfIndex)>,
     ports: RefCell<BTreeMap<u32, Vec<u16>>>,
-    usage: RefCell<BTreeMap<IfIndex, i32>>,
     pace: RefCell<BTreeMap<IfIndex, Pace>>,
     /// IPv4.
     pub v4: Tables<Addr4>,
@@ -159,8 +167,10 @@ impl Fake {
             timeouts,
             filter4: [u32::MAX; 8],
             filter6: [u32::MAX; 8],
-            quota: u32::MAX,
-            places: 63,
+            quota4: u32::MAX,
+            quota6: u32::MAX,
+            places4: 63,
+            places6: 63,
             ..Config::default()
         };
         let mut fake = Self {
@@ -171,8 +181,8 @@ impl Fake {
             endpoints: BTreeMap::new(),
             networks: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            trusted: Vec::new(),
             ports: RefCell::default(),
-            usage: RefCell::default(),
             pace: RefCell::default(),
             v4: Tables::default(),
             v6: Tables::default(),
@@ -228,9 +238,10 @@ impl Fake {
         fake
     }
 
-    /// Returns how many flows an endpoint pays for.
-    pub fn usage_of(&self, ifindex: IfIndex) -> u32 {
-        self.usage.borrow().get(&ifindex).map_or(0, |flows| u32::try_from(*flows).unwrap_or(0))
+    /// Lets one endpoint pay for this many flows of each family, and have this many places of unconfirmed ones: a power of two.
+    pub fn limit(&mut self, quota: u32, places: u32) {
+        (self.config.quota4, self.config.quota6) = (quota, quota);
+        (self.config.places4, self.config.places6) = (places - 1, places - 1);
     }
 
     /// Keeps a port from masqueraded flows.
@@ -247,6 +258,12 @@ impl Fake {
         self.endpoints.values_mut().filter(|e| e.network == slot).for_each(|e| change(&mut e.flags));
         self.v4.owners.values_mut().filter(|o| o.network == slot).for_each(|o| change(&mut o.flags));
         self.v6.owners.values_mut().filter(|o| o.network == slot).for_each(|o| change(&mut o.flags));
+    }
+
+    /// Opens a sandbox's port on its own address.
+    pub fn open_port<F: Cast>(&mut self, sandbox: Party, proto: u8, port: u16, ifindex: IfIndex) {
+        let key = PublishKey { addr: F::of(sandbox), port: port.into(), proto, pad: 0 };
+        F::tables_mut(self).opened.insert(key, Open { ifindex });
     }
 
     /// Publishes a host port of an address (unspecified: every local one) on a sandbox's port.
@@ -275,7 +292,7 @@ impl Fake {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $tables:ident) => {
+    ($family:ty, $addr:ty, $tables:ident, $other:ident, $in_other:expr) => {
         impl Env<$family> for Fake {
             type FlowRef<'a> = RefMut<'a, Flow<$addr>>;
 
@@ -312,6 +329,15 @@ macro_rules! env_for {
             fn publish(&self, key: &PublishKey<$addr>) -> Option<Publish<$addr>> {
                 self.$tables.publishes.get(key).copied()
             }
+            fn opened(&self, key: &PublishKey<$addr>) -> Option<Open> {
+                self.$tables.opened.get(key).copied()
+            }
+            fn linked(&self, key: &LinkKey<$addr>) -> bool {
+                self.$tables.links.contains(key)
+            }
+            fn trusts(&self, network: u16, ifindex: IfIndex) -> bool {
+                self.trusted.contains(&(network, ifindex))
+            }
             fn in_port_set(&self, set: u32, port: u16) -> bool {
                 self.ports.borrow().get(&set).is_some_and(|ports| ports.contains(&port))
             }
@@ -336,6 +362,10 @@ macro_rules! env_for {
             fn flow(&self, key: &Tuple<$addr>) -> Option<RefMut<'_, Flow<$addr>>> {
                 RefMut::filter_map(self.$tables.flows.borrow_mut(), |flows| flows.get_mut(key)).ok()
             }
+            fn in_other_family(&self, key: &Tuple<$addr>) -> bool {
+                let in_other: fn(&Tuple<$addr>) -> Option<_> = $in_other;
+                in_other(key).is_some_and(|key| self.$other.flows.borrow().contains_key(&key))
+            }
             fn claim(&self, key: &Tuple<$addr>, flow: &Flow<$addr>) -> Result<(), ClaimError> {
                 let mut flows = self.$tables.flows.borrow_mut();
                 if flows.contains_key(key) {
@@ -355,10 +385,14 @@ macro_rules! env_for {
                 self.$tables.flows.borrow_mut().remove(key).is_some()
             }
             fn usage(&self, ifindex: IfIndex) -> u32 {
-                self.usage_of(ifindex)
+                self.$tables
+                    .usage
+                    .borrow()
+                    .get(&ifindex)
+                    .map_or(0, |flows| u32::try_from(*flows).unwrap_or(0))
             }
             fn charge(&self, ifindex: IfIndex, flows: i32) {
-                *self.usage.borrow_mut().entry(ifindex).or_default() += flows;
+                *self.$tables.usage.borrow_mut().entry(ifindex).or_default() += flows;
             }
             fn next_place(&self, ifindex: IfIndex) -> u32 {
                 let mut pace = self.pace.borrow_mut();
@@ -389,8 +423,8 @@ macro_rules! env_for {
         }
     };
 }
-env_for!(V4, Addr4, v4);
-env_for!(V6, Addr6, v6);
+env_for!(V4, Addr4, v4, v6, |key| Some(key.mapped()));
+env_for!(V6, Addr6, v6, v4, |key| key.as_mapped());
 
 fn addr4(text: [u8; 4]) -> Addr4 {
     Addr4::from_wire(text)
@@ -551,6 +585,8 @@ pub struct FakePacket {
     pub ingress: IfIndex,
     /// Payload of each segment of a GSO packet.
     pub segment: u32,
+    /// Its mark.
+    pub mark: u32,
     /// Whether its metadata has a VLAN tag.
     pub vlan: bool,
 }
@@ -558,7 +594,7 @@ pub struct FakePacket {
 impl FakePacket {
     /// Wraps a frame that arrived on a device.
     pub fn new(bytes: Vec<u8>, ifindex: IfIndex) -> Self {
-        Self { bytes, ifindex, ingress: ifindex, segment: 0, vlan: false }
+        Self { bytes, ifindex, ingress: ifindex, segment: 0, mark: 0, vlan: false }
     }
 }
 
@@ -571,6 +607,9 @@ impl Packet for FakePacket {
         let place = self.bytes.get_mut(offset as usize..offset as usize + N).ok_or(DropReason::Malformed)?;
         place.copy_from_slice(&bytes);
         Ok(())
+    }
+    fn renew<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
+        self.store(offset, bytes)
     }
     fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason> {
         let old = Be16::from_wire(self.load::<2>(offset)?);
@@ -585,6 +624,19 @@ impl Packet for FakePacket {
         self.bytes.truncate(length as usize);
         Ok(())
     }
+    fn exchange_header(&mut self, ethertype: Be16) -> Result<(), DropReason> {
+        let (old, new) =
+            if ethertype == V6::ETHERTYPE { (V4::HEADER, V6::HEADER) } else { (V6::HEADER, V4::HEADER) };
+        let end = (L3 + old) as usize;
+        if self.bytes.len() < end {
+            return Err(DropReason::KernelRefused);
+        }
+        self.bytes.splice(L3 as usize..end, std::vec![0; new as usize]);
+        Ok(())
+    }
+    fn stand_for_ipv4(&mut self) -> Result<(), DropReason> {
+        siit::to_v4(self)
+    }
     fn ifindex(&self) -> IfIndex {
         self.ifindex
     }
@@ -596,6 +648,9 @@ impl Packet for FakePacket {
     }
     fn segment_payload(&self) -> u32 {
         self.segment
+    }
+    fn mark(&self) -> u32 {
+        self.mark
     }
     fn has_vlan_tag(&self) -> bool {
         self.vlan

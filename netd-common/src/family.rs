@@ -3,7 +3,7 @@
 use core::{fmt::Debug, hash::Hash};
 
 use crate::{
-    maps::{Config, Endpoint, Network, Uplink},
+    maps::{Config, Endpoint, Network, Uplink, endpoint_flags},
     net::{Addr4, Addr6, Be16},
     wire::{csum, ipv4, ipv6},
 };
@@ -22,6 +22,8 @@ pub trait Address: Copy + Default + PartialEq + Eq + Hash + Debug + Ord {
     fn is_loopback(&self) -> bool;
     /// Whether it is `::ffff:a.b.c.d`: an IPv4 backend behind an IPv6 publish.
     fn is_mapped(&self) -> bool;
+    /// Returns an IPv4 address in this family.
+    fn of_v4(addr: Addr4) -> Self;
     /// Whether it is in fe80::/10; IPv4's 169.254/16 is ordinary to netd.
     fn is_link_local(&self) -> bool;
     /// Returns a number below 256 that neighbours in a subnet share: the index into the subnet filter of `Config`.
@@ -58,6 +60,12 @@ pub trait Family: Copy + 'static {
     const HEADER_CHECKSUM: Option<u32>;
     /// Whether this is IPv6.
     const V6: bool;
+    /// The endpoint flag of masqueraded egress.
+    const MASQUERADE: u32;
+    /// The endpoint flag of gateway mode `routed`.
+    const ROUTED: u32;
+    /// The endpoint flag of gateway mode `nat-unprotected`.
+    const UNPROTECTED: u32;
     /// Whether an ICMP type is an error, which quotes a packet.
     fn is_error(icmp_type: u8) -> bool;
 }
@@ -84,6 +92,9 @@ impl Family for V4 {
     const UDP_ZERO_IS_NONE: bool = true;
     const HEADER_CHECKSUM: Option<u32> = Some(ipv4::CHECKSUM);
     const V6: bool = false;
+    const MASQUERADE: u32 = endpoint_flags::MASQUERADE4;
+    const ROUTED: u32 = endpoint_flags::ROUTED4;
+    const UNPROTECTED: u32 = endpoint_flags::UNPROTECTED4;
     fn is_error(icmp_type: u8) -> bool {
         // Unreachable, source quench, time exceeded, parameter problem (RFC 792); redirects are for the link they come from.
         matches!(icmp_type, 3 | 4 | 11 | 12)
@@ -104,6 +115,9 @@ impl Family for V6 {
     const UDP_ZERO_IS_NONE: bool = false;
     const HEADER_CHECKSUM: Option<u32> = None;
     const V6: bool = true;
+    const MASQUERADE: u32 = endpoint_flags::MASQUERADE6;
+    const ROUTED: u32 = endpoint_flags::ROUTED6;
+    const UNPROTECTED: u32 = endpoint_flags::UNPROTECTED6;
     fn is_error(icmp_type: u8) -> bool {
         // Error messages have types below 128 (RFC 4443 §2.1).
         icmp_type < 128
@@ -126,6 +140,9 @@ impl Address for Addr4 {
     }
     fn is_mapped(&self) -> bool {
         false
+    }
+    fn of_v4(addr: Addr4) -> Self {
+        addr
     }
     fn is_link_local(&self) -> bool {
         false
@@ -157,6 +174,9 @@ impl Address for Addr6 {
     fn is_mapped(&self) -> bool {
         self.as_mapped().is_some()
     }
+    fn of_v4(addr: Addr4) -> Self {
+        Self::mapped(addr)
+    }
     fn is_link_local(&self) -> bool {
         let first = self.raw()[0].to_ne_bytes();
         first[0] == 0xfe && first[1] & 0xc0 == 0x80
@@ -184,6 +204,8 @@ pub trait Fields: Family {
     fn fixed_source(network: &Network) -> Self::Addr;
     /// Returns the uplink's address.
     fn uplink_addr(uplink: &Uplink) -> Self::Addr;
+    /// Returns how many flows one endpoint may pay for, and its places of unconfirmed ones, less one.
+    fn quota(config: &Config) -> (u32, u32);
     /// Whether an address may lie in one of netd's subnets: false is certain.
     fn may_be_ours(config: &Config, addr: &Self::Addr) -> bool;
 }
@@ -193,7 +215,7 @@ pub trait Ip: Fields + crate::wire::headers::Readable {}
 impl<F: Fields + crate::wire::headers::Readable> Ip for F {}
 
 macro_rules! fields {
-    ($family:ty, $addr:ident, $mask:ident, $gateway:ident, $source:ident, $filter:ident) => {
+    ($family:ty, $addr:ident, $mask:ident, $gateway:ident, $source:ident, $filter:ident, $quota:ident, $places:ident) => {
         impl Fields for $family {
             fn addr(endpoint: &Endpoint) -> Self::Addr {
                 endpoint.$addr
@@ -213,6 +235,9 @@ macro_rules! fields {
             fn uplink_addr(uplink: &Uplink) -> Self::Addr {
                 uplink.$addr
             }
+            fn quota(config: &Config) -> (u32, u32) {
+                (config.$quota, config.$places)
+            }
             #[inline(always)]
             fn may_be_ours(config: &Config, addr: &Self::Addr) -> bool {
                 let bit = addr.filter_bit();
@@ -221,5 +246,5 @@ macro_rules! fields {
         }
     };
 }
-fields!(V4, addr4, mask4, gateway4, source4, filter4);
-fields!(V6, addr6, mask6, gateway6, source6, filter6);
+fields!(V4, addr4, mask4, gateway4, source4, filter4, quota4, places4);
+fields!(V6, addr6, mask6, gateway6, source6, filter6, quota6, places6);

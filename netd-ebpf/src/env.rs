@@ -15,8 +15,8 @@ use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        Config, Endpoint, Flow, FragmentKey, Network, Owner, Pending, Place, Ports, PortSet, Publish,
-        PublishKey, TICK_SHIFT, Tuple, Uplink, port_set,
+        Config, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending, Place, PortSet, Ports,
+        Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -180,7 +180,7 @@ fn read<A: Copy>(field: &[u32; 4]) -> A {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $pending:ident, $fragment:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $bits:literal, $af:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $fragment:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $link:ident, $bits:literal, $af:expr, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -227,6 +227,21 @@ macro_rules! env_for {
             #[inline(always)]
             fn publish(&self, key: &PublishKey<$addr>) -> Option<Publish<$addr>> {
                 value(&maps::$publish, key).copied()
+            }
+
+            #[inline(always)]
+            fn opened(&self, key: &PublishKey<$addr>) -> Option<Open> {
+                value(&maps::$open, key).copied()
+            }
+
+            #[inline(always)]
+            fn linked(&self, key: &LinkKey<$addr>) -> bool {
+                value(&maps::$link, key).is_some()
+            }
+
+            #[inline(always)]
+            fn trusts(&self, network: u16, ifindex: IfIndex) -> bool {
+                value(&maps::TRUST, &TrustKey { network: u32::from(network), ifindex }).is_some()
             }
 
             #[inline(always)]
@@ -291,6 +306,12 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
+            fn in_other_family(&self, key: &Tuple<$addr>) -> bool {
+                let in_other: fn(&Tuple<$addr>) -> Option<_> = $in_other;
+                in_other(key).is_some_and(|key| value(&maps::$other, &key).is_some())
+            }
+
+            #[inline(always)]
             fn claim(&self, key: &Tuple<$addr>, flow: &Flow<$addr>) -> Result<(), ClaimError> {
                 claimed(maps::$flow.insert(key, flow, u64::from(BPF_NOEXIST)))
             }
@@ -322,12 +343,12 @@ macro_rules! env_for {
             #[inline(always)]
             fn usage(&self, ifindex: IfIndex) -> u32 {
                 // Two CPUs that take back what the daemon has just counted may leave less than nothing.
-                element(&maps::USAGE, ifindex).map_or(0, |flows| u32::try_from(*flows as i32).unwrap_or(0))
+                element(&maps::$usage, ifindex).map_or(0, |flows| u32::try_from(*flows as i32).unwrap_or(0))
             }
 
             #[inline(always)]
             fn charge(&self, ifindex: IfIndex, flows: i32) {
-                if let Some(usage) = maps::USAGE.get_ptr_mut(ifindex) {
+                if let Some(usage) = maps::$usage.get_ptr_mut(ifindex) {
                     // SAFETY: a word of the map.
                     unsafe { fetch_add(usage, flows as u32) };
                 }
@@ -373,5 +394,11 @@ macro_rules! env_for {
         }
     };
 }
-env_for!(V4, Addr4, FLOW4, PENDING4, FRAGMENT4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, 32, AF_INET);
-env_for!(V6, Addr6, FLOW6, PENDING6, FRAGMENT6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, 128, AF_INET6);
+env_for!(
+    V4, Addr4, FLOW4, USAGE4, PENDING4, FRAGMENT4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, OPEN4, LINK4, 32,
+    AF_INET, FLOW6, |key| Some(key.mapped())
+);
+env_for!(
+    V6, Addr6, FLOW6, USAGE6, PENDING6, FRAGMENT6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, OPEN6, LINK6, 128,
+    AF_INET6, FLOW4, |key| key.as_mapped()
+);

@@ -9,8 +9,9 @@ use netd_common::{
     env::Draft,
     family::{V4, V6},
     maps::{
-        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, Pace, Pending, Place,
-        PortSet, Ports, Publish, PublishKey, Slot, Tuple, Uplink, capacity, port_set,
+        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pace,
+        Pending, Place, PortSet, Ports, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, capacity,
+        port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
@@ -57,6 +58,23 @@ pub static PUBLISH4: HashMap<PublishKey<Addr4>, Publish<Addr4>> =
 #[map]
 pub static PUBLISH6: HashMap<PublishKey<Addr6>, Publish<Addr6>> =
     HashMap::with_max_entries(capacity::PUBLISH, BPF_F_NO_PREALLOC);
+/// Ports open on sandboxes' own IPv4 addresses.
+#[map]
+pub static OPEN4: HashMap<PublishKey<Addr4>, Open> =
+    HashMap::with_max_entries(capacity::OPEN, BPF_F_NO_PREALLOC);
+/// Ports open on sandboxes' own IPv6 addresses.
+#[map]
+pub static OPEN6: HashMap<PublishKey<Addr6>, Open> =
+    HashMap::with_max_entries(capacity::OPEN, BPF_F_NO_PREALLOC);
+/// Ports that links open between two IPv4 addresses.
+#[map]
+pub static LINK4: HashMap<LinkKey<Addr4>, u32> = HashMap::with_max_entries(capacity::LINK, BPF_F_NO_PREALLOC);
+/// Ports that links open between two IPv6 addresses.
+#[map]
+pub static LINK6: HashMap<LinkKey<Addr6>, u32> = HashMap::with_max_entries(capacity::LINK, BPF_F_NO_PREALLOC);
+/// Interfaces that may reach a network's open ports directly.
+#[map]
+pub static TRUST: HashMap<TrustKey, u32> = HashMap::with_max_entries(capacity::TRUST, BPF_F_NO_PREALLOC);
 /// Sets of ports by `port_set::index`.
 #[map]
 pub static PORTS: Array<PortSet> = Array::with_max_entries(port_set::COUNT, 0);
@@ -74,9 +92,12 @@ pub static FRAGMENT4: LruHashMap<FragmentKey<Addr4>, Ports> =
 #[map]
 pub static FRAGMENT6: LruHashMap<FragmentKey<Addr6>, Ports> =
     LruHashMap::with_max_entries(capacity::FRAGMENT, 0);
-/// Flows that each endpoint pays for. The programs count; the daemon puts it right each time it has looked at every flow.
+/// IPv4 flows that each endpoint pays for. The programs count; the daemon puts it right each time it has looked at every flow.
 #[map]
-pub static USAGE: Array<u32> = Array::with_max_entries(capacity::ENDPOINT, 0);
+pub static USAGE4: Array<u32> = Array::with_max_entries(capacity::ENDPOINT, 0);
+/// The same for IPv6.
+#[map]
+pub static USAGE6: Array<u32> = Array::with_max_entries(capacity::ENDPOINT, 0);
 /// What goes on at each endpoint.
 #[map]
 pub static PACE: Array<Pace> = Array::with_max_entries(capacity::ENDPOINT, 0);

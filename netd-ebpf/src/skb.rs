@@ -6,15 +6,17 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::generated::{bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
+    helpers::generated::{bpf_l4_csum_replace, bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes},
 };
 use netd_common::{
     env::{ChecksumChange, Packet},
     maps::features,
-    net::IfIndex,
+    net::{Be16, IfIndex},
     verdict::DropReason,
 };
+
+use crate::tc::as_ipv4;
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace` (kernel ead7f9b8de65): the address lies in a header without a checksum of its own.
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -67,6 +69,21 @@ macro_rules! metadata {
         }
 
         #[inline(always)]
+        fn renew<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
+            store(self.0, offset, bytes, u64::from(BPF_F_RECOMPUTE_CSUM))
+        }
+
+        #[inline(always)]
+        fn exchange_header(&mut self, ethertype: Be16) -> Result<(), DropReason> {
+            exchange_header(self.0, ethertype)
+        }
+
+        #[inline(always)]
+        fn stand_for_ipv4(&mut self) -> Result<(), DropReason> {
+            if as_ipv4(self.0) == 0 { Ok(()) } else { Err(DropReason::UnknownL4) }
+        }
+
+        #[inline(always)]
         fn ifindex(&self) -> IfIndex {
             field!(self.0, ifindex)
         }
@@ -84,6 +101,11 @@ macro_rules! metadata {
         #[inline(always)]
         fn segment_payload(&self) -> u32 {
             field!(self.0, gso_size)
+        }
+
+        #[inline(always)]
+        fn mark(&self) -> u32 {
+            field!(self.0, mark)
         }
 
         #[inline(always)]
@@ -247,13 +269,24 @@ impl Packet for Careful {
 
     #[inline(always)]
     fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
-        // SAFETY: the helper reads N bytes from the buffer.
-        let failed =
-            unsafe { bpf_skb_store_bytes(self.0.cast(), offset, bytes.as_ptr().cast(), N as u32, 0) };
-        if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
+        store(self.0, offset, bytes, 0)
     }
 
     metadata!();
+}
+
+/// Writes bytes by the kernel's helper.
+#[inline(always)]
+fn store<const N: usize>(
+    skb: *mut __sk_buff,
+    offset: u32,
+    bytes: [u8; N],
+    flags: u64,
+) -> Result<(), DropReason> {
+    // SAFETY: the helper reads N bytes from the buffer.
+    let failed =
+        unsafe { bpf_skb_store_bytes(skb.cast(), offset, bytes.as_ptr().cast(), N as u32, flags) };
+    if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
 }
 
 /// Cuts the packet.
@@ -261,6 +294,14 @@ impl Packet for Careful {
 fn truncate(skb: *mut __sk_buff, length: u32) -> Result<(), DropReason> {
     // SAFETY: plain numbers.
     let failed = unsafe { bpf_skb_change_tail(skb.cast(), length, 0) };
+    if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
+}
+
+/// Exchanges the space of the IP header. The kernel moves the link header along, and keeps the offload's offsets.
+#[inline(always)]
+fn exchange_header(skb: *mut __sk_buff, ethertype: Be16) -> Result<(), DropReason> {
+    // SAFETY: plain numbers.
+    let failed = unsafe { bpf_skb_change_proto(skb.cast(), ethertype.raw(), 0) };
     if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
 }
 

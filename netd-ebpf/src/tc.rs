@@ -12,9 +12,9 @@ use aya_ebpf::{
 use netd_common::{
     conntrack,
     env::{Draft, Env},
-    family::{Address, Family, V4, V6},
+    family::{Family, V4, V6},
     hook,
-    nat::{icmp_error, masquerade},
+    nat::{icmp_error, masquerade, siit},
     net::{Be16, UPLINK_ZONE},
     verdict::{DropReason, Verdict},
     wire::{Headers, L4, l4, reset},
@@ -32,7 +32,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $admit:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident) => {
+     $reset:ident, $reserve:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -112,10 +112,14 @@ macro_rules! parts {
             if $quote(skb, zone) == 0 || $examine(zone, 1) == 0 {
                 return UNDECIDED;
             }
-            match $refresh(skb) {
-                FOUND => $forward_error(skb),
-                action => action,
+            let mut action = $refresh(skb);
+            if action == FOUND {
+                action = $forward_error(skb);
+                if <$family as Family>::V6 && error_as_ipv4(skb) != 0 {
+                    action = drop_packet(DropReason::UnknownL4);
+                }
             }
+            action
         }
 
         #[inline(never)]
@@ -228,11 +232,26 @@ macro_rules! parts {
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            finish(
-                skb,
-                hook::to_endpoint::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), &draft.headers),
-            )
+            let action = $gate_decide(skb);
+            if action != UNDECIDED {
+                return action;
+            }
+            let admitted = $admit();
+            if admitted != UNDECIDED {
+                return admitted;
+            }
+            let opened = $open(skb);
+            if opened == UNDECIDED { PASS } else { opened }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $gate_decide(skb: *mut __sk_buff) -> i32 {
+            let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
+            let mut packet = Careful::new(skb);
+            let decided =
+                hook::to_endpoint_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
+            optional(skb, decided.transpose())
         }
 
         #[inline(never)]
@@ -274,6 +293,7 @@ parts!(
     admit4,
     open4,
     gate4,
+    gate_decide4,
     guard4,
     slow4
 );
@@ -296,6 +316,7 @@ parts!(
     admit6,
     open6,
     gate6,
+    gate_decide6,
     guard6,
     slow6
 );
@@ -307,12 +328,45 @@ pub extern "C" fn port_at(position: u32) -> u32 {
     maps::CONFIG.get(0).map_or(0, |config| u32::from(masquerade::port_at(config, position)))
 }
 
+/// Exchanges an IPv6 packet between mapped addresses for the IPv4 packet it stands for. The answer is 0, or 1 when that cannot be.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn as_ipv4(skb: *mut __sk_buff) -> i32 {
+    i32::from(siit::to_v4(&mut Careful::new(skb)).is_err())
+}
+
+/// The same for an ICMPv6 error; one to another address stays as it is.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn error_as_ipv4(skb: *mut __sk_buff) -> i32 {
+    i32::from(siit::error_to_v4(&mut Careful::new(skb)).is_err())
+}
+
+/// Exchanges what answers an IPv6 client for the IPv6 packet that it stands for. The answer is `FOUND` when that is done, else an action or `UNDECIDED`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn as_ipv6(skb: *mut __sk_buff) -> i32 {
+    let Some(Draft { headers, .. }) = env::draft(&maps::DRAFT4) else { return PASS };
+    if !hook::answers_ipv6(&Kernel(skb), headers, ifindex(skb)) {
+        return UNDECIDED;
+    }
+    match siit::to_v6(&mut Careful::new(skb)) {
+        Ok(()) => FOUND,
+        Err(reason) => drop_packet(reason),
+    }
+}
+
+/// What a sandbox sends by IPv4 and belongs to no flow of that family.
+extern "C" fn endpoint_decide4_or_6(skb: *mut __sk_buff) -> i32 {
+    match as_ipv6(skb) {
+        UNDECIDED => endpoint_decide4(skb),
+        action => action,
+    }
+}
+
 /// Carries out a part's decision, if it made one.
 #[inline(always)]
-fn optional<A: AsNextHop + Address>(
-    skb: *mut __sk_buff,
-    decision: Option<Result<Verdict<A>, DropReason>>,
-) -> i32 {
+fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
     match decision {
         Some(decision) => finish(skb, decision),
         None => UNDECIDED,
@@ -340,7 +394,10 @@ pub fn from_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     match ethertype(skb) {
         V4::ETHERTYPE => match endpoint_fast4(skb) {
-            UNDECIDED => slow4(skb, ifindex(skb), endpoint_decide4),
+            UNDECIDED => match slow4(skb, ifindex(skb), endpoint_decide4_or_6) {
+                FOUND => slow6(skb, ifindex(skb), endpoint_decide6),
+                action => action,
+            },
             action => action,
         },
         V6::ETHERTYPE => match endpoint_fast6(skb) {

@@ -10,9 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netd_tests::{
-    Capture, Family, Frame, H, Lab, Options, Outcome, Proto, R, R2, Sandbox, Server, at,
-};
+use netd_tests::{Capture, Family, Frame, H, Lab, Options, Outcome, Proto, R, R2, Sandbox, Server, at};
 
 /// A lab whose tables hold 1,024 IPv4 and 256 IPv6 flows, of which a sandbox may have 256.
 fn small_lab(timeouts: &str) -> Lab {

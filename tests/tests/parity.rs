@@ -11,14 +11,15 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 use netd::{
     dataplane::{Dataplane, EndpointEntry, Kernel, NetworkEntry, PublishEntry, Settings, UplinkEntry},
-    model::{Mac, Protocol},
+    model::{GatewayMode, Mac, Protocol},
 };
 use netd_common::{
     env::Env,
     fake::{Cast, Fake, FakePacket, Kind, Party, Wire, ifindex, mac},
     family::{Address, V4, V6},
     hook,
-    net::UPLINK_ZONE,
+    nat::siit,
+    net::{Addr6, UPLINK_ZONE},
     verdict::Verdict,
     wire::{
         Headers,
@@ -98,6 +99,7 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
         nat_port_ranges: vec![(PORT, PORT)],
         timeouts: netd::dataplane::Timeouts::default(),
         attach: netd::dataplane::AttachMode::Auto,
+        direct: netd::dataplane::DirectAccess::default(),
     })
     .expect("programs load");
     for (index, bridge, gateway) in
@@ -115,6 +117,9 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
                 icc: true,
                 internal: false,
                 masquerade: true,
+                gateway_mode_ipv4: GatewayMode::Nat,
+                gateway_mode_ipv6: GatewayMode::Nat,
+                trusts: false,
                 host_ipv4: None,
                 host_ipv6: None,
             })
@@ -293,6 +298,37 @@ where
     malformed::<F>(&fake, kernel);
 }
 
+/// An IPv6 client of a sandbox that has IPv4 alone: headers of both families, there and back (truth table T7).
+fn exchanged(kernel: &mut Kernel) {
+    use Party::{A1, GatewayA, Host, Remote};
+    let mut fake = Fake::new(PORT, 1);
+    fake.publish_port::<V6>(Addr6::default(), 6, 8090, A1, ifindex::A1, 80);
+    fake.v6.publishes.values_mut().for_each(|publish| publish.backend = Addr6::mapped(V4::of(A1)));
+    let entry = PublishEntry {
+        host_ip: Ipv6Addr::UNSPECIFIED.into(),
+        host_port: 8090,
+        protocol: Protocol::Tcp,
+        backend: v4(A1).into(),
+        backend_port: 80,
+        ifindex: ifindex::A1,
+    };
+    kernel.guard_ports(std::slice::from_ref(&entry)).expect("guard");
+    kernel.put_publishes(&[entry]).expect("publish");
+    let ask = wire::<V6>(Remote, 6000, Host, 8090, Kind::Tcp(SYN)).build::<V6>();
+    let host = on_the_host::<V6>(&fake, At::FromUplink, &ask);
+    assert_eq!((host.0, &host.1[12..15]), (REDIRECT, &[8, 0, 0x45][..]), "the sandbox gets IPv4");
+    assert_eq!(in_the_kernel(kernel, At::FromUplink, &ask), host);
+
+    let answer = wire::<V4>(A1, 80, GatewayA, PORT, Kind::Tcp(SYN | ACK)).build::<V4>();
+    let mut packet = FakePacket::new(answer.clone(), ifindex::A1);
+    let headers = Headers::<V4>::read(&packet).expect("headers");
+    assert!(hook::answers_ipv6(&fake, &headers, ifindex::A1));
+    siit::to_v6(&mut packet).expect("IPv6");
+    let decision = hook::slow::<V6, _, _>(&fake, &mut packet, ifindex::A1, hook::from_endpoint_decide);
+    assert!(matches!(decision, Ok(Verdict::ToNeighbour(..))), "{decision:?}");
+    assert_eq!(in_the_kernel(kernel, At::FromEndpoint(ifindex::A1), &answer), (REDIRECT, packet.bytes));
+}
+
 /// Cuts a frame at every length and spoils every byte of its headers.
 fn malformed<F: Cast>(fake: &Fake, kernel: &mut Kernel)
 where
@@ -324,6 +360,7 @@ fn host_and_kernel_decide_alike_and_write_the_same_bytes() {
             let mut kernel = kernel(&bpffs);
             compare::<V4>(&mut kernel);
             compare::<V6>(&mut kernel);
+            exchanged(&mut kernel);
         });
         fs::remove_dir_all(&bpffs).expect("the pins are removed");
         ran

@@ -9,7 +9,7 @@ use super::{Half, Target, forget};
 use crate::{
     env::{Draft, Env},
     family::Ip,
-    maps::{Config, Flow, Pace, Pending, Place, Tuple, flow_flags},
+    maps::{Flow, Pace, Pending, Place, Tuple, flow_flags},
     net::{IfIndex, UPLINK_ZONE},
     verdict::DropReason,
 };
@@ -34,23 +34,24 @@ pub const fn payer<A>(key: &Tuple<A>, flow: &Flow<A>) -> IfIndex {
 #[inline(always)]
 pub fn admit<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropReason> {
     let config = env.config().ok_or(DropReason::EndpointDown)?;
+    let (quota, places) = F::quota(config);
     draft.generation = env.random();
     let opening = &draft.opening;
     let payer = match opening.target {
         Target::Sandbox(ifindex) if opening.original.zone == UPLINK_ZONE => {
             let newcomer = Pending { original: opening.original, generation: draft.generation };
-            take_place(env, config, ifindex, &newcomer);
+            take_place(env, places, ifindex, &newcomer);
             ifindex
         }
         _ => opening.original.zone,
     };
-    if env.usage(payer) >= config.quota { Err(DropReason::OverQuota) } else { Ok(()) }
+    if env.usage(payer) >= quota { Err(DropReason::OverQuota) } else { Ok(()) }
 }
 
 /// Takes the oldest place of an endpoint's ring; an unconfirmed flow that holds it is forgotten.
 #[inline(always)]
-fn take_place<F: Ip, E: Env<F>>(env: &E, config: &Config, ifindex: IfIndex, newcomer: &Pending<F::Addr>) {
-    let place = Place { ifindex, number: env.next_place(ifindex) & config.places };
+fn take_place<F: Ip, E: Env<F>>(env: &E, places: u32, ifindex: IfIndex, newcomer: &Pending<F::Addr>) {
+    let place = Place { ifindex, number: env.next_place(ifindex) & places };
     if let Some(holder) = env.pending(&place) {
         let found = env
             .flow(&holder.original)

@@ -55,7 +55,13 @@ pub fn forward<F: Ip, P: Packet, E: Env<F>>(
         return None;
     }
     touch(packet, &mut flow, headers, moment.now);
-    Some(rewrite::apply(packet, headers, &flow, true).map(|()| way_out(&flow)))
+    if let Err(reason) = rewrite::apply(packet, headers, &flow, true) {
+        return Some(Err(reason));
+    }
+    if F::V6 && flow.flags & flow_flags::AS_IPV4 != 0 {
+        return Some(packet.stand_for_ipv4().map(|()| way_out(&flow)));
+    }
+    Some(Ok(way_out(&flow)))
 }
 
 /// Moves an ICMP error along the flow of the packet it quotes, which [`refresh`] has brought up to date.
@@ -168,6 +174,17 @@ pub struct Opening<A> {
     pub routed: bool,
 }
 
+impl<A: Address> Opening<A> {
+    /// Makes it a flow to the sandbox that its first packet addresses, behind this veth, across a router.
+    #[inline(always)]
+    pub fn addressed(&mut self, original: Tuple<A>, ifindex: IfIndex) {
+        (self.dst, self.dport) = (original.dst, original.dport);
+        self.original = original;
+        self.target = Target::Sandbox(ifindex);
+        self.routed = true;
+    }
+}
+
 /// Opens the flow that the draft's opening describes: reserves the reply's tuple, then inserts the original's entry.
 ///
 /// Both entries have epoch 0, so that the first packet of each direction asks for its route.
@@ -222,7 +239,13 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
         done => done?,
     }
     let (opening, flow) = (&draft.opening, &mut draft.flow);
-    flow.flags = flow_flags::ORIGINAL | flow_flags::TRANSLATE | masqueraded | routed | to_sandbox(reply_zone);
+    let exchanged = if opening.dst.is_mapped() { flow_flags::AS_IPV4 } else { 0 };
+    flow.flags = flow_flags::ORIGINAL
+        | flow_flags::TRANSLATE
+        | masqueraded
+        | routed
+        | exchanged
+        | to_sandbox(reply_zone);
     (flow.src, flow.sport) = (draft.reply.dst, draft.reply.dport);
     (flow.dst, flow.dport) = (opening.dst, opening.dport);
     flow.out = reply_zone;
@@ -250,12 +273,14 @@ const fn to_sandbox(zone: IfIndex) -> u16 {
 /// Inserts the draft's reply entry; takes over one whose flow is dead.
 ///
 /// # Errors
-/// `NatConflict` when a live flow or, where the host's own ports are heeded, a socket of the host has the tuple, or its port is not for masqueraded
-/// flows; `TableFull` when there is no room.
+/// `NatConflict` when a live flow, of either family, or, where the host's own ports are heeded, a socket of the host has the tuple, or its port is not
+/// for masqueraded flows; `TableFull` when there is no room.
 #[inline(always)]
 pub fn reserve<F: Ip, E: Env<F>>(env: &E, draft: &Draft<F>, heed_host: bool) -> Result<(), DropReason> {
     let (reply, flow) = (&draft.reply, &draft.flow);
-    if heed_host && (!masquerade::is_free::<F, E>(env, reply.proto, reply.dport) || env.host_socket(reply)) {
+    // In a sandbox's zone the two families can meet: see `siit`.
+    let taken = || env.host_socket(reply) || (reply.zone != UPLINK_ZONE && env.in_other_family(reply));
+    if heed_host && (!masquerade::is_free::<F, E>(env, reply.proto, reply.dport) || taken()) {
         return Err(DropReason::NatConflict);
     }
     match env.claim(reply, flow) {

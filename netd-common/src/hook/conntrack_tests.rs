@@ -87,7 +87,10 @@ where
 }
 
 /// Checks the laws of every table: each opener's entry has its reply's, both name each other, and endpoints pay for just what there is.
-fn assert_laws<F: Cast>(fake: &Fake) {
+fn assert_laws<F: Cast>(fake: &Fake)
+where
+    Fake: Env<F>,
+{
     let flows = F::tables(fake).flows.borrow();
     let (mut usage, mut originals) = (BTreeMap::<u32, u32>::new(), 0);
     let is_original = |flow: &Flow<F::Addr>| flow.flags & flow_flags::ORIGINAL != 0;
@@ -103,7 +106,7 @@ fn assert_laws<F: Cast>(fake: &Fake) {
     assert_eq!(flows.len(), 2 * originals, "no entry is without its flow");
     for endpoint in [ifindex::A1, ifindex::A2, ifindex::B1] {
         assert_eq!(
-            fake.usage_of(endpoint),
+            Env::<F>::usage(fake, endpoint),
             usage.get(&endpoint).copied().unwrap_or(0),
             "endpoint {endpoint}"
         );
@@ -120,7 +123,7 @@ fn nobody<F: Cast>(number: u32, dport: u16, kind: Kind) -> Wire<F::Addr> {
 both_families! {
     fn one_sandbox_fills_its_quota_and_not_the_table<F>() {
         let mut fake = Fake::new(10_000, 1000);
-        fake.config.quota = 10;
+        fake.limit(10, 4);
         let syn = |party, ifindex, sport| leave::<F>(&fake, ifindex, &wire::<F>(party, sport, Party::Remote, 80, TCP_SYN)).decision;
         for sport in 0..10 {
             assert!(syn(Party::A1, ifindex::A1, 40_000 + sport).is_ok());
@@ -135,7 +138,8 @@ both_families! {
         let mut fake = Fake::new(10_000, 1000);
         fake.publish_port::<F>(F::Addr::UNSPECIFIED, 6, 8080, Party::A1, ifindex::A1, 80);
         fake.publish_port::<F>(F::Addr::UNSPECIFIED, 6, 9090, Party::A2, ifindex::A2, 90);
-        (fake.config.quota, fake.config.places, fake.capacity) = (128, 63, 400);
+        fake.limit(128, 64);
+        fake.capacity = 400;
         let of_a2 = wire::<F>(Party::Remote, 2000, Party::Host, 9090, TCP_SYN);
         assert!(arrive::<F>(&fake, &of_a2).decision.is_ok(), "half-open, of another sandbox");
         let mut streams = Vec::new();
@@ -155,12 +159,12 @@ both_families! {
                 assert!(arrive::<F>(&fake, &ack).decision.is_ok());
                 streams.push(ack);
             }
-            assert!(fake.usage_of(ifindex::A1) <= 64 + streams.len() as u32);
+            assert!(Env::<F>::usage(&fake, ifindex::A1) <= 64 + streams.len() as u32);
         }
         for ack in &streams {
             assert_eq!(arrive::<F>(&fake, ack).decision, Ok(Verdict::ToSandbox(ifindex::A1)), "an established stream lives");
         }
-        let (a2, _) = (fake.usage_of(ifindex::A2), ());
+        let (a2, _) = (Env::<F>::usage(&fake, ifindex::A2), ());
         assert_eq!(a2, 1, "the other sandbox's client is still half-open");
         assert!(leave::<F>(&fake, ifindex::A1, &wire::<F>(Party::A1, 40_000, Party::Remote, 80, TCP_SYN)).decision.is_ok(), "and A1 itself has room");
         assert_laws::<F>(&fake);
@@ -169,7 +173,7 @@ both_families! {
     fn a_flood_of_datagrams_leaves_who_is_answered_alone<F>() {
         let mut fake = Fake::new(10_000, 1000);
         fake.publish_port::<F>(F::Addr::UNSPECIFIED, 17, 8080, Party::A1, ifindex::A1, 80);
-        (fake.config.quota, fake.config.places) = (128, 63);
+        fake.limit(128, 64);
         let client = wire::<F>(Party::Remote, 2000, Party::Host, 8080, Kind::Udp);
         let got = arrive::<F>(&fake, &client).headers();
         let reply = Wire { from: mac(Party::A1), ..answer::<F>(&got, Kind::Udp) };
@@ -181,7 +185,7 @@ both_families! {
             }
             assert!(arrive::<F>(&fake, &nobody::<F>(number, 8080, Kind::Udp)).decision.is_ok());
         }
-        assert!(fake.usage_of(ifindex::A1) <= 65);
+        assert!(Env::<F>::usage(&fake, ifindex::A1) <= 65);
         assert_laws::<F>(&fake);
     }
 
@@ -369,7 +373,8 @@ where
     for proto in [6, 17] {
         fake.publish_port::<F>(F::Addr::UNSPECIFIED, proto, 8080, Party::A1, ifindex::A1, 80);
     }
-    (fake.config.quota, fake.config.places, fake.capacity) = (12, 3, 40);
+    fake.limit(12, 4);
+    fake.capacity = 40;
     let sandboxes = [(Party::A1, ifindex::A1), (Party::A2, ifindex::A2), (Party::B1, ifindex::B1)];
     let mut last = None;
     for step in steps {
@@ -405,7 +410,7 @@ where
         };
         assert_laws::<F>(&fake);
         for endpoint in [ifindex::A1, ifindex::A2, ifindex::B1] {
-            assert!(fake.usage_of(endpoint) <= 12, "over quota");
+            assert!(Env::<F>::usage(&fake, endpoint) <= 12, "over quota");
         }
         if let Ok(verdict) = outcome.decision {
             last = Some((outcome.headers(), verdict));

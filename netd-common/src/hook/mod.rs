@@ -16,22 +16,22 @@ mod tests;
 #[cfg(test)]
 mod conntrack_tests;
 
-pub use from_endpoint::{from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
+pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
 pub use from_uplink::{from_uplink_decide, from_uplink_fast};
-pub use to_endpoint::to_endpoint;
+pub use to_endpoint::{to_endpoint, to_endpoint_decide};
 pub use to_uplink::{to_uplink, to_uplink_fast};
 
 use crate::{
     conntrack::{self, Moment, Opening},
     env::{Draft, Env, Packet},
     family::{Address, Ip},
-    maps::{Publish, PublishKey, port_set},
+    maps::{Network, Publish, PublishKey, port_set},
     nat::{
         icmp_error::{self, Quote},
-        masquerade,
+        masquerade, siit,
     },
     net::{Be16, IfIndex, UPLINK_ZONE, Zone},
-    verdict::{DropReason, Verdict},
+    verdict::{DropReason, Judgement, Verdict},
     wire::{Headers, L4, reset},
 };
 
@@ -46,7 +46,8 @@ fn interests<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
     is_in(port_set::INTEREST) || (port < masquerade::PRIVILEGED && is_in(port_set::KEPT))
 }
 
-/// Returns where a published port of this host address leads, the exact address before every address (reliability: S5).
+/// Returns where a published port of this host address leads, the exact address before every address (reliability: S5). In IPv6 that may be the
+/// mapped address of a sandbox that has IPv4 alone.
 #[inline(always)]
 fn published<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>) -> Option<Publish<F::Addr>> {
     if !matches!(headers.l4, L4::Tcp | L4::Udp) {
@@ -60,12 +61,20 @@ fn published<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>) -> Option<Publish<
             env.publish(&key)?
         }
     };
-    // Only reserved so far, or served by the other family's address, which takes the socket programs.
-    (found.backend != F::Addr::UNSPECIFIED && !found.backend.is_mapped()).then_some(found)
+    (found.backend != F::Addr::UNSPECIFIED).then_some(found) // else only reserved so far
+}
+
+/// Returns the gateway's address as the sandbox behind a published port knows it: IPv4's for one that has IPv4 alone.
+#[inline(always)]
+fn gateway_of<F: Ip>(publish: &Publish<F::Addr>, network: &Network) -> F::Addr {
+    if publish.backend.is_mapped() { F::Addr::of_v4(network.gateway4) } else { F::network_gateway(network) }
 }
 
 /// What a part answers: a verdict, or None when the next part is to go on.
 pub type Partial<F> = Result<Option<Verdict<<F as crate::family::Family>::Addr>>, DropReason>;
+
+/// What the deciding part answers: a verdict, or None when the opening says which flow to open.
+pub type Decided = Result<Option<Judgement>, DropReason>;
 
 /// Moves a packet by its flow, which [`conntrack::examine`] has found sound: routes it first where that is due.
 ///
@@ -109,7 +118,7 @@ pub fn refresh_quoted<F: Ip, P: Packet, E: Env<F>>(
     conntrack::refresh(env, &quote.against, bridge)
 }
 
-/// Moves an ICMP error along the flow of the packet it quotes. None: it quotes none that is known. In the kernel its three steps are functions.
+/// Moves an ICMP error along the flow of the packet it quotes. None: it quotes none that is known. In the kernel its steps are functions.
 ///
 /// # Errors
 /// The reason of the drop.
@@ -124,7 +133,11 @@ fn settle_error<F: Ip, P: Packet, E: Env<F>>(
         return Ok(None);
     }
     refresh_quoted(env, packet, &quote)?;
-    conntrack::forward_error(env, packet, headers, &quote).map(Some)
+    let verdict = conntrack::forward_error(env, packet, headers, &quote)?;
+    if F::V6 {
+        siit::error_to_v4(packet)?;
+    }
+    Ok(Some(verdict))
 }
 
 /// Returns the bridge of an endpoint's network, as which its packets ask for their route.
@@ -142,7 +155,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
     packet: &mut P,
     zone: Zone,
-    decide: impl Fn(&E, &mut P, &Headers<F>, &mut Opening<F::Addr>) -> Partial<F>,
+    decide: impl Fn(&E, &mut P, &Headers<F>, &mut Opening<F::Addr>) -> Decided,
 ) -> Decision<F> {
     let mut draft = Draft::<F>::default();
     match Headers::read(packet) {
@@ -169,7 +182,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
             reset::answer(packet, &draft.headers)?;
             return Ok(Verdict::ToSandbox(zone));
         }
-        Some(verdict) => return Ok(verdict),
+        Some(verdict) => return Ok(verdict.widened()),
         None => {}
     }
     conntrack::admit(env, &mut draft)?;

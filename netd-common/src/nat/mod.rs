@@ -3,3 +3,4 @@
 pub mod icmp_error;
 pub mod masquerade;
 pub mod rewrite;
+pub mod siit;

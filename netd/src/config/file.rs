@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
     LogFormat,
+    fwmark::Fwmark,
     ports::{PortList, PortRanges},
 };
 use crate::{
@@ -55,6 +56,8 @@ pub(super) struct File {
     pub(super) ipv6: Option<bool>,
     #[serde(deserialize_with = "mtu")]
     pub(super) mtu: Option<u32>,
+    pub(super) allow_direct_routing: bool,
+    pub(super) bridge_accept_fwmark: Option<Fwmark>,
 }
 
 /// `[flows]`.

@@ -149,6 +149,7 @@ fn rules(settings: &Settings, store: &Store) -> Rules {
         default_bridge: settings.default_bridge.clone(),
         network_options: settings.network_options.clone(),
         network_slots: u16::try_from(netd_common::maps::capacity::NETWORK).unwrap_or(u16::MAX),
+        direct_routing: settings.direct.routing,
         collect_every: settings.timeouts.collect_every().min(COLLECT_ASKED_EVERY),
     }
 }

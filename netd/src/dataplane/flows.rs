@@ -30,7 +30,7 @@ impl Printable for Addr4 {
 
 impl Printable for Addr6 {
     fn ip(&self) -> IpAddr {
-        Ipv6Addr::from(*self).into()
+        IpAddr::from(Ipv6Addr::from(*self)).to_canonical() // a mapped one is how IPv6 flows hold an IPv4-only sandbox
     }
 }
 

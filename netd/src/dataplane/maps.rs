@@ -13,8 +13,9 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Network, Owner, Pace, Pending, Place,
-        PortSet, Ports as FragmentPorts, Publish, PublishKey, Slot, Tuple, Uplink, port_set,
+        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pace,
+        Pending, Place, PortSet, Ports as FragmentPorts, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink,
+        port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -22,7 +23,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 23] = [
+pub const NAMES: [&str; 29] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -42,10 +43,16 @@ pub const NAMES: [&str; 23] = [
     "DROPS",
     "FRAGMENT4",
     "FRAGMENT6",
-    "USAGE",
+    "USAGE4",
+    "USAGE6",
     "PACE",
     "PENDING4",
     "PENDING6",
+    "OPEN4",
+    "OPEN6",
+    "LINK4",
+    "LINK6",
+    "TRUST",
 ];
 
 /// A hash map with entries by the batch.
@@ -156,6 +163,8 @@ fn from_bytes<T: Pod>(bytes: &[u8]) -> T {
 
 /// The maps of one family.
 pub struct FamilyMaps<A> {
+    /// Flows that each endpoint pays for.
+    pub usage: Array<MapData, u32>,
     /// Both directions of every flow.
     pub flow: Table<Tuple<A>, Flow<A>>,
     /// Who has an address.
@@ -166,6 +175,10 @@ pub struct FamilyMaps<A> {
     pub local: Table<A, u32>,
     /// Published ports.
     pub publish: Table<PublishKey<A>, Publish<A>>,
+    /// Ports open on sandboxes' own addresses.
+    pub open: Table<PublishKey<A>, Open>,
+    /// Ports that links open.
+    pub link: Table<LinkKey<A>, u32>,
 }
 
 /// All maps that the daemon reads and writes.
@@ -182,8 +195,8 @@ pub struct Maps {
     pub uplink: Table<IfIndex, Uplink>,
     /// What host processes dialled where the socket programs changed it.
     pub dialled: Table<DialledKey, Dialled>,
-    /// Flows that each endpoint pays for.
-    pub usage: Array<MapData, u32>,
+    /// Interfaces that may reach a network's open ports directly.
+    pub trust: Table<TrustKey, u32>,
     /// Dropped packets by reason.
     pub drops: PerCpuArray<MapData, u64>,
     /// IPv4.
@@ -220,22 +233,28 @@ impl Maps {
             ports: array(pins, "PORTS")?,
             uplink: Table::open(pins, "UPLINK")?,
             dialled: Table::open(pins, "DIALLED")?,
-            usage: array(pins, "USAGE")?,
+            trust: Table::open(pins, "TRUST")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
                 .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
             v4: FamilyMaps {
+                usage: array(pins, "USAGE4")?,
                 flow: Table::open(pins, "FLOW4")?,
                 address: Table::open(pins, "ADDRESS4")?,
                 subnet: trie(pins, "SUBNET4")?,
                 local: Table::open(pins, "LOCAL4")?,
                 publish: Table::open(pins, "PUBLISH4")?,
+                open: Table::open(pins, "OPEN4")?,
+                link: Table::open(pins, "LINK4")?,
             },
             v6: FamilyMaps {
+                usage: array(pins, "USAGE6")?,
                 flow: Table::open(pins, "FLOW6")?,
                 address: Table::open(pins, "ADDRESS6")?,
                 subnet: trie(pins, "SUBNET6")?,
                 local: Table::open(pins, "LOCAL6")?,
                 publish: Table::open(pins, "PUBLISH6")?,
+                open: Table::open(pins, "OPEN6")?,
+                link: Table::open(pins, "LINK6")?,
             },
         })
     }
@@ -300,9 +319,15 @@ pub fn shapes() -> Vec<Shape> {
         of::<DialledKey, Dialled>("DIALLED"),
         of::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENT4"),
         of::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENT6"),
-        of::<u32, u32>("USAGE"),
+        of::<u32, u32>("USAGE4"),
+        of::<u32, u32>("USAGE6"),
         of::<u32, Pace>("PACE"),
         of::<Place, Pending<Addr4>>("PENDING4"),
         of::<Place, Pending<Addr6>>("PENDING6"),
+        of::<PublishKey<Addr4>, Open>("OPEN4"),
+        of::<PublishKey<Addr6>, Open>("OPEN6"),
+        of::<LinkKey<Addr4>, u32>("LINK4"),
+        of::<LinkKey<Addr6>, u32>("LINK6"),
+        of::<TrustKey, u32>("TRUST"),
     ]
 }

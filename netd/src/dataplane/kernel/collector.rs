@@ -9,11 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netd_common::{maps::capacity, verdict::DropReason};
+use aya::{
+    Pod,
+    maps::{Array, MapData},
+};
+use netd_common::{
+    maps::{Flow, Timeouts as Ticks, Tuple, capacity},
+    verdict::DropReason,
+};
 
 use super::{
     super::{
-        Error, flows,
+        Error, FlowFilter, IPV6_SHARE, flows,
+        maps::FamilyMaps,
         survey::{self, Survey, Terms},
     },
     Kernel, Passage,
@@ -36,8 +44,8 @@ pub(super) struct Collector {
     at: Option<Instant>,
     /// Entries of the IPv4 and the IPv6 table.
     entries: [u32; 2],
-    /// Flows by who pays for them.
-    usage: HashMap<u32, u32>,
+    /// Flows by who pays for them, of each family.
+    usage: [HashMap<u32, u32>; 2],
     /// Packets that had found no room until then.
     refused: u64,
     /// Whether timeouts are shortened.
@@ -52,7 +60,7 @@ fn exceeds(part: u32, share: u64, whole: u32) -> bool {
 impl Kernel {
     /// Returns the sizes of both flow tables, in entries.
     fn flow_capacities(&self) -> [u32; 2] {
-        [self.settings.flow_entries, self.settings.flow_entries.div_ceil(4)]
+        [self.settings.flow_entries, self.settings.flow_entries.div_ceil(IPV6_SHARE)]
     }
 
     fn fullest(&self, share: u64) -> bool {
@@ -86,34 +94,20 @@ impl Kernel {
         if !self.is_due()? {
             return Ok(0);
         }
-        let quota = self.config.quota;
-        let usage = self.collector.usage.iter();
-        let pressed_endpoints: HashSet<u32> =
-            usage.filter(|(_, count)| exceeds(**count, SHORT, quota)).map(|(ifindex, _)| *ifindex).collect();
         let timeouts = in_ticks(&self.settings.timeouts);
-        let terms = Terms {
-            timeouts: &timeouts,
-            pressed: self.collector.pressed,
-            pressed_endpoints: &pressed_endpoints,
-        };
-        let v4 = Survey::of(&self.maps.v4.flow, &terms)?;
-        let v6 = Survey::of(&self.maps.v6.flow, &terms)?;
-        let mut counts = v4.usage.clone();
-        for (ifindex, count) in &v6.usage {
-            *counts.entry(*ifindex).or_default() += count;
-        }
-        self.write_usage(counts)?;
-        let gone = [v4.bury(&mut self.maps.v4.flow)?, v6.bury(&mut self.maps.v6.flow)?];
-        let left =
-            |entries: u32, gone: usize| entries.saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX));
-        self.collector.entries = [left(v4.entries, gone[0]), left(v6.entries, gone[1])];
+        let (pressed, known) = (self.collector.pressed, &mut self.collector.usage);
+        let (live4, entries4, gone4) =
+            collect(&mut self.maps.v4, &mut known[0], &timeouts, pressed, self.config.quota4)?;
+        let (live6, entries6, gone6) =
+            collect(&mut self.maps.v6, &mut known[1], &timeouts, pressed, self.config.quota6)?;
+        self.collector.entries = [entries4, entries6];
         self.collector.at = Some(Instant::now());
         self.press()?;
         if std::mem::take(&mut self.stale_interest) {
-            let live = v4.uplink_ports.union(&v6.uplink_ports).copied().collect();
+            let live = live4.union(&live6).copied().collect();
             self.refresh_interest(&live, false)?;
         }
-        Ok(gone[0] + gone[1])
+        Ok(gone4 + gone6)
     }
 
     /// Shortens timeouts, or gives them their length back. Programs that take entries over read them too.
@@ -136,40 +130,22 @@ impl Kernel {
         Ok(())
     }
 
-    /// Makes the programs' counts what a look at every flow has found.
-    fn write_usage(&mut self, counts: HashMap<u32, u32>) -> Result<(), Error> {
-        for ifindex in self.collector.usage.keys().filter(|ifindex| !counts.contains_key(ifindex)) {
-            self.maps.usage.set(*ifindex, 0, 0).map_err(|e| uncounted(*ifindex, e))?;
-        }
-        for (ifindex, count) in counts.iter().filter(|(ifindex, _)| **ifindex < capacity::ENDPOINT) {
-            self.maps.usage.set(*ifindex, *count, 0).map_err(|e| uncounted(*ifindex, e))?;
-        }
-        self.collector.usage = counts;
-        Ok(())
-    }
-
     /// Ends every flow that `ends` selects; what they took is given back to who paid for it. Returns how many went.
     pub(super) fn end_flows(&mut self, ends: impl Fn(&Passage) -> bool) -> Result<usize, Error> {
-        let mut payers = flows::end(&mut self.maps.v4.flow, |key, flow| ends(&Passage::of(key, flow)))?;
-        payers.extend(flows::end(&mut self.maps.v6.flow, |key, flow| ends(&Passage::of(key, flow)))?);
-        self.pay_back(&payers)?;
-        Ok(payers.len())
+        let v4 = flows::end(&mut self.maps.v4.flow, |key, flow| ends(&Passage::of(key, flow)))?;
+        pay_back(&mut self.maps.v4.usage, &v4)?;
+        let v6 = flows::end(&mut self.maps.v6.flow, |key, flow| ends(&Passage::of(key, flow)))?;
+        pay_back(&mut self.maps.v6.usage, &v6)?;
+        Ok(v4.len() + v6.len())
     }
 
-    /// Takes one flow off each payer's count.
-    pub(super) fn pay_back(&mut self, payers: &[u32]) -> Result<(), Error> {
-        let mut ended: HashMap<u32, u32> = HashMap::new();
-        for payer in payers.iter().filter(|ifindex| **ifindex < capacity::ENDPOINT) {
-            *ended.entry(*payer).or_default() += 1;
-        }
-        for (ifindex, count) in ended {
-            let before = self.maps.usage.get(&ifindex, 0).map_err(|e| uncounted(ifindex, e))?;
-            self.maps
-                .usage
-                .set(ifindex, before.saturating_sub(count), 0)
-                .map_err(|e| uncounted(ifindex, e))?;
-        }
-        Ok(())
+    /// Ends the flows that a filter selects.
+    pub(super) fn flush(&mut self, filter: &FlowFilter) -> Result<usize, Error> {
+        let v4 = flows::end(&mut self.maps.v4.flow, |key, flow| flows::selects(filter, key, flow))?;
+        pay_back(&mut self.maps.v4.usage, &v4)?;
+        let v6 = flows::end(&mut self.maps.v6.flow, |key, flow| flows::selects(filter, key, flow))?;
+        pay_back(&mut self.maps.v6.usage, &v6)?;
+        Ok(v4.len() + v6.len())
     }
 
     /// Describes the tables for `status`.
@@ -180,14 +156,62 @@ impl Kernel {
         vec![
             ("flows_ipv4".to_owned(), of(v4, room4)),
             ("flows_ipv6".to_owned(), of(v6, room6)),
-            ("flows_per_endpoint".to_owned(), self.config.quota.to_string()),
+            (
+                "flows_per_endpoint".to_owned(),
+                format!("{} IPv4, {} IPv6", self.config.quota4, self.config.quota6),
+            ),
             ("timeouts".to_owned(), if self.collector.pressed { "shortened" } else { "usual" }.to_owned()),
         ]
     }
 }
 
+/// Ports of live flows that arrive by an uplink, with their protocol.
+type LivePorts = HashSet<(u8, u16)>;
+
+/// Looks at every flow of a family and removes the expired ones. Returns the ports of those that arrive by an uplink, the entries left and gone.
+fn collect<A: flows::Printable>(
+    maps: &mut FamilyMaps<A>,
+    known: &mut HashMap<u32, u32>,
+    timeouts: &Ticks,
+    pressed: bool,
+    quota: u32,
+) -> Result<(LivePorts, u32, usize), Error>
+where
+    Tuple<A>: Pod,
+    Flow<A>: Pod,
+{
+    let pressed_endpoints =
+        known.iter().filter(|(_, count)| exceeds(**count, SHORT, quota)).map(|(ifindex, _)| *ifindex);
+    let pressed_endpoints = pressed_endpoints.collect();
+    let terms = Terms { timeouts, pressed, pressed_endpoints: &pressed_endpoints };
+    let survey = Survey::of(&maps.flow, &terms)?;
+    for ifindex in known.keys().filter(|ifindex| !survey.usage.contains_key(ifindex)) {
+        maps.usage.set(*ifindex, 0, 0).map_err(|e| uncounted(*ifindex, e))?;
+    }
+    for (ifindex, count) in survey.usage.iter().filter(|(ifindex, _)| **ifindex < capacity::ENDPOINT) {
+        maps.usage.set(*ifindex, *count, 0).map_err(|e| uncounted(*ifindex, e))?;
+    }
+    let gone = survey.bury(&mut maps.flow)?;
+    *known = survey.usage;
+    let left = survey.entries.saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX));
+    Ok((survey.uplink_ports, left, gone))
+}
+
+/// Takes one flow off each payer's count.
+fn pay_back(usage: &mut Array<MapData, u32>, payers: &[u32]) -> Result<(), Error> {
+    let mut ended: HashMap<u32, u32> = HashMap::new();
+    for payer in payers.iter().filter(|ifindex| **ifindex < capacity::ENDPOINT) {
+        *ended.entry(*payer).or_default() += 1;
+    }
+    for (ifindex, count) in ended {
+        let before = usage.get(&ifindex, 0).map_err(|e| uncounted(ifindex, e))?;
+        usage.set(ifindex, before.saturating_sub(count), 0).map_err(|e| uncounted(ifindex, e))?;
+    }
+    Ok(())
+}
+
 fn uncounted(ifindex: u32, source: aya::maps::MapError) -> Error {
-    Error::kernel(format!("count the flows of endpoint {ifindex} in map USAGE"), source)
+    Error::kernel(format!("count the flows of endpoint {ifindex} in a map of USAGE"), source)
 }
 
 /// How often to look at every flow at most and at least.
