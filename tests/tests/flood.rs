@@ -12,9 +12,15 @@ use std::{
 
 use netd_tests::{Capture, Family, Frame, H, Lab, Options, Outcome, Proto, R, R2, Sandbox, Server, at};
 
-/// A lab whose tables hold 1,024 IPv4 and 256 IPv6 flows, of which a sandbox may have 256.
-fn small_lab(timeouts: &str) -> Lab {
-    lab(&format!("entries = 2048\nper_endpoint = 512\n[timeouts]\n{timeouts}"))
+/// Sizes with which a sandbox may have 1,024 of 4,096 IPv4 flows and 256 of 1,024 IPv6 flows, half of them unconfirmed.
+const SMALL: &str = "entries = 8192\nper_endpoint = 2048\n";
+
+/// Flows that a sandbox may have with [`SMALL`] tables.
+const fn quota(family: Family) -> u16 {
+    match family {
+        Family::V4 => 1024,
+        Family::V6 => 256,
+    }
 }
 
 /// A lab with these sizes of tables; the way to nobody leads to `R`.
@@ -88,7 +94,7 @@ impl Drop for Flood {
 
 #[test]
 fn t71_a_flood_of_syns_to_a_published_port_harms_nobody() {
-    let lab = small_lab("");
+    let lab = lab(SMALL);
     let net = lab.network("netA", 20, &[]);
     let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80"]).serving(&[80]);
     let a2 = lab.sandbox("a2", net, 3, &["-p", "9090:90"]).serving(&[90]);
@@ -104,7 +110,7 @@ fn t71_a_flood_of_syns_to_a_published_port_harms_nobody() {
         let flood =
             Flood::start(&lab, family, Duration::ZERO, move |frame, from| frame.tcp_syn(from, published));
         flood.wait_for(5_000);
-        assert!(half_open(&lab) > 50, "the flood arrives");
+        assert!(half_open(&lab) > 50, "the flood arrives, and is held");
         for round in 0..20 {
             flood.wait_for(500);
             for stream in &mut streams {
@@ -117,7 +123,7 @@ fn t71_a_flood_of_syns_to_a_published_port_harms_nobody() {
             a1.reach(Proto::Tcp, at(R2.ip(family), 80));
         }
         drop(flood);
-        assert!(flows_of(&lab, a1.ip(family)) <= 256, "within the quota");
+        assert!(flows_of(&lab, a1.ip(family)) <= usize::from(quota(family)), "within the quota");
         lab.netd(&["flow", "flush"]).ok();
     }
     let drops = lab.drops();
@@ -173,8 +179,7 @@ fn a_flood_of_datagrams_to_a_published_port_leaves_clients_and_neighbours_alone(
 
 #[test]
 fn s17_a_sandbox_that_opens_more_than_its_quota_starves_itself_alone() {
-    // Room for 1,024 IPv6 flows too, of which a sandbox may have 256 in all.
-    let lab = lab("entries = 8192\nper_endpoint = 512\n");
+    let lab = lab(SMALL);
     let net = lab.network("netA", 20, &[]);
     let (a1, a2) = (lab.sandbox("a1", net, 2, &[]), lab.sandbox("a2", net, 3, &[]));
     let _server = Server::start(&lab.r, &[80, 81]);
@@ -185,11 +190,12 @@ fn s17_a_sandbox_that_opens_more_than_its_quota_starves_itself_alone() {
         let datagram =
             |port: u16| wire.send(&frame.udp(at(a1.ip(family), port), at(R.ip(family), 99), b"one"));
         let before = lab.drops()["overquota"];
-        (0..200).for_each(|n| datagram(20_000 + n));
+        let most = quota(family) / 10 * 8;
+        (0..most).for_each(|n| datagram(20_000 + n));
         assert_eq!(lab.drops()["overquota"], before, "{family:?}: within its quota");
-        (0..200).for_each(|n| datagram(30_000 + n));
+        (0..most).for_each(|n| datagram(30_000 + n));
         assert!(lab.drops()["overquota"] > before, "{family:?}: its quota is spent");
-        assert!(flows_of(&lab, a1.ip(family)) <= 256);
+        assert!(flows_of(&lab, a1.ip(family)) <= usize::from(quota(family)));
         assert_eq!(a1.probe(Proto::Tcp, at(R.ip(family), 81)), Outcome::Timeout);
         old.echo(b"still here").expect("what it had goes on");
         for proto in Proto::BOTH {
@@ -212,7 +218,7 @@ fn towards_gateway(sandbox: &Sandbox, gateway: IpAddr) -> Frame {
 #[test]
 fn t71_a_full_table_drops_new_flows_alone_shortens_timeouts_and_recovers() {
     // Six sandboxes, each within its quota, fill the table; attempts live for four seconds, one when room is short.
-    let lab = small_lab("tcp_syn_sent = 8\n");
+    let lab = lab("entries = 2048\nper_endpoint = 512\n[timeouts]\ntcp_syn_sent = 8\n");
     let net = lab.network("netA", 20, &[]);
     let _server = Server::start(&lab.r, &[80]);
     let to = at(R.v4, 80);
