@@ -6,13 +6,13 @@ use crate::{
     conntrack::Opening,
     family::Family,
     maps::{
-        Config, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending, Place, Ports, Publish,
-        PublishKey, Tuple, Uplink,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending, Place,
+        Publish, PublishKey, Tuple, Uplink,
     },
     nat::icmp_error::Quote,
     net::{Be16, IfIndex},
     verdict::DropReason,
-    wire::{Fragment, Headers, L4},
+    wire::{Fragment, Headers, L4, Span},
 };
 
 /// A packet: an skb in the kernel, a byte vector in a test. Values out, values in: no pointer can go stale.
@@ -38,6 +38,8 @@ pub trait Packet {
     /// # Errors
     /// `Malformed` when the packet ends before.
     fn update_checksum(&mut self, offset: u32, delta: u32, change: ChecksumChange) -> Result<(), DropReason>;
+    /// Returns [`crate::wire::crc32c::change`]; in the kernel a function of its own.
+    fn crc32c_change(word: u32, bytes: u32) -> u32;
     /// Cuts the frame to a length.
     ///
     /// # Errors
@@ -136,6 +138,8 @@ impl<F: Family> Default for Draft<F> {
             fragment_id: 0,
             l4: L4::Other,
             fragment: Fragment::Whole,
+            last: true,
+            span: Span { start: 0, end: 0 },
             tcp_flags: 0,
             tcp_header: 0,
             icmp_type: 0,
@@ -185,10 +189,16 @@ pub trait Env<F: Family> {
     fn route(&self, from: IfIndex, src: &F::Addr, dst: &F::Addr) -> Route<F::Addr>;
     /// Whether a socket of the host itself would receive a packet with this tuple.
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
-    /// Keeps the ports of a first fragment.
-    fn leave_ports(&self, key: &FragmentKey<F::Addr>, ports: Ports);
-    /// Returns the ports that a first fragment left.
-    fn left_ports(&self, key: &FragmentKey<F::Addr>) -> Option<Ports>;
+    /// A fragmented datagram in place. At most one is held at a time.
+    type DatagramRef<'a>: DerefMut<Target = Datagram>
+    where
+        Self: 'a;
+    /// Returns what is known of a fragmented datagram.
+    fn datagram(&self, key: &FragmentKey<F::Addr>) -> Option<Self::DatagramRef<'_>>;
+    /// Keeps what is known of a fragmented datagram; the table makes room.
+    fn keep(&self, key: &FragmentKey<F::Addr>, datagram: &Datagram);
+    /// Forgets a fragmented datagram.
+    fn forget(&self, key: &FragmentKey<F::Addr>);
     /// A flow in place. At most one is held at a time.
     type FlowRef<'a>: DerefMut<Target = Flow<F::Addr>>
     where

@@ -13,14 +13,14 @@ use crate::{
     env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
-        Config, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, Pace, Pending,
-        Place, PortRange, Ports, Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, Pace,
+        Pending, Place, PortRange, Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features,
         port_set,
     },
     nat::{masquerade, siit},
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
     verdict::DropReason,
-    wire::{csum, headers::L3},
+    wire::{crc32c, csum, headers::L3},
 };
 
 /// Host sides and devices of the topology.
@@ -89,8 +89,8 @@ pub struct Tables<A: Ord> {
     pub pending: RefCell<BTreeMap<Place, Pending<A>>>,
     /// Flows that endpoints pay for.
     pub usage: RefCell<BTreeMap<IfIndex, i32>>,
-    /// Ports that first fragments left.
-    pub fragments: RefCell<BTreeMap<FragmentKey<A>, Ports>>,
+    /// Fragmented datagrams whose first fragment was seen.
+    pub datagrams: RefCell<BTreeMap<FragmentKey<A>, Datagram>>,
     /// Who has an address.
     pub owners: BTreeMap<A, Owner>,
     /// Published ports.
@@ -353,11 +353,16 @@ macro_rules! env_for {
             fn host_socket(&self, tuple: &Tuple<$addr>) -> bool {
                 self.$tables.sockets.contains(tuple)
             }
-            fn leave_ports(&self, key: &FragmentKey<$addr>, ports: Ports) {
-                self.$tables.fragments.borrow_mut().insert(*key, ports);
+            type DatagramRef<'a> = RefMut<'a, Datagram>;
+
+            fn datagram(&self, key: &FragmentKey<$addr>) -> Option<RefMut<'_, Datagram>> {
+                RefMut::filter_map(self.$tables.datagrams.borrow_mut(), |all| all.get_mut(key)).ok()
             }
-            fn left_ports(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
-                self.$tables.fragments.borrow().get(key).copied()
+            fn keep(&self, key: &FragmentKey<$addr>, datagram: &Datagram) {
+                self.$tables.datagrams.borrow_mut().insert(*key, *datagram);
+            }
+            fn forget(&self, key: &FragmentKey<$addr>) {
+                self.$tables.datagrams.borrow_mut().remove(key);
             }
             fn flow(&self, key: &Tuple<$addr>) -> Option<RefMut<'_, Flow<$addr>>> {
                 RefMut::filter_map(self.$tables.flows.borrow_mut(), |flows| flows.get_mut(key)).ok()
@@ -619,6 +624,9 @@ impl Packet for FakePacket {
         let new = csum::update(old.raw(), delta);
         let new = if change.zero_is_none && new == 0 { u16::MAX } else { new };
         self.store(offset, new.to_ne_bytes())
+    }
+    fn crc32c_change(word: u32, bytes: u32) -> u32 {
+        crc32c::change(word, bytes)
     }
     fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
         self.bytes.truncate(length as usize);

@@ -30,6 +30,8 @@ pub trait Address: Copy + Default + PartialEq + Eq + Hash + Debug + Ord {
     fn filter_bit(&self) -> u32;
     /// Returns 32 bits that depend on all of it, for hashing.
     fn mix(&self) -> u32;
+    /// Returns it as an IPv6 address, IPv4 as a mapped one.
+    fn widened(&self) -> Addr6;
 }
 
 /// One of IPv4 and IPv6.
@@ -153,6 +155,9 @@ impl Address for Addr4 {
     fn mix(&self) -> u32 {
         self.raw()
     }
+    fn widened(&self) -> Addr6 {
+        Addr6::mapped(*self)
+    }
 }
 
 impl Address for Addr6 {
@@ -187,6 +192,9 @@ impl Address for Addr6 {
     fn mix(&self) -> u32 {
         let [a, b, c, d] = self.raw();
         a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d.rotate_left(24)
+    }
+    fn widened(&self) -> Addr6 {
+        *self
     }
 }
 

@@ -5,6 +5,7 @@
 use crate::{
     family::Address,
     net::{Addr4, Addr6, Be16, IfIndex, Mac, Zone},
+    wire::fragment::Coverage,
 };
 
 /// Version of everything below, and of the meaning of each field; it is part of the pin path.
@@ -254,7 +255,7 @@ pub struct TrustKey {
     pub ifindex: IfIndex,
 }
 
-/// A fragmented datagram as seen in a zone: the key of `FRAGMENT4` and `FRAGMENT6`.
+/// A fragmented datagram as seen in a zone: the key of `DATAGRAM4` and `DATAGRAM6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FragmentKey<A> {
@@ -266,21 +267,77 @@ pub struct FragmentKey<A> {
     pub id: u32,
     /// Where it is seen.
     pub zone: Zone,
-    /// IP protocol number.
+    /// IP protocol number; zero in IPv6, where the fragments of one datagram may differ in it (RFC 8200 §4.5).
     pub proto: u8,
     /// Always zero.
     pub pad: [u8; 3],
 }
 
-/// The ports that a first fragment left.
+/// What is known of a fragmented datagram whose first fragment has been seen.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ports {
+pub struct Datagram {
     /// Source port.
     pub sport: Be16,
     /// Destination port.
     pub dport: Be16,
+    /// IP protocol number of its transport.
+    pub proto: u8,
+    /// `datagram_flags`.
+    pub flags: u8,
+    /// Its length in units of eight bytes; 0: the last fragment has not been seen.
+    pub units: u16,
+    /// When a fragment was last seen, in ticks.
+    pub last_seen: u32,
+    /// What has been seen.
+    pub covered: Coverage,
 }
+
+/// Bits of [`Datagram::flags`].
+pub mod datagram_flags {
+    /// Nothing of it is missing: what comes under its identification belongs to a new one.
+    pub const COMPLETE: u8 = 1 << 0;
+    /// It goes to the host's stack, whatever its ports are.
+    pub const STRAY: u8 = 1 << 1;
+}
+
+/// A later fragment that waits for its first: an element of `HELD`. What it carries lies at the same index of `HELD_BYTES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// `held::FREE`, `BUSY` or `READY`.
+    pub state: u32,
+    /// When it came, in ticks.
+    pub since: u32,
+    /// The device it came by.
+    pub device: IfIndex,
+    /// Its length from the IP header on, in bytes.
+    pub length: u32,
+    /// Its datagram, IPv4 addresses as mapped ones.
+    pub key: FragmentKey<Addr6>,
+}
+
+/// How waiting fragments are kept: on shelves of so many places each. A shelf is a ring: its newest fragment takes the place of its oldest.
+pub mod held {
+    /// Nothing is there.
+    pub const FREE: u32 = 0;
+    /// A program is about to fill or to clear it.
+    pub const BUSY: u32 = 1;
+    /// A fragment waits.
+    pub const READY: u32 = 2;
+
+    /// Shelves: half of them for what comes from outside, by sender, half for sandboxes. A flood empties one shelf.
+    pub const SHELVES: u32 = 8;
+    /// Places of a shelf: a reversed datagram of 64 KiB in fragments for Ethernet takes 44.
+    pub const PLACES: u32 = 64;
+    /// Most bytes of a fragment from the IP header on: the largest frames in use (9,000 bytes), and room.
+    pub const BYTES: usize = 9_216;
+    const _: () = assert!(SHELVES.is_power_of_two() && PLACES.is_power_of_two());
+}
+
+/// Ticks (two seconds) after which a datagram is forgotten that nothing is added to. The kernel waits for 30 s (`ipfrag_time`), on slow links too;
+/// nothing puts fragments out of order by more than a fraction of a second, and identifications come back (RFC 4963).
+pub const DATAGRAM_IDLE: u32 = 30;
 
 /// A prefix: the data of `SUBNET4` and `SUBNET6` keys lie behind its length.
 pub type Slot = u32;
@@ -453,7 +510,7 @@ pub mod port_set {
     /// Number of sets of a protocol.
     const PURPOSES: u32 = 5;
     /// Number of sets.
-    pub const COUNT: u32 = 3 * PURPOSES;
+    pub const COUNT: u32 = 4 * PURPOSES;
 
     /// Returns the index of a protocol's set; None: the protocol has no ports.
     pub const fn index(purpose: u32, proto: u8) -> Option<u32> {
@@ -461,6 +518,7 @@ pub mod port_set {
             l4::TCP => Some(purpose),
             l4::UDP => Some(PURPOSES + purpose),
             1 | 58 => Some(2 * PURPOSES + purpose),
+            l4::SCTP => Some(3 * PURPOSES + purpose),
             _ => None,
         }
     }
@@ -498,8 +556,10 @@ pub mod capacity {
     pub const UPLINK: u32 = 256;
     /// `DIALLED`.
     pub const DIALLED: u32 = 65_536;
-    /// `FRAGMENT4`, `FRAGMENT6`.
-    pub const FRAGMENT: u32 = 16_384;
+    /// `DATAGRAM4`, `DATAGRAM6`.
+    pub const DATAGRAM: u32 = 16_384;
+    /// `HELD`, `HELD_BYTES`.
+    pub const HELD: u32 = super::held::SHELVES * super::held::PLACES;
 }
 
 impl<A: Address> Tuple<A> {
@@ -574,7 +634,8 @@ no_padding! {
     TrustKey = 4, 4;
     FragmentKey<Addr4> = 4, 4, 4, 4, 1, 3;
     FragmentKey<Addr6> = 16, 16, 4, 4, 1, 3;
-    Ports = 2, 2;
+    Datagram = 2, 2, 1, 1, 2, 4, 16;
+    Held = 16, 44;
     DialledKey = 8, 16, 2, 2;
     Dialled = 16, 2, 2;
     Config = 4, 4, 8, 4, 4, 16, 44, 32, 32, 16, 4, 4;
@@ -615,6 +676,7 @@ mod user {
         TrustKey,
         DialledKey,
         Dialled,
+        Held,
         Config,
         Place,
         Pending<Addr4>,

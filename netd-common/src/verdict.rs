@@ -16,6 +16,8 @@ pub enum Verdict<A> {
     ToNeighbour(IfIndex, A),
     /// Nowhere and counted; a TCP segment's sender gets a reset.
     Refuse(DropReason),
+    /// Nowhere until the first fragment of its datagram has come.
+    Hold,
     /// Nowhere, and counted.
     Drop(DropReason),
 }
@@ -33,6 +35,7 @@ impl Judgement {
             Self::ToSandbox(ifindex) => Verdict::ToSandbox(ifindex),
             Self::ToNeighbour(_, never) => match never {},
             Self::Refuse(reason) => Verdict::Refuse(reason),
+            Self::Hold => Verdict::Hold,
             Self::Drop(reason) => Verdict::Drop(reason),
         }
     }
@@ -104,8 +107,14 @@ drop_reasons! {
     22 UnknownL3 "UNKNOWN_L3";
     /// The kernel refused to change or read the packet.
     23 KernelRefused "KERNEL_REFUSED";
+    /// A fragment repeats or rewrites part of its datagram that has been seen.
+    24 FragOverlap "FRAG_OVERLAP";
+    /// A fragment splits or rewrites the transport header.
+    25 FragTiny "FRAG_TINY";
+    /// The sender prescribes the packet's way (IPv4 source route, IPv6 routing header).
+    26 SourceRoute "SOURCE_ROUTE";
     /// The endpoint has as many flows as it may have.
-    24 OverQuota "OVER_QUOTA";
+    27 OverQuota "OVER_QUOTA";
 }
 
 /// Slots of the counter array: more than reasons exist, so that a new reason does not change the map.

@@ -15,7 +15,7 @@ use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        Config, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending, Place, PortSet, Ports,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending, Place, PortSet,
         Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
@@ -180,7 +180,7 @@ fn read<A: Copy>(field: &[u32; 4]) -> A {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $fragment:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $link:ident, $bits:literal, $af:expr, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $link:ident, $bits:literal, $af:expr, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -274,8 +274,10 @@ macro_rules! env_for {
                     let (skb, tuple) = (self.0.cast(), ptr::from_ref(tuple).cast_mut());
                     let socket = if tuple.read().proto == l4::TCP {
                         bpf_skc_lookup_tcp(skb, tuple.cast(), size, CURRENT_NETNS, 0).cast()
-                    } else {
+                    } else if tuple.read().proto == l4::UDP {
                         bpf_sk_lookup_udp(skb, tuple.cast(), size, CURRENT_NETNS, 0)
+                    } else {
+                        return false; // the kernel looks up no others
                     };
                     if socket.is_null() {
                         return false;
@@ -285,15 +287,22 @@ macro_rules! env_for {
                 }
             }
 
+            type DatagramRef<'a> = &'a mut Datagram;
+
             #[inline(always)]
-            fn leave_ports(&self, key: &FragmentKey<$addr>, ports: Ports) {
-                let _ = maps::$fragment.insert(key, &ports, 0); // LRU: finds room
+            fn datagram(&self, key: &FragmentKey<$addr>) -> Option<&mut Datagram> {
+                // SAFETY: as in `flow`; CPUs that add to one datagram at a time may miss an overlap.
+                maps::$datagram.get_ptr_mut(key).map(|datagram| unsafe { &mut *datagram })
             }
 
             #[inline(always)]
-            fn left_ports(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
-                // SAFETY: the value is copied out at once.
-                unsafe { maps::$fragment.get(key) }.copied()
+            fn keep(&self, key: &FragmentKey<$addr>, datagram: &Datagram) {
+                let _ = maps::$datagram.insert(key, datagram, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn forget(&self, key: &FragmentKey<$addr>) {
+                let _ = maps::$datagram.remove(key); // gone already is fine
             }
 
             type FlowRef<'a> = &'a mut Flow<$addr>;
@@ -395,10 +404,10 @@ macro_rules! env_for {
     };
 }
 env_for!(
-    V4, Addr4, FLOW4, USAGE4, PENDING4, FRAGMENT4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, OPEN4, LINK4, 32,
-    AF_INET, FLOW6, |key| Some(key.mapped())
+    V4, Addr4, FLOW4, USAGE4, PENDING4, DATAGRAM4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, OPEN4, LINK4,
+    32, AF_INET, FLOW6, |key| Some(key.mapped())
 );
 env_for!(
-    V6, Addr6, FLOW6, USAGE6, PENDING6, FRAGMENT6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, OPEN6, LINK6, 128,
-    AF_INET6, FLOW4, |key| key.as_mapped()
+    V6, Addr6, FLOW6, USAGE6, PENDING6, DATAGRAM6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, OPEN6, LINK6,
+    128, AF_INET6, FLOW4, |key| key.as_mapped()
 );

@@ -3,7 +3,9 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod atomic;
 mod env;
+mod hold;
 mod maps;
 mod report;
 mod skb;

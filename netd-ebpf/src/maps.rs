@@ -9,9 +9,9 @@ use netd_common::{
     env::Draft,
     family::{V4, V6},
     maps::{
-        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pace,
-        Pending, Place, PortSet, Ports, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, capacity,
-        port_set,
+        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network, Open,
+        Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, capacity,
+        held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
@@ -84,14 +84,26 @@ pub static UPLINK: HashMap<IfIndex, Uplink> = HashMap::with_max_entries(capacity
 /// What host processes dialled where the socket programs changed it. LRU: a lost entry costs only the name of a peer.
 #[map]
 pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::with_max_entries(capacity::DIALLED, 0);
-/// Ports that first fragments left, IPv4.
+/// Fragmented IPv4 datagrams whose first fragment was seen.
 #[map]
-pub static FRAGMENT4: LruHashMap<FragmentKey<Addr4>, Ports> =
-    LruHashMap::with_max_entries(capacity::FRAGMENT, 0);
-/// Ports that first fragments left, IPv6.
+pub static DATAGRAM4: LruHashMap<FragmentKey<Addr4>, Datagram> =
+    LruHashMap::with_max_entries(capacity::DATAGRAM, 0);
+/// Fragmented IPv6 datagrams whose first fragment was seen.
 #[map]
-pub static FRAGMENT6: LruHashMap<FragmentKey<Addr6>, Ports> =
-    LruHashMap::with_max_entries(capacity::FRAGMENT, 0);
+pub static DATAGRAM6: LruHashMap<FragmentKey<Addr6>, Datagram> =
+    LruHashMap::with_max_entries(capacity::DATAGRAM, 0);
+/// Fragments that wait for their first, by place.
+#[map]
+pub static HELD: Array<Held> = Array::with_max_entries(capacity::HELD, 0);
+/// What waiting fragments carry.
+#[map]
+pub static HELD_BYTES: Array<[u8; held::BYTES]> = Array::with_max_entries(capacity::HELD, 0);
+/// Fragments that each shelf has taken so far.
+#[map]
+pub static HELD_NEXT: Array<u32> = Array::with_max_entries(held::SHELVES, 0);
+/// Working memory: the datagram of the fragment at hand.
+#[map]
+pub static HELD_KEY: PerCpuArray<FragmentKey<Addr6>> = PerCpuArray::with_max_entries(1, 0);
 /// IPv4 flows that each endpoint pays for. The programs count; the daemon puts it right each time it has looked at every flow.
 #[map]
 pub static USAGE4: Array<u32> = Array::with_max_entries(capacity::ENDPOINT, 0);

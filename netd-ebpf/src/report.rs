@@ -24,6 +24,12 @@ pub const UNDECIDED: i32 = 0x7fff_0000;
 pub const FOUND: i32 = 0x7fff_0001;
 /// No action yet: the packet is counted as dropped, and its sender gets a reset.
 pub const REFUSED: i32 = 0x7fff_0002;
+/// No action yet: the packet waits for the first fragment of its datagram.
+pub const HOLD: i32 = 0x7fff_0003;
+/// No action yet: the packet has no flow, and its ports are not known.
+pub const FLOWLESS: i32 = 0x7fff_0004;
+/// The packet is no more, and not counted as dropped: its bytes went elsewhere.
+pub const CONSUMED: i32 = DROP;
 /// `PACKET_HOST`: addressed to this host.
 const PACKET_HOST: u32 = 0;
 
@@ -89,6 +95,7 @@ pub fn finish<A: AsNextHop>(skb: *mut __sk_buff, decision: Result<Verdict<A>, Dr
                     as i32
             }
         }
+        Ok(Verdict::Hold) => HOLD,
         Ok(Verdict::Refuse(reason)) => {
             drop_packet(reason);
             REFUSED

@@ -7,13 +7,17 @@ use core::arch::asm;
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
-    helpers::generated::{bpf_l4_csum_replace, bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::generated::{
+        bpf_l4_csum_replace, bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
+    },
 };
 use netd_common::{
     env::{ChecksumChange, Packet},
     maps::features,
     net::{Be16, IfIndex},
     verdict::DropReason,
+    wire::crc32c,
 };
 
 use crate::tc::as_ipv4;
@@ -61,6 +65,11 @@ macro_rules! metadata {
             change: ChecksumChange,
         ) -> Result<(), DropReason> {
             update_checksum(self.0, offset, delta, change)
+        }
+
+        #[inline(always)]
+        fn crc32c_change(word: u32, bytes: u32) -> u32 {
+            crc32c_change(word, bytes)
         }
 
         #[inline(always)]
@@ -284,8 +293,7 @@ fn store<const N: usize>(
     flags: u64,
 ) -> Result<(), DropReason> {
     // SAFETY: the helper reads N bytes from the buffer.
-    let failed =
-        unsafe { bpf_skb_store_bytes(skb.cast(), offset, bytes.as_ptr().cast(), N as u32, flags) };
+    let failed = unsafe { bpf_skb_store_bytes(skb.cast(), offset, bytes.as_ptr().cast(), N as u32, flags) };
     if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
 }
 
@@ -326,4 +334,11 @@ fn update_checksum(
     // SAFETY: plain numbers; size 0 makes `to` a difference.
     let failed = unsafe { bpf_l4_csum_replace(skb.cast(), offset, 0, u64::from(delta), flags) };
     if failed == 0 { Ok(()) } else { Err(DropReason::KernelRefused) }
+}
+
+/// Works out how SCTP's checksum changes; a function of its own, for it is long and rare.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn crc32c_change(word: u32, bytes: u32) -> u32 {
+    crc32c::change(word, bytes)
 }

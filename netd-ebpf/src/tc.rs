@@ -17,13 +17,16 @@ use netd_common::{
     nat::{icmp_error, masquerade, siit},
     net::{Be16, UPLINK_ZONE},
     verdict::{DropReason, Verdict},
-    wire::{Headers, L4, l4, reset},
+    wire::{Fragment, Headers, L4, l4, reset},
 };
 
 use crate::{
     env::{self, Kernel},
-    maps,
-    report::{AsNextHop, DROP, FOUND, PASS, REFUSED, UNDECIDED, drop_number, drop_packet, finish},
+    hold, maps,
+    report::{
+        AsNextHop, CONSUMED, DROP, FLOWLESS, FOUND, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet,
+        finish,
+    },
     skb::{Careful, Direct},
 };
 
@@ -32,7 +35,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident) => {
+     $reset:ident, $reserve:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -45,19 +48,61 @@ macro_rules! parts {
             optional(skb, hook::from_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)))
         }
 
-        /// Reads the packet's headers into the draft, with the ports of a fragment's first. The answer is `UNDECIDED`, or the number of a drop reason.
+        /// Reads the packet's headers into the draft. The answer is `UNDECIDED`, or the number of a drop reason.
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $read(skb: *mut __sk_buff, zone: u32) -> i32 {
+        extern "C" fn $read(skb: *mut __sk_buff) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
             match Headers::<$family>::read(&Careful::new(skb)) {
                 Ok(headers) => {
                     draft.headers = headers;
-                    conntrack::fragment::follow::<$family, _>(&Kernel(skb), &mut draft.headers, zone);
                     UNDECIDED
                 }
                 Err(reason) => reason as i32,
             }
+        }
+
+        /// Gives a fragment the ports of its first, or lets the fragments that wait for this one arrive again behind it. The answer is `UNDECIDED`,
+        /// `FLOWLESS`, or an action.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $follow(skb: *mut __sk_buff, zone: u32) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            match conntrack::fragment::follow::<$family, _>(&Kernel(skb), &mut draft.headers, zone) {
+                Err(reason) => return drop_packet(reason),
+                Ok(false) => return FLOWLESS,
+                Ok(true) => {}
+            }
+            if draft.headers.fragment != Fragment::First {
+                return UNDECIDED;
+            }
+            let shelf = hold::at::<$family>(&draft.headers, zone);
+            let waiting = hold::find(skb, shelf, 0);
+            if waiting < 0 {
+                return UNDECIDED;
+            }
+            Env::<$family>::forget(&Kernel(skb), &conntrack::fragment::key(&draft.headers, zone));
+            hold::arrive_again(skb, shelf, waiting)
+        }
+
+        /// Holds a fragment until its first comes. The answer is an action.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $hold(skb: *mut __sk_buff, zone: u32) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            let shelf = hold::at::<$family>(&draft.headers, zone);
+            let place = hold::shelve(skb, shelf);
+            if place < 0 {
+                // No room is no reason to keep from the host what may be its own.
+                return if zone == UPLINK_ZONE { PASS } else { drop_packet(DropReason::FragNoFirst) };
+            }
+            // The first may have come meanwhile on another CPU, which then saw nothing waiting: it left its ports before it looked, as this
+            // fragment was in its place before it looks.
+            let key = conntrack::fragment::key(&draft.headers, zone);
+            if Env::<$family>::datagram(&Kernel(skb), &key).is_some() && hold::withdraw(place as u32) != 0 {
+                return hold::arrive_anew(skb);
+            }
+            CONSUMED
         }
 
         #[inline(never)]
@@ -190,23 +235,30 @@ macro_rules! parts {
         /// The parts after the fast one, as `hook::slow` has them.
         #[inline(always)]
         fn $slow(skb: *mut __sk_buff, zone: u32, decide: extern "C" fn(*mut __sk_buff) -> i32) -> i32 {
-            let unread = $read(skb, zone);
+            let unread = $read(skb);
             if unread != UNDECIDED {
                 // Garbage for the host is the host's to judge; a sandbox's goes nowhere.
                 return if zone == UPLINK_ZONE { PASS } else { drop_number(unread) };
             }
-            let is_error = env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp);
-            let mut action = if is_error {
-                $settle_error(skb, zone)
-            } else if $examine(zone, 0) != 0 {
-                $settle(skb, zone)
-            } else {
-                UNDECIDED
-            };
-            if action != UNDECIDED {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            let (fragment, l4) = (draft.headers.fragment, draft.headers.l4);
+            let mut action = if fragment == Fragment::Whole { UNDECIDED } else { $follow(skb, zone) };
+            if action == UNDECIDED {
+                if l4 == L4::Icmp {
+                    action = $settle_error(skb, zone);
+                } else if $examine(zone, 0) != 0 {
+                    action = $settle(skb, zone);
+                }
+                if action != UNDECIDED {
+                    return action;
+                }
+            } else if action != FLOWLESS {
                 return action;
             }
             action = decide(skb);
+            if action == HOLD {
+                return $hold(skb, zone);
+            }
             if action == REFUSED {
                 return $reset(skb);
             }
@@ -228,7 +280,7 @@ macro_rules! parts {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $gate(skb: *mut __sk_buff) -> i32 {
-            let unread = $read(skb, ifindex(skb));
+            let unread = $read(skb);
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
@@ -262,7 +314,7 @@ macro_rules! parts {
             if action != UNDECIDED {
                 return action;
             }
-            let unread = $read(skb, ifindex(skb));
+            let unread = $read(skb);
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
@@ -295,7 +347,9 @@ parts!(
     gate4,
     gate_decide4,
     guard4,
-    slow4
+    slow4,
+    follow4,
+    hold4
 );
 parts!(
     V6,
@@ -318,7 +372,9 @@ parts!(
     gate6,
     gate_decide6,
     guard6,
-    slow6
+    slow6,
+    follow6,
+    hold6
 );
 
 /// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.

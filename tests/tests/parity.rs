@@ -185,7 +185,7 @@ where
     let action = match decision {
         Ok(Verdict::Pass) => NEXT,
         Ok(Verdict::ToSandbox(_) | Verdict::ToNeighbour(..)) => REDIRECT,
-        Ok(Verdict::Drop(_) | Verdict::Refuse(_)) | Err(_) => SHOT,
+        Ok(Verdict::Drop(_) | Verdict::Refuse(_) | Verdict::Hold) | Err(_) => SHOT,
     };
     (action, packet.bytes)
 }

@@ -107,10 +107,10 @@ pub fn touch<F: Ip, P: Packet>(packet: &P, flow: &mut Flow<F::Addr>, headers: &H
     } else if !first_in_tick {
         return;
     }
-    if headers.tcp_flags & (ACK | RST) == ACK {
-        if let Ok(upper) = packet.load::<2>(headers.l4_offset + TCP_ACKNOWLEDGEMENT) {
-            flow.acked = Be16::from_wire(upper).into();
-        }
+    if headers.tcp_flags & (ACK | RST) == ACK
+        && let Ok(upper) = packet.load::<2>(headers.l4_offset + TCP_ACKNOWLEDGEMENT)
+    {
+        flow.acked = Be16::from_wire(upper).into();
     }
 }
 

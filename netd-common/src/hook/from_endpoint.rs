@@ -9,7 +9,7 @@ use crate::{
     net::{Be16, IfIndex},
     policy::{self, Access, Neighbour, has},
     verdict::{DropReason, Verdict},
-    wire::{Fragment, Headers, L4, ethernet, reset},
+    wire::{Fragment, Headers, L4, ethernet, l4, reset},
 };
 
 /// Frames that are not IP: ARP is checked, the rest passes where sandboxes may talk to each other.
@@ -97,6 +97,9 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if headers.dst.is_multicast() || headers.dst.is_link_local() || policy::is_neighbour_discovery(headers) {
         return Ok(Some(Verdict::Pass)); // the bridge's business
     }
+    if headers.fragment == Fragment::Later {
+        return Ok(Some(Verdict::Hold));
+    }
     if env.is_local(&headers.dst) {
         return match published(env, headers) {
             Some(publish) if may_open(headers) && !headers.src.is_link_local() => {
@@ -129,8 +132,7 @@ fn stray<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>) -> Decided {
     if reset::can_answer(packet, headers) {
         return Ok(Some(Verdict::Refuse(DropReason::CtInvalid)));
     }
-    let later = headers.fragment == Fragment::Later;
-    Err(if later { DropReason::FragNoFirst } else { DropReason::CtInvalid })
+    Err(DropReason::CtInvalid)
 }
 
 /// The world beyond an uplink.
@@ -149,6 +151,9 @@ fn to_world<F: Ip, E: Env<F>>(
     let uplink = env.uplink(out).ok_or(DropReason::NoRoute)?;
     opening.source = Source::Keep;
     if has(endpoint.flags, F::MASQUERADE) {
+        if !l4::has_ports(headers.proto) && !l4::is_portless(headers.proto) {
+            return Err(DropReason::UnknownL4);
+        }
         let fixed = F::fixed_source(network);
         let addr = if fixed == F::Addr::UNSPECIFIED { F::uplink_addr(uplink) } else { fixed };
         if addr == F::Addr::UNSPECIFIED {
@@ -163,14 +168,16 @@ fn to_world<F: Ip, E: Env<F>>(
     Ok(None)
 }
 
-/// Whether a packet may open a flow: TCP by a lone SYN, ICMP by an echo request, other protocols by any packet.
+/// Whether a packet may open a flow: TCP by a lone SYN, SCTP by INIT, ICMP by an echo request, other protocols by any packet.
 pub(super) fn may_open<F: Ip>(headers: &Headers<F>) -> bool {
     match headers.l4 {
+        L4::Sctp => headers.icmp_type == l4::INIT,
         L4::Tcp => headers.is_opening(),
         L4::Icmp => false,
         L4::Echo => headers.dport == Be16::ZERO,
-        L4::Udp => true,
-        L4::Other => headers.fragment != Fragment::Later,
+        L4::Udp | L4::Lite => true,
+        // A later fragment whose first opened nothing opens nothing either.
+        L4::Other => !l4::has_ports(headers.proto) && headers.fragment != Fragment::Stray,
     }
 }
 

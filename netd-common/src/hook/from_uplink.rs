@@ -10,7 +10,7 @@ use crate::{
     net::UPLINK_ZONE,
     policy::{self, Access},
     verdict::{DropReason, Verdict},
-    wire::Headers,
+    wire::{Fragment, Headers},
 };
 
 /// The ordinary packet: for the host alone, or of an established flow. None: the next part goes on.
@@ -43,6 +43,9 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     opening: &mut Opening<F::Addr>,
 ) -> Decided {
     let Some(config) = env.config() else { return Ok(Some(Verdict::Pass)) };
+    if headers.fragment == Fragment::Later && may_be_for_a_flow(env, config, &headers.dst) {
+        return Ok(Some(Verdict::Hold));
+    }
     if F::may_be_ours(config, &headers.dst) && !env.is_local(&headers.dst) {
         if let Some(owner) = env.owner(&headers.dst) {
             return to_sandbox(env, packet, headers, owner, opening);
@@ -111,4 +114,10 @@ fn may_be_remote<F: Ip, E: Env<F>>(env: &E, config: &Config, src: &F::Addr) -> b
         *src == F::Addr::UNSPECIFIED || src.is_multicast() || src.is_loopback() || src.is_link_local();
     let ours = env.is_local(src) || (F::may_be_ours(config, src) && env.subnet(src).is_some());
     !(unusable || ours)
+}
+
+/// Whether a flow may have this destination: the host's own address, or a sandbox's where its network is not masqueraded. Transit traffic is not held.
+#[inline(always)]
+fn may_be_for_a_flow<F: Ip, E: Env<F>>(env: &E, config: &Config, dst: &F::Addr) -> bool {
+    env.is_local(dst) || (F::may_be_ours(config, dst) && env.owner(dst).is_some())
 }

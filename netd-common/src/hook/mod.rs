@@ -50,7 +50,7 @@ fn interests<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
 /// mapped address of a sandbox that has IPv4 alone.
 #[inline(always)]
 fn published<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>) -> Option<Publish<F::Addr>> {
-    if !matches!(headers.l4, L4::Tcp | L4::Udp) {
+    if !matches!(headers.l4, L4::Tcp | L4::Udp | L4::Sctp) {
         return None;
     }
     let mut key = PublishKey { addr: headers.dst, port: headers.dport, proto: headers.proto, pad: 0 };
@@ -163,8 +163,9 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
         Err(_) if zone == UPLINK_ZONE => return Ok(Verdict::Pass), // garbage for the host is the host's to judge
         Err(reason) => return Err(reason),
     }
-    conntrack::fragment::follow(env, &mut draft.headers, zone);
+    let may_have_flow = conntrack::fragment::follow(env, &mut draft.headers, zone)?;
     let settled = match draft.headers.l4 {
+        _ if !may_have_flow => None,
         L4::Icmp => settle_error(env, packet, &draft.headers, zone)?,
         _ if conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) => {
             Some(settle(env, packet, &draft.headers, zone)?)

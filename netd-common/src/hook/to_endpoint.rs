@@ -61,6 +61,8 @@ pub fn to_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if headers.dst.is_multicast() || headers.src.is_link_local() {
         return Ok(Some(Verdict::Pass)); // on the bridge itself; nothing routes these to it
     }
+    let mut headers = *headers;
+    conntrack::fragment::recall(env, &mut headers, ifindex);
     let reply = Tuple {
         src: headers.dst,
         dst: headers.src,
@@ -73,7 +75,7 @@ pub fn to_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if env.flow(&reply).is_some() {
         return Ok(Some(Verdict::Pass));
     }
-    admit(env, packet, headers, endpoint, from)?;
+    admit(env, packet, &headers, endpoint, from)?;
     opening.addressed(headers.tuple(UPLINK_ZONE), ifindex);
     opening.source = Source::Keep;
     Ok(None)

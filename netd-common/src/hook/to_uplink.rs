@@ -38,7 +38,9 @@ pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, headers: 
     let owner = env.owner(&headers.src).ok_or(DropReason::LeakGuard)?;
     let now = env.now();
     let mut headers = *headers;
-    conntrack::fragment::follow(env, &mut headers, owner.ifindex);
+    if !conntrack::fragment::recall(env, &mut headers, owner.ifindex) {
+        return Err(DropReason::FragNoFirst);
+    }
     let mut flow = env.flow(&headers.tuple(owner.ifindex)).ok_or(DropReason::LeakGuard)?;
     if flow.epoch == 0 {
         return Err(DropReason::LeakGuard);

@@ -28,6 +28,8 @@ pub struct Candidates {
     ported: bool,
     /// Whether the port is an ICMP echo id.
     echo: bool,
+    /// Whether a free port is kept: a privileged one, and SCTP's, for a change of ports is a change of a checksum over all of the packet.
+    keeps: bool,
 }
 
 impl Candidates {
@@ -37,8 +39,10 @@ impl Candidates {
         let words = original.src.mix() ^ (u32::from(original.sport.raw()) << 16 | u32::from(original.proto));
         let hash = scramble(words ^ config.secret);
         let echo = matches!(original.proto, 1 | 58);
-        let ported = matches!(original.proto, l4::TCP | l4::UDP) || echo;
-        Self { start: scale(hash, config.port_count), ported, echo }
+        let ported = l4::has_ports(original.proto);
+        let port = u16::from(original.sport);
+        let keeps = original.proto == l4::SCTP || (!echo && port != 0 && port < PRIVILEGED);
+        Self { start: scale(hash, config.port_count), ported, echo, keeps }
     }
 
     /// Returns the position of the given try.
@@ -98,8 +102,8 @@ pub fn reserve<F: Ip, E: Env<F>>(
     if !candidates.ported {
         return env.reserve(draft, false);
     }
-    if !candidates.echo {
-        match keep_privileged(env, draft) {
+    if candidates.keeps {
+        match keep(env, draft) {
             Err(DropReason::NatConflict) => {}
             done => return done,
         }
@@ -124,20 +128,17 @@ pub fn is_free<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
     !is_in(published) && !is_in(port_set::EXCLUDED)
 }
 
-/// Reserves the draft's reply tuple with the opener's own port, if that is a privileged one.
+/// Reserves the draft's reply tuple with the opener's own port, which it has already.
 ///
 /// # Errors
-/// `NatConflict` when it is not, or not free; `TableFull`.
+/// `NatConflict` when that is not free; `TableFull`.
 #[inline(always)]
-fn keep_privileged<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropReason> {
-    let (own, proto) = (draft.opening.original.sport, draft.reply.proto);
-    let port = u16::from(own);
-    if port == 0 || port >= PRIVILEGED {
-        return Err(DropReason::NatConflict);
-    }
-    draft.reply.dport = own;
+fn keep<F: Ip, E: Env<F>>(env: &E, draft: &Draft<F>) -> Result<(), DropReason> {
     env.reserve(draft, true)?;
-    env.keep_port(proto, port);
+    let port = u16::from(draft.reply.dport);
+    if port < PRIVILEGED {
+        env.keep_port(draft.reply.proto, port);
+    }
     Ok(())
 }
 
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn the_last_position_wraps_to_the_first() {
         let config = config(&[(100, 103)]);
-        let candidates = Candidates { start: 3, ported: true, echo: false };
+        let candidates = Candidates { start: 3, ported: true, echo: false, keeps: false };
         assert_eq!(candidates.position(&config, 0, 0), 3);
         assert_eq!(candidates.position(&config, 1, 0), 0);
     }

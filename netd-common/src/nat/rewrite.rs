@@ -6,7 +6,7 @@ use crate::{
     maps::{Flow, Tuple, flow_flags},
     net::Be16,
     verdict::DropReason,
-    wire::{Headers, L4, csum, ethernet, headers::L3},
+    wire::{Fragment, Headers, L4, csum, ethernet, headers::L3, l4},
 };
 
 /// Works out a flow's checksum deltas from the key it translates.
@@ -95,7 +95,10 @@ fn translate<F: Ip, P: Packet>(
     flow: &Flow<F::Addr>,
 ) -> Result<(), DropReason> {
     F::store_addresses(packet, &flow.src, &flow.dst)?;
-    let Some(checksum) = headers.checksum_offset() else { return Ok(()) };
+    let Some(checksum) = headers.checksum_offset() else {
+        let moves = headers.l4 == L4::Sctp && (flow.sport, flow.dport) != (headers.sport, headers.dport);
+        return if moves { sctp_ports::<F, P>(packet, headers, flow) } else { Ok(()) };
+    };
     let zero_is_none = F::UDP_ZERO_IS_NONE && headers.l4 == L4::Udp;
     let change = |pseudo_header| ChecksumChange { pseudo_header, ipv6: F::V6, zero_is_none };
     let covers_addresses = F::ICMP_PSEUDO_HEADER || headers.l4 != L4::Echo;
@@ -109,8 +112,34 @@ fn translate<F: Ip, P: Packet>(
     if headers.l4 == L4::Echo {
         // One of the two is zero: see `Headers`.
         let id = if flow.sport == Be16::ZERO { flow.dport } else { flow.sport };
-        return packet.store(headers.l4_offset + crate::wire::l4::ECHO_ID, id.to_wire());
+        return packet.store(headers.l4_offset + l4::ECHO_ID, id.to_wire());
     }
     let ([a, b], [c, d]) = (flow.sport.to_wire(), flow.dport.to_wire());
-    packet.store(headers.l4_offset + crate::wire::l4::PORTS, [a, b, c, d])
+    packet.store(headers.l4_offset + l4::PORTS, [a, b, c, d])
+}
+
+/// Writes the ports of SCTP, whose checksum covers them and no addresses. Where it is left to the device, that works it out anew.
+///
+/// # Errors
+/// `UnknownL4` for a fragment: its checksum is over bytes that are not here. `KernelRefused`.
+#[inline(always)]
+fn sctp_ports<F: Ip, P: Packet>(
+    packet: &mut P,
+    headers: &Headers<F>,
+    flow: &Flow<F::Addr>,
+) -> Result<(), DropReason> {
+    if headers.fragment != Fragment::Whole {
+        return Err(DropReason::UnknownL4);
+    }
+    let at = headers.l4_offset;
+    let length = F::length(packet)?.checked_sub(at - L3).ok_or(DropReason::Malformed)?;
+    let ([a, b], [c, d]) = (flow.sport.to_wire(), flow.dport.to_wire());
+    let (new, old) = ([a, b, c, d], packet.load::<4>(at + l4::PORTS)?);
+    let sum = u32::from_le_bytes(packet.load::<4>(at + l4::SCTP_CHECKSUM)?);
+    // Zero: left out by agreement (RFC 9653).
+    if sum != 0 {
+        let change = P::crc32c_change(u32::from_le_bytes(old) ^ u32::from_le_bytes(new), length);
+        packet.store(at + l4::SCTP_CHECKSUM, (sum ^ change).to_le_bytes())?;
+    }
+    packet.store(at + l4::PORTS, new)
 }

@@ -6,7 +6,7 @@ use crate::{
     maps::Tuple,
     net::{Addr4, Addr6, Be16, Zone},
     verdict::DropReason,
-    wire::{csum, ethernet, ipv4, ipv6, l4},
+    wire::{Fragment, Place, Span, csum, ethernet, ipv4, ipv6, l4},
 };
 
 /// The transport part of a packet.
@@ -21,22 +21,14 @@ pub enum L4 {
     Tcp,
     /// UDP.
     Udp,
+    /// UDP-Lite and DCCP: ports and checksum as UDP's, but the checksum is never left out.
+    Lite,
+    /// SCTP: ports as UDP's, and a checksum of its own kind.
+    Sctp,
     /// An ICMP echo request or reply; the identifier takes the place of the asker's port.
     Echo,
     /// Any other ICMP or ICMPv6 message.
     Icmp,
-}
-
-/// The place of a packet among the fragments of a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Fragment {
-    /// Not a fragment (or an atomic one, RFC 6946).
-    Whole,
-    /// The first: it has the ports.
-    First,
-    /// A later one.
-    Later,
 }
 
 /// What a packet says. Ports of an echo request are (id, 0), of its reply (0, id); of protocols without ports (0, 0).
@@ -62,11 +54,15 @@ pub struct Headers<F: Family> {
     pub l4: L4,
     /// Its place in a fragmented datagram.
     pub fragment: Fragment,
+    /// Whether nothing follows it in the datagram.
+    pub last: bool,
+    /// What of the datagram it holds.
+    pub span: Span,
     /// Flags of TCP.
     pub tcp_flags: u8,
     /// Header length of TCP in bytes.
     pub tcp_header: u8,
-    /// Type of an ICMP message.
+    /// Type of an ICMP message, or of SCTP's first chunk.
     pub icmp_type: u8,
 }
 
@@ -77,7 +73,7 @@ pub struct IpHeader<A> {
     dst: A,
     proto: u8,
     ttl: u8,
-    fragment: Fragment,
+    place: Place,
     fragment_id: u32,
     l4_offset: u32,
 }
@@ -94,6 +90,11 @@ pub trait Readable: Family {
     /// # Errors
     /// `Malformed`.
     fn full<P: Packet>(packet: &P) -> Result<IpHeader<Self::Addr>, DropReason>;
+    /// Returns the length of the packet from IP's header on, in bytes, as that header has it.
+    ///
+    /// # Errors
+    /// `Malformed`.
+    fn length<P: Packet>(packet: &P) -> Result<u32, DropReason>;
     /// Reads one address.
     fn load_address<P: Packet>(packet: &P, offset: u32) -> Option<Self::Addr>;
     /// Writes both addresses.
@@ -141,7 +142,7 @@ impl<F: Readable> Headers<F> {
     pub fn read_plain<P: Packet>(packet: &P) -> Option<Self> {
         let (src, dst, proto, ttl) = F::plain(packet)?;
         let l4_offset = L3 + F::HEADER;
-        let ip = IpHeader { src, dst, proto, ttl, fragment: Fragment::Whole, fragment_id: 0, l4_offset };
+        let ip = IpHeader { src, dst, proto, ttl, place: Place::WHOLE, fragment_id: 0, l4_offset };
         let headers = Self::with_transport(packet, &ip).ok()?;
         matches!(headers.l4, L4::Tcp | L4::Udp | L4::Echo).then_some(headers)
     }
@@ -169,18 +170,24 @@ impl<F: Readable> Headers<F> {
             l4_offset: ip.l4_offset,
             fragment_id: ip.fragment_id,
             l4: L4::Other,
-            fragment: ip.fragment,
+            fragment: ip.place.fragment,
+            last: ip.place.last,
+            span: ip.place.span,
             tcp_flags: 0,
             tcp_header: 0,
             icmp_type: 0,
         };
-        if ip.fragment == Fragment::Later {
+        if !matches!(ip.place.fragment, Fragment::Whole | Fragment::First) {
             return Ok(headers);
         }
-        if ip.proto == l4::TCP || ip.proto == l4::UDP {
+        if matches!(ip.proto, l4::TCP | l4::UDP | l4::UDP_LITE | l4::DCCP | l4::SCTP) {
             let [a, b, c, d] = packet.load::<4>(ip.l4_offset + l4::PORTS)?;
             (headers.sport, headers.dport) = (Be16::from_wire([a, b]), Be16::from_wire([c, d]));
-            headers.l4 = L4::Udp;
+            headers.l4 = if ip.proto == l4::UDP { L4::Udp } else { L4::Lite };
+        }
+        if ip.proto == l4::SCTP {
+            let [kind, _] = packet.load::<2>(ip.l4_offset + l4::SCTP_CHUNK)?;
+            (headers.icmp_type, headers.l4) = (kind, L4::Sctp);
         }
         if ip.proto == l4::TCP {
             let [offset, flags] = packet.load::<2>(ip.l4_offset + l4::TCP_OFFSET)?;
@@ -234,7 +241,7 @@ impl<F: Readable> Headers<F> {
     pub const fn header_length(&self) -> u32 {
         let transport = match self.l4 {
             L4::Tcp => self.tcp_header as u32,
-            L4::Udp | L4::Echo | L4::Icmp | L4::Other => 8,
+            L4::Udp | L4::Lite | L4::Sctp | L4::Echo | L4::Icmp | L4::Other => 8,
         };
         self.l4_offset - L3 + transport
     }
@@ -243,9 +250,9 @@ impl<F: Readable> Headers<F> {
     pub const fn checksum_offset(&self) -> Option<u32> {
         match self.l4 {
             L4::Tcp => Some(self.l4_offset + l4::TCP_CHECKSUM),
-            L4::Udp => Some(self.l4_offset + l4::UDP_CHECKSUM),
+            L4::Udp | L4::Lite => Some(self.l4_offset + l4::UDP_CHECKSUM),
             L4::Echo | L4::Icmp => Some(self.l4_offset + l4::ICMP_CHECKSUM),
-            L4::Other => None,
+            L4::Sctp | L4::Other => None,
         }
     }
 }
@@ -271,21 +278,24 @@ impl Readable for crate::family::V4 {
             return Err(DropReason::Malformed);
         }
         let bits = u16::from_be_bytes([h[6], h[7]]);
-        let fragment = match (bits & ipv4::OFFSET_MASK, bits & ipv4::MORE) {
-            (0, 0) => Fragment::Whole,
-            (0, _) => Fragment::First,
-            _ => Fragment::Later,
-        };
+        let (start, more) = (bits & ipv4::OFFSET_MASK, bits & ipv4::MORE != 0);
+        let carried = total.saturating_sub(length);
+        let place = Place::new(start, more, carried, carried, h[9])?;
         let (src, dst) = ([h[12], h[13], h[14], h[15]], [h[16], h[17], h[18], h[19]]);
         Ok(IpHeader {
             src: Addr4::from_wire(src),
             dst: Addr4::from_wire(dst),
             proto: h[9],
             ttl: h[8],
-            fragment,
+            place,
             fragment_id: u32::from(u16::from_be_bytes([h[4], h[5]])),
             l4_offset: L3 + length,
         })
+    }
+
+    #[inline(always)]
+    fn length<P: Packet>(packet: &P) -> Result<u32, DropReason> {
+        Ok(u32::from(u16::from_be_bytes(packet.load::<2>(L3 + ipv4::TOTAL_LENGTH)?)))
     }
 
     #[inline(always)]
@@ -389,13 +399,16 @@ impl Readable for crate::family::V6 {
             dst,
             proto: h[6],
             ttl: h[7],
-            fragment: Fragment::Whole,
+            place: Place::WHOLE,
             fragment_id: 0,
             l4_offset: L3 + ipv6::HEADER,
         };
+        // Where the packet ends, and where the fragment header does; 0: it has none.
+        let end = L3 + ipv6::HEADER + u32::from(u16::from_be_bytes([h[4], h[5]]));
+        let (mut bits, mut behind) = (0, 0);
         for _ in 0..ipv6::MAX_EXTENSIONS {
-            if !ipv6::is_extension(ip.proto) || ip.fragment == Fragment::Later {
-                return Ok(ip);
+            if !ipv6::is_extension(ip.proto) || bits >> 3 != 0 {
+                break;
             }
             let f = packet.load::<8>(ip.l4_offset)?;
             let length = match ip.proto {
@@ -404,18 +417,25 @@ impl Readable for crate::family::V6 {
                 _ => (u32::from(f[1]) + 1) * 8,
             };
             if ip.proto == ipv6::FRAGMENT {
-                let offset = u16::from_be_bytes([f[2], f[3]]);
+                bits = u16::from_be_bytes([f[2], f[3]]);
+                behind = ip.l4_offset + length;
                 ip.fragment_id = u32::from_be_bytes([f[4], f[5], f[6], f[7]]);
-                ip.fragment = match (offset >> 3, offset & 1) {
-                    (0, 0) => Fragment::Whole,
-                    (0, _) => Fragment::First,
-                    _ => Fragment::Later,
-                };
             }
             ip.proto = f[0];
             ip.l4_offset += length;
         }
-        if ipv6::is_extension(ip.proto) { Err(DropReason::Malformed) } else { Ok(ip) }
+        if behind != 0 {
+            let (carried, transport) = (end.saturating_sub(behind), end.saturating_sub(ip.l4_offset));
+            ip.place = Place::new(bits >> 3, bits & 1 != 0, carried, transport, ip.proto)?;
+        }
+        let unread = ipv6::is_extension(ip.proto) && bits >> 3 == 0;
+        if unread { Err(DropReason::Malformed) } else { Ok(ip) }
+    }
+
+    #[inline(always)]
+    fn length<P: Packet>(packet: &P) -> Result<u32, DropReason> {
+        let payload = u16::from_be_bytes(packet.load::<2>(L3 + ipv6::PAYLOAD_LENGTH)?);
+        Ok(ipv6::HEADER + u32::from(payload))
     }
 
     #[inline(always)]

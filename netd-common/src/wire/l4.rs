@@ -1,9 +1,47 @@
-//! TCP, UDP and ICMP: offsets in bytes from the start of their headers, and flags.
+//! Transport protocols: numbers, offsets in bytes from the start of their headers, flags.
 
 /// IANA protocol number of TCP.
 pub const TCP: u8 = 6;
 /// IANA protocol number of UDP.
 pub const UDP: u8 = 17;
+/// DCCP (RFC 4340): ports and checksum lie as in UDP.
+pub const DCCP: u8 = 33;
+/// SCTP (RFC 9260).
+pub const SCTP: u8 = 132;
+/// UDP-Lite (RFC 3828): UDP with the length of what its checksum covers in place of its own.
+pub const UDP_LITE: u8 = 136;
+/// ICMP.
+pub const ICMP: u8 = 1;
+/// ICMPv6.
+pub const ICMP6: u8 = 58;
+
+/// Whether only the first fragment of a datagram of this protocol tells its flow.
+pub const fn has_ports(proto: u8) -> bool {
+    smallest_header(proto) != 0
+}
+
+/// Returns the bytes of a protocol's header that netd has to see, 0 for protocols that it translates by address alone.
+pub const fn smallest_header(proto: u8) -> u32 {
+    match proto {
+        TCP => 20,
+        SCTP => 16, // with the head of the first chunk
+        UDP | UDP_LITE | DCCP | ICMP | ICMP6 => 8,
+        _ => 0,
+    }
+}
+
+/// Whether it is a tunnel or cipher that carries no ports and works through a translation of its outer addresses: IP in IP, IPv6 in IP, GRE, ESP,
+/// AH, L2TP. (AH covers the addresses, so its receiver refuses it; RFC 4302 §3.3.3.)
+pub const fn is_portless(proto: u8) -> bool {
+    matches!(proto, 4 | 41 | 47 | 50 | 51 | 115)
+}
+
+/// Type of SCTP's first chunk (RFC 9260 §3.2).
+pub const SCTP_CHUNK: u32 = 12;
+/// Checksum of SCTP: a CRC32c of the whole packet, addresses not included.
+pub const SCTP_CHECKSUM: u32 = 8;
+/// SCTP's chunk that opens an association.
+pub const INIT: u8 = 1;
 
 /// Source port of TCP and UDP; the destination port follows at once.
 pub const PORTS: u32 = 0;

@@ -128,6 +128,7 @@ fn protocol(text: &str) -> Result<u8, Error> {
         "icmp" => Ok(1),
         "tcp" => Ok(6),
         "udp" => Ok(17),
+        "sctp" => Ok(132),
         "icmpv6" | "icmp6" => Ok(58),
         number => number.parse().map_err(|_| {
             Error::new(Code::Usage, format!("invalid filter proto={text}"))

@@ -77,7 +77,13 @@ fn both(listen: &Listen) -> nix::Result<()> {
 
 fn one(listen: &Listen) -> nix::Result<()> {
     let family = if listen.ip.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
-    let socket = open(family, listen.protocol)?;
+    let socket = match open(family, listen.protocol) {
+        // A kernel without SCTP: nobody has a socket of it.
+        Err(Errno::ESOCKTNOSUPPORT | Errno::EPROTONOSUPPORT) if listen.protocol == Protocol::Sctp => {
+            return Ok(());
+        }
+        opened => opened?,
+    };
     if listen.ip.is_ipv6() {
         setsockopt(&socket, Ipv6V6Only, &true)?;
     }
@@ -88,6 +94,8 @@ fn open(family: AddressFamily, protocol: Protocol) -> nix::Result<OwnedFd> {
     let kind = match protocol {
         Protocol::Tcp => SockType::Stream,
         Protocol::Udp => SockType::Datagram,
+        // Without naming SCTP: that would load its module, and where it is not loaded nobody holds a port.
+        Protocol::Sctp => SockType::SeqPacket,
     };
     let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, Mark, &MARK)?;
@@ -103,7 +111,7 @@ fn hold(socket: &OwnedFd, ip: IpAddr, at: &Listen) -> nix::Result<()> {
             bind(socket.as_raw_fd(), &address)?;
             listen(socket, Backlog::new(0)?)
         }
-        Protocol::Udp => bind(socket.as_raw_fd(), &address),
+        Protocol::Udp | Protocol::Sctp => bind(socket.as_raw_fd(), &address),
     }
 }
 

@@ -97,6 +97,7 @@ fn protocol_name(proto: u8) -> String {
     match proto {
         l4::TCP => "tcp".to_owned(),
         l4::UDP => "udp".to_owned(),
+        l4::SCTP => "sctp".to_owned(),
         1 => "icmp".to_owned(),
         58 => "icmpv6".to_owned(),
         other => other.to_string(),

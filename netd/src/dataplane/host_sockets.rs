@@ -186,9 +186,9 @@ impl Diag {
 
 /// Returns length and type of the next message.
 fn header(bytes: &[u8]) -> Option<(usize, u16)> {
-    let [a, b, c, d, e, f, ..] = *bytes else { return None };
-    let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
-    (length >= HEADER).then_some((length, u16::from_ne_bytes([e, f])))
+    let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?);
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    Some((usize::try_from(length).ok()?, kind)).filter(|(length, _)| *length >= HEADER)
 }
 
 fn acknowledged(payload: &[u8]) -> io::Result<()> {

@@ -13,8 +13,8 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        Config, Dialled, DialledKey, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pace,
-        Pending, Place, PortSet, Ports as FragmentPorts, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink,
+        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network, Open,
+        Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, held,
         port_set,
     },
     net::{Addr4, Addr6, IfIndex},
@@ -23,7 +23,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 29] = [
+pub const NAMES: [&str; 32] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -41,8 +41,6 @@ pub const NAMES: [&str; 29] = [
     "UPLINK",
     "DIALLED",
     "DROPS",
-    "FRAGMENT4",
-    "FRAGMENT6",
     "USAGE4",
     "USAGE6",
     "PACE",
@@ -53,6 +51,11 @@ pub const NAMES: [&str; 29] = [
     "LINK4",
     "LINK6",
     "TRUST",
+    "DATAGRAM4",
+    "DATAGRAM6",
+    "HELD",
+    "HELD_BYTES",
+    "HELD_NEXT",
 ];
 
 /// A hash map with entries by the batch.
@@ -199,6 +202,8 @@ pub struct Maps {
     pub trust: Table<TrustKey, u32>,
     /// Dropped packets by reason.
     pub drops: PerCpuArray<MapData, u64>,
+    /// Fragments that wait for their first.
+    pub held: Array<MapData, Held>,
     /// IPv4.
     pub v4: FamilyMaps<Addr4>,
     /// IPv6.
@@ -236,6 +241,7 @@ impl Maps {
             trust: Table::open(pins, "TRUST")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
                 .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
+            held: array(pins, "HELD")?,
             v4: FamilyMaps {
                 usage: array(pins, "USAGE4")?,
                 flow: Table::open(pins, "FLOW4")?,
@@ -317,8 +323,6 @@ pub fn shapes() -> Vec<Shape> {
         of::<IfIndex, Uplink>("UPLINK"),
         of::<u32, u64>("DROPS"),
         of::<DialledKey, Dialled>("DIALLED"),
-        of::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENT4"),
-        of::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENT6"),
         of::<u32, u32>("USAGE4"),
         of::<u32, u32>("USAGE6"),
         of::<u32, Pace>("PACE"),
@@ -329,5 +333,10 @@ pub fn shapes() -> Vec<Shape> {
         of::<LinkKey<Addr4>, u32>("LINK4"),
         of::<LinkKey<Addr6>, u32>("LINK6"),
         of::<TrustKey, u32>("TRUST"),
+        of::<FragmentKey<Addr4>, Datagram>("DATAGRAM4"),
+        of::<FragmentKey<Addr6>, Datagram>("DATAGRAM6"),
+        of::<u32, Held>("HELD"),
+        of::<u32, [u8; held::BYTES]>("HELD_BYTES"),
+        of::<u32, u32>("HELD_NEXT"),
     ]
 }

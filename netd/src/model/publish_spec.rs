@@ -52,7 +52,7 @@ impl FromStr for PublishSpec {
         if ports_text.is_empty() {
             return Err(InvalidPorts(format!("no port specified: {text}<empty>")));
         }
-        let protocol = parse_protocol(protocol, text)?;
+        let protocol = parse_protocol(protocol)?;
         let host_ip = parse_ip(ip)?;
         let ports = parse_range(ports_text)
             .filter(|ports| ports.0 > 0)
@@ -98,16 +98,16 @@ pub fn parse_expose(text: &str) -> Result<Vec<(u16, Protocol)>, InvalidPorts> {
     let (first, last) = parse_range(ports)
         .filter(|ports| ports.0 > 0)
         .ok_or_else(|| InvalidPorts(format!("invalid range format for --expose: {text}")))?;
-    let protocol = parse_protocol(protocol, text)?;
+    let protocol = parse_protocol(protocol)?;
     Ok((first..=last).map(|port| (port, protocol)).collect())
 }
 
 /// Parses the protocol behind the slash; without one it is TCP.
-fn parse_protocol(protocol: &str, text: &str) -> Result<Protocol, InvalidPorts> {
+fn parse_protocol(protocol: &str) -> Result<Protocol, InvalidPorts> {
     match protocol.to_ascii_lowercase().as_str() {
         "" | "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
-        "sctp" => Err(InvalidPorts(format!("cannot publish {text}: sctp is not supported yet"))),
+        "sctp" => Ok(Protocol::Sctp),
         other => Err(InvalidPorts(format!("invalid proto: {other}"))),
     }
 }
@@ -198,7 +198,6 @@ mod tests {
                 "invalid ranges specified for container and host Ports: 9000-9005 and 8000-8010",
             ),
             ("8000:9000-9005", "invalid ranges specified for container and host Ports: 9000-9005 and 8000"),
-            ("80:80/sctp", "cannot publish 80:80/sctp: sctp is not supported yet"),
         ] {
             let error = text.parse::<PublishSpec>().expect_err(text);
             assert_eq!(error.to_string(), message, "{text}");
@@ -223,7 +222,7 @@ mod tests {
         assert_eq!(parse_expose("80"), Ok(vec![(80, Protocol::Tcp)]));
         assert_eq!(parse_expose("53/UDP"), Ok(vec![(53, Protocol::Udp)]));
         assert_eq!(parse_expose("8000-8010").map(|ports| ports.len()), Ok(11));
-        for bad in ["", "0", "80:80", "a", "9-8", "80/icmp", "80/sctp"] {
+        for bad in ["", "0", "80:80", "a", "9-8", "80/icmp"] {
             assert!(parse_expose(bad).is_err(), "{bad}");
         }
     }
@@ -234,7 +233,7 @@ mod tests {
             any::<[u8; 4]>().prop_map(|octets| Some(IpAddr::from(octets))),
             any::<[u8; 16]>().prop_map(|octets| Some(IpAddr::from(octets).to_canonical())),
         ];
-        let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
+        let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
         (ip, 1..=60_000_u16, 0..=5_000_u16, prop::option::of(1..=60_000_u16), protocol).prop_map(
             |(host_ip, first, length, host, protocol)| PublishSpec {
                 host_ip,

@@ -27,6 +27,8 @@ pub enum Protocol {
     Tcp = 6,
     /// IANA 17.
     Udp = 17,
+    /// IANA 132.
+    Sctp = 132,
 }
 
 /// Where a sandbox's network comes from.
@@ -172,11 +174,12 @@ impl Binding {
 }
 
 impl Protocol {
-    /// Returns `tcp` or `udp`.
+    /// Returns `tcp`, `udp` or `sctp`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }

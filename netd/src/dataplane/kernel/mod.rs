@@ -3,6 +3,7 @@
 mod collector;
 mod config;
 mod direct;
+mod drops;
 mod ports;
 mod subnets;
 #[cfg(test)]
@@ -22,7 +23,6 @@ use netd_common::{
         features, flow_flags, port_set,
     },
     net::{Addr4, Addr6, Mac as WireMac},
-    verdict::DropReason,
     wire::l4,
 };
 
@@ -109,7 +109,9 @@ impl Kernel {
             .for_each(|key, _| keys.push((port_set::PUBLISHED6, key.proto, u16::from(key.port))))?;
         // The sets are made anew from the keys: a daemon that was killed between the two writes may have left them apart.
         for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
-            for set in [l4::TCP, l4::UDP].into_iter().filter_map(|proto| port_set::index(purpose, proto)) {
+            for set in
+                [l4::TCP, l4::UDP, l4::SCTP].into_iter().filter_map(|proto| port_set::index(purpose, proto))
+            {
                 self.sets[set as usize] = Ports([0; 2048]);
             }
         }
@@ -120,7 +122,9 @@ impl Kernel {
             }
         }
         for purpose in [port_set::PUBLISHED4, port_set::PUBLISHED6] {
-            for set in [l4::TCP, l4::UDP].into_iter().filter_map(|proto| port_set::index(purpose, proto)) {
+            for set in
+                [l4::TCP, l4::UDP, l4::SCTP].into_iter().filter_map(|proto| port_set::index(purpose, proto))
+            {
                 self.write_set(set)?;
             }
         }
@@ -494,14 +498,7 @@ impl Dataplane for Kernel {
     }
 
     fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error> {
-        DropReason::ALL
-            .iter()
-            .map(|reason| {
-                let counts = self.maps.drops.get(&(*reason as u32), 0);
-                let counts = counts.map_err(|source| Error::kernel("read map DROPS".to_owned(), source))?;
-                Ok((reason.as_str(), counts.iter().sum()))
-            })
-            .collect()
+        self.count_drops()
     }
 
     fn collect_garbage(&mut self) -> Result<usize, Error> {

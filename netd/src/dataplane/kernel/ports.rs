@@ -63,7 +63,7 @@ impl Kernel {
 
     /// Makes the sets of interest what ranges, publishes and live flows need.
     pub(super) fn refresh_interest(&mut self, live: &HashSet<(u8, u16)>, keep: bool) -> Result<(), Error> {
-        for proto in [l4::TCP, l4::UDP, 1] {
+        for proto in [l4::TCP, l4::UDP, l4::SCTP, 1] {
             let Some(index) = port_set::index(port_set::INTEREST, proto) else { continue };
             let before = self.sets[index as usize];
             let mut wanted = if keep { before } else { Ports([0; 2048]) };
@@ -188,6 +188,7 @@ pub(super) fn published<A>(
     let protocol = match proto {
         l4::TCP => Protocol::Tcp,
         l4::UDP => Protocol::Udp,
+        l4::SCTP => Protocol::Sctp,
         _ => return None,
     };
     let (host_port, backend_port) = (port.into(), value.port.into());
