@@ -62,8 +62,11 @@ fn state<F: Cast>(fake: &Fake, key: &Tuple<F::Addr>) -> Option<State> {
     halves::<F>(fake, key).map(|(mine, theirs)| mine.state_with(theirs, key.proto))
 }
 
+/// What a1 sends, what the remote sends, and the key of the opener's entry.
+type Connection<A> = (Wire<A>, Wire<A>, Tuple<A>);
+
 /// Opens a connection of a1 to the remote and returns what the remote sees of it, with the key of its opener's entry.
-fn established<F: Cast>(fake: &Fake) -> (Wire<F::Addr>, Wire<F::Addr>, Tuple<F::Addr>)
+fn established<F: Cast>(fake: &Fake) -> Connection<F::Addr>
 where
     Fake: Env<F>,
 {
@@ -116,7 +119,7 @@ where
 /// Returns a client outside that does not exist, by number.
 fn nobody<F: Cast>(number: u32, dport: u16, kind: Kind) -> Wire<F::Addr> {
     let sport = 1024 + (number % 60_000) as u16;
-    let from = if number / 60_000 % 2 == 0 { Party::Remote2 } else { Party::Remote };
+    let from = if number % 120_000 < 60_000 { Party::Remote2 } else { Party::Remote };
     wire::<F>(from, sport, Party::Host, dport, kind)
 }
 
