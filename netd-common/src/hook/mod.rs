@@ -11,6 +11,8 @@ mod to_endpoint;
 mod to_uplink;
 
 #[cfg(test)]
+mod malformed;
+#[cfg(test)]
 #[macro_use]
 mod tests;
 #[cfg(test)]
@@ -32,7 +34,7 @@ use crate::{
     },
     net::{Be16, IfIndex, UPLINK_ZONE, Zone},
     verdict::{DropReason, Judgement, Verdict},
-    wire::{Headers, L4, reset},
+    wire::{Headers, L4, reset, sane},
 };
 
 /// A hook's answer; the error is the reason of a drop.
@@ -186,6 +188,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
         Some(verdict) => return Ok(verdict.widened()),
         None => {}
     }
+    sane::check(packet, &draft.headers)?;
     conntrack::admit(env, &mut draft)?;
     conntrack::open(env, &mut draft)?;
     if !conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) {
