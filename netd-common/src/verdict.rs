@@ -113,8 +113,12 @@ drop_reasons! {
     25 FragTiny "FRAG_TINY";
     /// The sender prescribes the packet's way (IPv4 source route, IPv6 routing header).
     26 SourceRoute "SOURCE_ROUTE";
+    /// A published port that is closed to this source (`allow=`).
+    27 NotAllowed "NOT_ALLOWED";
+    /// A service of the host, from a network that may not reach it (`netd.host_access`).
+    28 HostAccess "HOST_ACCESS";
     /// The endpoint has as many flows as it may have.
-    27 OverQuota "OVER_QUOTA";
+    29 OverQuota "OVER_QUOTA";
 }
 
 /// Slots of the counter array: more than reasons exist, so that a new reason does not change the map.

@@ -19,7 +19,7 @@ mod tests;
 mod conntrack_tests;
 
 pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
-pub use from_uplink::{from_uplink_decide, from_uplink_fast};
+pub use from_uplink::{concerns_us, from_uplink_decide, from_uplink_fast};
 pub use to_endpoint::{to_endpoint, to_endpoint_decide};
 pub use to_uplink::{to_uplink, to_uplink_fast};
 
@@ -43,9 +43,14 @@ pub type Decision<F> = Result<Verdict<<F as crate::family::Family>::Addr>, DropR
 /// Whether a packet to this port may belong to a flow or a published port. Protocols without ports always may.
 #[inline(always)]
 fn interests<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
+    const KEPT: u32 = port_set::KEPT - port_set::INTEREST;
     let port = u16::from(port);
-    let is_in = |purpose| port_set::index(purpose, proto).is_none_or(|set| env.in_port_set(set, port));
-    is_in(port_set::INTEREST) || (port < masquerade::PRIVILEGED && is_in(port_set::KEPT))
+    match port_set::index(port_set::INTEREST, proto) {
+        Some(set) => {
+            env.in_port_set(set, port) || (port < masquerade::PRIVILEGED && env.in_port_set(set + KEPT, port))
+        }
+        None => true,
+    }
 }
 
 /// Returns where a published port of this host address leads, the exact address before every address (reliability: S5). In IPv6 that may be the
@@ -78,7 +83,7 @@ pub type Partial<F> = Result<Option<Verdict<<F as crate::family::Family>::Addr>>
 /// What the deciding part answers: a verdict, or None when the opening says which flow to open.
 pub type Decided = Result<Option<Judgement>, DropReason>;
 
-/// Moves a packet by its flow, which [`conntrack::examine`] has found sound: routes it first where that is due.
+/// Moves a packet by its flow, which [`conntrack::examine`] has found sound: routes it first where that is due. None: it has gone after all.
 ///
 /// # Errors
 /// The reason of the drop.
@@ -88,19 +93,21 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
     packet: &mut P,
     headers: &Headers<F>,
     zone: Zone,
-) -> Decision<F> {
-    let config = env.config().ok_or(DropReason::EndpointDown)?;
+) -> Partial<F> {
+    let Some(config) = env.config() else { return Ok(None) };
     let key = headers.tuple(zone);
     let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
-    conntrack::refresh(env, &key, bridge)?;
+    if !conntrack::refresh(env, &key, bridge)? {
+        return Ok(None);
+    }
     if headers.is_reset() {
         conntrack::judge_reset(env, packet, headers, &key);
     }
     let moment = Moment { epoch: config.epoch, now: env.now() };
     match conntrack::forward(env, packet, headers, &key, moment) {
-        Some(done) => done,
+        Some(done) => done.map(Some),
         // TTL at its end, or too large: the stack answers or fragments, and `to_uplink` translates what comes of it.
-        None if zone != UPLINK_ZONE => Ok(Verdict::Pass),
+        None if zone != UPLINK_ZONE => Ok(Some(Verdict::Pass)),
         None => Err(DropReason::Ttl),
     }
 }
@@ -114,7 +121,7 @@ pub fn refresh_quoted<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
     packet: &P,
     quote: &Quote<F::Addr>,
-) -> Result<(), DropReason> {
+) -> Result<bool, DropReason> {
     let zone = quote.against.zone;
     let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
     conntrack::refresh(env, &quote.against, bridge)
@@ -134,7 +141,9 @@ fn settle_error<F: Ip, P: Packet, E: Env<F>>(
     if !conntrack::examine(env, headers, &quote.against) {
         return Ok(None);
     }
-    refresh_quoted(env, packet, &quote)?;
+    if !refresh_quoted(env, packet, &quote)? {
+        return Ok(None);
+    }
     let verdict = conntrack::forward_error(env, packet, headers, &quote)?;
     if F::V6 {
         siit::error_to_v4(packet)?;
@@ -170,7 +179,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
         _ if !may_have_flow => None,
         L4::Icmp => settle_error(env, packet, &draft.headers, zone)?,
         _ if conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) => {
-            Some(settle(env, packet, &draft.headers, zone)?)
+            settle(env, packet, &draft.headers, zone)?
         }
         _ => None,
     };
@@ -194,5 +203,5 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     if !conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) {
         return Err(DropReason::CtInvalid); // what it came by has just gone
     }
-    settle(env, packet, &draft.headers, zone)
+    settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)
 }
