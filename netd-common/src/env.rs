@@ -245,7 +245,7 @@ pub trait Env<F: Family> {
     fn usage(&self, ifindex: IfIndex) -> u32;
     /// Adds to, or takes from, the flows that an endpoint pays for.
     fn charge(&self, ifindex: IfIndex, flows: i32);
-    /// Counts an endpoint's places of unconfirmed flows up by one; no two calls return the same number.
+    /// Counts an endpoint's places up by one; no two calls return the same number.
     fn next_place(&self, ifindex: IfIndex) -> u32;
     /// Returns who holds a place.
     fn pending(&self, place: &Place) -> Option<Pending<F::Addr>>;

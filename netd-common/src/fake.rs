@@ -89,7 +89,7 @@ pub trait Cast: Ip {
 pub struct Tables<A: Ord> {
     /// Flows, as the hash map would hold them.
     pub flows: RefCell<BTreeMap<Tuple<A>, Flow<A>>>,
-    /// Who holds the places of unconfirmed flows.
+    /// Who holds the places of endpoints' latest flows.
     pub pending: RefCell<BTreeMap<Place, Pending<A>>>,
     /// Flows that endpoints pay for.
     pub usage: RefCell<BTreeMap<IfIndex, i32>>,
@@ -252,7 +252,7 @@ impl Fake {
         fake
     }
 
-    /// Lets one endpoint pay for this many flows of each family, and have this many places of unconfirmed ones: a power of two.
+    /// Lets one endpoint pay for this many flows of each family, and have this many places for the latest: a power of two.
     pub fn limit(&mut self, quota: u32, places: u32) {
         (self.config.quota4, self.config.quota6) = (quota, quota);
         (self.config.places4, self.config.places6) = (places - 1, places - 1);

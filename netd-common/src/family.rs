@@ -212,7 +212,7 @@ pub trait Fields: Family {
     fn fixed_source(network: &Network) -> Self::Addr;
     /// Returns the uplink's address.
     fn uplink_addr(uplink: &Uplink) -> Self::Addr;
-    /// Returns how many flows one endpoint may pay for, and its places of unconfirmed ones, less one.
+    /// Returns how many flows one endpoint may pay for, and its places for the latest, less one.
     fn quota(config: &Config) -> (u32, u32);
     /// Whether an address may lie in one of netd's subnets: false is certain.
     fn may_be_ours(config: &Config, addr: &Self::Addr) -> bool;

@@ -384,7 +384,7 @@ pub struct Dialled {
     pub pad: u16,
 }
 
-/// A place in an endpoint's ring of unconfirmed flows: the key of `PENDING4` and `PENDING6`.
+/// A place in an endpoint's ring of its latest flows: the key of `PENDING4` and `PENDING6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
@@ -394,7 +394,7 @@ pub struct Place {
     pub number: u32,
 }
 
-/// Who holds a place: a flow from outside, by its opener's entry.
+/// Who holds a place: a flow, by its opener's entry.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending<A> {
@@ -408,7 +408,7 @@ pub struct Pending<A> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pace {
-    /// The next place of an unconfirmed flow.
+    /// The next place of a flow.
     pub place: u32,
     /// The tick that `resets` counts.
     pub tick: u32,
@@ -486,7 +486,7 @@ pub struct Config {
     pub quota4: u32,
     /// The same for IPv6, whose table is smaller.
     pub quota6: u32,
-    /// Places of unconfirmed IPv4 flows of one endpoint, less one: a mask.
+    /// Places of one endpoint's latest IPv4 flows, less one: a mask.
     pub places4: u32,
     /// The same for IPv6.
     pub places6: u32,

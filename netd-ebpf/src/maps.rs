@@ -9,7 +9,9 @@ use netd_common::{
     env::Draft,
     family::{V4, V6},
     maps::{
-        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, capacity, held, port_set,
+        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network,
+        Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink,
+        capacity, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
@@ -127,10 +129,10 @@ pub static USAGE6: Array<u32> = Array::with_max_entries(capacity::ENDPOINT, 0);
 /// What goes on at each endpoint.
 #[map]
 pub static PACE: Array<Pace> = Array::with_max_entries(capacity::ENDPOINT, 0);
-/// Unconfirmed IPv4 flows by place. LRU: a lost entry costs one early chance to make room.
+/// Each endpoint's latest IPv4 flows by place. LRU: a lost entry costs one early chance to make room.
 #[map]
 pub static PENDING4: LruHashMap<Place, Pending<Addr4>> = LruHashMap::with_max_entries(capacity::PENDING4, 0);
-/// Unconfirmed IPv6 flows by place.
+/// Each endpoint's latest IPv6 flows by place.
 #[map]
 pub static PENDING6: LruHashMap<Place, Pending<Addr6>> = LruHashMap::with_max_entries(capacity::PENDING6, 0);
 /// Dropped packets by reason.

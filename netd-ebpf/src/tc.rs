@@ -135,7 +135,7 @@ macro_rules! parts {
             1
         }
 
-        /// Brings the quoted flow up to date. The answer is an action, or `FOUND`.
+        /// Brings the quoted flow up to date. The answer is an action, or `UNDECIDED` when it has gone, or `FOUND`.
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $refresh(skb: *mut __sk_buff) -> i32 {

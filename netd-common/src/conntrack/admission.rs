@@ -1,15 +1,15 @@
 //! Who may open one more flow.
 //!
-//! Each endpoint pays for the flows it opens and for those that the outside opens to its published ports, up to a quota of the table. Flows from
-//! outside whose opener has confirmed nothing yet sit in a ring of places, one ring for each endpoint: the next one takes the oldest place
-//! and, if its holder is still unconfirmed, the flow's too. A flood of SYNs from addresses that do not exist so turns its own ring; who
-//! completes a handshake before the ring has turned once is out of its reach.
+//! Each endpoint pays for the flows it opens and for those that the outside opens to its published ports, up to a quota of the table. Its latest
+//! flows sit in a ring of places: the next one takes the oldest place and, if its holder is dead by now, the flow's too. So a table empties
+//! itself even while no daemon collects. Of a flow from outside it is enough that its opener has confirmed nothing yet: a flood of SYNs from
+//! addresses that do not exist turns its own ring, and who completes a handshake before the ring has turned once is out of its reach.
 
 use super::{Half, Target, forget};
 use crate::{
     env::{Draft, Env},
     family::Ip,
-    maps::{Flow, Pace, Pending, Place, Tuple, flow_flags},
+    maps::{Config, Flow, Pace, Pending, Place, Tuple, flow_flags},
     net::{IfIndex, UPLINK_ZONE},
     verdict::DropReason,
 };
@@ -38,33 +38,31 @@ pub fn admit<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), Drop
     draft.generation = env.random();
     let opening = &draft.opening;
     let payer = match opening.target {
-        Target::Sandbox(ifindex) if opening.original.zone == UPLINK_ZONE => {
-            let newcomer = Pending { original: opening.original, generation: draft.generation };
-            take_place(env, places, ifindex, &newcomer);
-            ifindex
-        }
+        Target::Sandbox(ifindex) if opening.original.zone == UPLINK_ZONE => ifindex,
         _ => opening.original.zone,
     };
-    if env.usage(payer) >= quota { Err(DropReason::OverQuota) } else { Ok(()) }
+    let place = Place { ifindex: payer, number: env.next_place(payer) & places };
+    clear::<F, E>(env, config, &place);
+    if env.usage(payer) >= quota {
+        return Err(DropReason::OverQuota); // the place keeps its holder, which the next look at it may find dead
+    }
+    env.set_pending(&place, &Pending { original: opening.original, generation: draft.generation });
+    Ok(())
 }
 
-/// Takes the oldest place of an endpoint's ring; an unconfirmed flow that holds it is forgotten.
+/// Forgets the flow that holds a place, if it is dead, or came from outside and is unconfirmed.
 #[inline(always)]
-fn take_place<F: Ip, E: Env<F>>(env: &E, places: u32, ifindex: IfIndex, newcomer: &Pending<F::Addr>) {
-    let place = Place { ifindex, number: env.next_place(ifindex) & places };
-    if let Some(holder) = env.pending(&place) {
-        let found = env
-            .flow(&holder.original)
-            .map(|flow| (holder.original.counterpart(&flow), Half::of(&holder.original, &flow)));
-        if let Some((other, mine)) = found.filter(|(_, mine)| mine.generation == holder.generation) {
-            let theirs = mine.partner(env.flow(&other).map(|flow| Half::of(&other, &flow)));
-            let (proto, now) = (holder.original.proto, env.now());
-            if mine.is_unconfirmed_with(theirs.unwrap_or_default(), proto, GRACE, now) {
-                forget(env, &holder.original, theirs.map(|_| &other));
-            }
-        }
+fn clear<F: Ip, E: Env<F>>(env: &E, config: &Config, place: &Place) {
+    let Some(holder) = env.pending(place) else { return };
+    let key = &holder.original;
+    let found = env.flow(key).map(|flow| (key.counterpart(&flow), Half::of(key, &flow)));
+    let Some((other, mine)) = found.filter(|(_, mine)| mine.generation == holder.generation) else { return };
+    let theirs = mine.partner(env.flow(&other).map(|flow| Half::of(&other, &flow)));
+    let (reply, now) = (theirs.unwrap_or_default(), env.now());
+    let unconfirmed = key.zone == UPLINK_ZONE && mine.is_unconfirmed_with(reply, key.proto, GRACE, now);
+    if unconfirmed || mine.is_dead_with(reply, key.proto, &config.timeouts, now) {
+        forget(env, key, theirs.map(|_| &other));
     }
-    env.set_pending(&place, newcomer);
 }
 
 /// Whether one more reset may go to an endpoint now.

@@ -352,17 +352,17 @@ pub fn examine<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, key: &Tuple<F::A
     true
 }
 
-/// Brings a flow's entry up to date for a packet that [`forward`] left alone: asks for its route as a packet of `bridge`. False: the flow is
-/// forgotten, since its source belongs to another way, and the packet to be decided anew.
+/// Brings a flow's entry up to date for a packet that [`forward`] left alone: asks for its route as a packet of `bridge`. Returns false when the flow
+/// has gone, or its source belongs to another way, and the packet is to be decided anew.
 ///
 /// # Errors
-/// `CtInvalid` when the flow has just gone, `EndpointDown` or `NoRoute` when its way out is gone.
+/// `EndpointDown` or `NoRoute` when its way out is gone.
 #[inline(always)]
 pub fn refresh<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, bridge: IfIndex) -> Result<bool, DropReason> {
     let config = env.config().ok_or(DropReason::EndpointDown)?;
     let (flags, out) = match env.flow(key) {
         Some(flow) => (flow.flags, flow.out),
-        None => return Err(DropReason::CtInvalid),
+        None => return Ok(false),
     };
     if flags & flow_flags::TO_SANDBOX != 0 {
         let endpoint = env.endpoint(out).ok_or(DropReason::EndpointDown)?;

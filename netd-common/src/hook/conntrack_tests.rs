@@ -137,6 +137,26 @@ both_families! {
         assert_laws::<F>(&fake);
     }
 
+    fn a_quota_of_expired_flows_makes_room_without_a_collector<F>() {
+        let mut fake = Fake::new(10_000, 1000);
+        fake.limit(8, 4);
+        let udp = |sport| leave::<F>(&fake, ifindex::A1, &wire::<F>(Party::A1, sport, Party::Remote, 80, Kind::Udp)).decision;
+        for sport in 0..8 {
+            assert!(udp(40_000 + sport).is_ok());
+        }
+        for sport in 0..20 {
+            assert_eq!(udp(41_000 + sport), Err(DropReason::OverQuota), "all are alive");
+        }
+        fake.now.set(fake.now.get() + 31);
+        for round in 0..10 {
+            for sport in 0..4 {
+                assert!(udp(42_000 + 10 * round + sport).is_ok(), "as many as there are places");
+            }
+            fake.now.set(fake.now.get() + 31);
+        }
+        assert_laws::<F>(&fake);
+    }
+
     fn a_flood_of_syns_turns_its_own_ring<F>() {
         let mut fake = Fake::new(10_000, 1000);
         fake.publish_port::<F>(F::Addr::UNSPECIFIED, 6, 8080, Party::A1, ifindex::A1, 80);

@@ -43,9 +43,14 @@ pub type Decision<F> = Result<Verdict<<F as crate::family::Family>::Addr>, DropR
 /// Whether a packet to this port may belong to a flow or a published port. Protocols without ports always may.
 #[inline(always)]
 fn interests<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
+    const KEPT: u32 = port_set::KEPT - port_set::INTEREST;
     let port = u16::from(port);
-    let is_in = |purpose| port_set::index(purpose, proto).is_none_or(|set| env.in_port_set(set, port));
-    is_in(port_set::INTEREST) || (port < masquerade::PRIVILEGED && is_in(port_set::KEPT))
+    match port_set::index(port_set::INTEREST, proto) {
+        Some(set) => {
+            env.in_port_set(set, port) || (port < masquerade::PRIVILEGED && env.in_port_set(set + KEPT, port))
+        }
+        None => true,
+    }
 }
 
 /// Returns where a published port of this host address leads, the exact address before every address (reliability: S5). In IPv6 that may be the
@@ -78,8 +83,7 @@ pub type Partial<F> = Result<Option<Verdict<<F as crate::family::Family>::Addr>>
 /// What the deciding part answers: a verdict, or None when the opening says which flow to open.
 pub type Decided = Result<Option<Judgement>, DropReason>;
 
-/// Moves a packet by its flow, which [`conntrack::examine`] has found sound: routes it first where that is due. None: the route has changed, and the
-/// packet is to be decided anew.
+/// Moves a packet by its flow, which [`conntrack::examine`] has found sound: routes it first where that is due. None: it has gone after all.
 ///
 /// # Errors
 /// The reason of the drop.
@@ -90,7 +94,7 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
     headers: &Headers<F>,
     zone: Zone,
 ) -> Partial<F> {
-    let config = env.config().ok_or(DropReason::EndpointDown)?;
+    let Some(config) = env.config() else { return Ok(None) };
     let key = headers.tuple(zone);
     let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
     if !conntrack::refresh(env, &key, bridge)? {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     dataplane::PublishEntry,
     ipam,
-    model::{Binding, Id, Name, Netns, Network, PublishSpec, Sandbox, SandboxMode},
+    model::{Binding, Id, Name, Netns, Network, PublishSpec, Sandbox, SandboxMode, Sources},
     store::Intent,
 };
 
@@ -268,7 +268,7 @@ impl<M: Machine> Controller<M> {
                 backend,
                 backend_port: binding.port,
                 ifindex: 0,
-                allow: binding.allow.clone(),
+                allow: Sources::default(),
             })
         };
         let entries: Vec<PublishEntry> = gone.iter().filter_map(entry).collect();

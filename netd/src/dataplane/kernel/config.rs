@@ -43,8 +43,8 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
     Ok(config)
 }
 
-/// Returns how many unconfirmed flows from outside an endpoint may have, less one: half of its quota at most, so that a flood leaves room for
-/// what the endpoint opens itself; a power of two, which makes it a mask.
+/// Returns how many places an endpoint has for its latest flows, less one: half of its quota at most, so that a flood of unconfirmed ones leaves
+/// room for what the endpoint opens itself; a power of two, which makes it a mask.
 fn places(quota: u32) -> u32 {
     (quota / 2).checked_ilog2().map_or(0, |bits| (1 << bits) - 1)
 }

@@ -58,10 +58,10 @@ pub struct Kernel {
     uplinks: HashMap<u32, UplinkEntry>,
     /// Whether ports of removed publishes may still be in the sets of interest.
     stale_interest: bool,
-    /// Lists of sources that may come to a port.
-    lists: allow::Lists,
     /// What the last look at the flows found.
     collector: Collector,
+    /// Lists of sources that may come to a port.
+    lists: allow::Lists,
 }
 
 impl Kernel {
@@ -88,8 +88,8 @@ impl Kernel {
             networks: HashMap::new(),
             uplinks: HashMap::new(),
             stale_interest: true,
-            lists: allow::Lists::new(),
             collector: Collector::default(),
+            lists: allow::Lists::new(),
         };
         kernel.exclude_ports()?;
         kernel.recall()?;
