@@ -25,16 +25,8 @@ use netd_tests::{
 };
 
 /// What netd does not do yet: row, the protocol or all, why. Expected as the table says, not run, and shown as pending.
-const PENDING: &[(u8, Option<&str>, &str)] = &[
-    (5, Some("sctp"), SCTP),
-    (6, Some("sctp"), SCTP),
-    (37, Some("sctp"), SCTP),
-    (41, None, "published ports at link-local addresses"),
-    (81, None, SCTP),
-    (84, None, "sources of a published port"),
-];
-
-const SCTP: &str = "publishing SCTP";
+const PENDING: &[(u8, Option<&str>, &str)] =
+    &[(41, None, "published ports at link-local addresses"), (84, None, "sources of a published port")];
 
 /// Every row of the table, by number.
 fn rows() -> Vec<Row> {

@@ -110,7 +110,12 @@ fn switches() -> Vec<Row> {
         row(
             84,
             "a published port refuses the sources its list denies",
-            [story("tcp udp", "R, R2 → H:8080, R denied", "R: DROP, R2: OK", Stage::Own(access_list))],
+            [story(
+                "tcp udp",
+                "R, R2 → H:8080, R not on the list",
+                "R: DROP, R2: OK",
+                Stage::Own(access_list),
+            )],
         ),
     ]
 }
@@ -180,8 +185,15 @@ fn marked(family: Family) {
 fn access_list(family: Family) {
     let lab = Lab::new();
     let net = lab.network("netA", 20, &[]);
-    let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80", "-p", "8080:80/udp"]).serving(&[80]);
-    let denied_source = netd_tests::R.ip(family).to_string();
-    let _ = (&a1, denied_source, HOST, R2);
-    panic!("the publish ACL has no command line yet");
+    // Who is on the list may come; R is not.
+    let publish =
+        ["8080:80", "8080:80/udp"].map(|spec| format!("{spec},allow=10.0.1.0/24,allow=fd00:b::/64"));
+    let a1 = lab.sandbox("a1", net, 2, &["-p", &publish[0], "-p", &publish[1]]).serving(&[80]);
+    let to = at(HOST.ip(family), 8080);
+    for proto in Proto::BOTH {
+        denied(&lab, &a1, &["NOT_ALLOWED"], || {
+            assert_eq!(lab.r.probe(proto, to), Outcome::Timeout, "{proto:?}");
+        });
+        assert_eq!(lab.r2.reach(proto, to).source.ip(), netd_tests::R2.ip(family), "{proto:?}");
+    }
 }
