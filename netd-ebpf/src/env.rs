@@ -14,7 +14,8 @@ use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink,
+        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish,
+        PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -157,7 +158,7 @@ fn read<A: Copy>(field: &[u32; 4]) -> A {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $link:ident, $bits:literal, $af:expr, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $link:ident, $bits:literal, $af:expr, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -209,6 +210,24 @@ macro_rules! env_for {
             #[inline(always)]
             fn opened(&self, key: &PublishKey<$addr>) -> Option<Open> {
                 value(&maps::$open, key).copied()
+            }
+
+            #[inline(always)]
+            fn allows(&self, list: u32, source: &$addr) -> bool {
+                let key = AllowKey { list, addr: *source };
+                maps::$allow.get(&Key::new(32 + $bits, key)).is_some()
+            }
+
+            #[inline(always)]
+            fn keep_asked(&self, answer: &Tuple<$addr>) {
+                let now = Env::<$family>::now(self);
+                let _ = maps::$asked.insert(answer, &now, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn asked(&self, answer: &Tuple<$addr>) -> Option<u32> {
+                // SAFETY: the value is copied out at once.
+                unsafe { maps::$asked.get(answer) }.copied()
             }
 
             #[inline(always)]
@@ -329,10 +348,40 @@ macro_rules! env_for {
     };
 }
 env_for!(
-    V4, Addr4, FLOW4, DATAGRAM4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, OPEN4, LINK4, 32, AF_INET,
-    FLOW6, |key| Some(key.mapped())
+    V4,
+    Addr4,
+    FLOW4,
+    DATAGRAM4,
+    reserve4,
+    ADDRESS4,
+    SUBNET4,
+    LOCAL4,
+    PUBLISH4,
+    OPEN4,
+    ALLOW4,
+    ASKED4,
+    LINK4,
+    32,
+    AF_INET,
+    FLOW6,
+    |key| Some(key.mapped())
 );
 env_for!(
-    V6, Addr6, FLOW6, DATAGRAM6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, OPEN6, LINK6, 128, AF_INET6,
-    FLOW4, |key| key.as_mapped()
+    V6,
+    Addr6,
+    FLOW6,
+    DATAGRAM6,
+    reserve6,
+    ADDRESS6,
+    SUBNET6,
+    LOCAL6,
+    PUBLISH6,
+    OPEN6,
+    ALLOW6,
+    ASKED6,
+    LINK6,
+    128,
+    AF_INET6,
+    FLOW4,
+    |key| key.as_mapped()
 );

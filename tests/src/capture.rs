@@ -214,11 +214,11 @@ impl Packet {
         self.tcp_flags().is_some_and(|flags| flags & RST != 0)
     }
 
-    /// Whether it is a TCP segment with SYN and without ACK.
-    pub fn is_syn(&self) -> bool {
+    /// Whether it cannot belong to a TCP connection that is there: SYN without ACK, or a fragment that leaves the flags to another.
+    pub fn may_open(&self) -> bool {
         const SYN: u8 = 2;
         const ACK: u8 = 16;
-        self.tcp_flags().is_some_and(|flags| flags & (SYN | ACK) == SYN)
+        self.tcp_flags().is_none_or(|flags| flags & (SYN | ACK) == SYN)
     }
 
     fn tcp_flags(&self) -> Option<u8> {

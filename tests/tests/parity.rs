@@ -14,7 +14,7 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 use netd::{
     dataplane::{Dataplane, EndpointEntry, Kernel, NetworkEntry, PublishEntry, Settings, UplinkEntry},
-    model::{GatewayMode, Mac, Protocol},
+    model::{GatewayMode, Mac, Protocol, Sources},
 };
 use netd_common::{
     env::Env,
@@ -123,6 +123,7 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
                 trusts: false,
                 host_ipv4: None,
                 host_ipv6: None,
+                host_closed: false,
             })
             .expect("network");
     }
@@ -153,7 +154,15 @@ fn publish<F: Cast>(fake: &mut Fake, kernel: &mut Kernel, proto: Protocol, port:
     } else {
         (Ipv4Addr::UNSPECIFIED.into(), v4(party).into())
     };
-    let entry = PublishEntry { host_ip, host_port: port, protocol: proto, backend, backend_port, ifindex };
+    let entry = PublishEntry {
+        host_ip,
+        host_port: port,
+        protocol: proto,
+        backend,
+        backend_port,
+        ifindex,
+        allow: Sources::default(),
+    };
     kernel.guard_ports(std::slice::from_ref(&entry)).expect("guard");
     kernel.put_publishes(&[entry]).expect("publish");
 }
@@ -325,6 +334,7 @@ fn exchanged(kernel: &mut Kernel) {
         backend: v4(A1).into(),
         backend_port: 80,
         ifindex: ifindex::A1,
+        allow: Sources::default(),
     };
     kernel.guard_ports(std::slice::from_ref(&entry)).expect("guard");
     kernel.put_publishes(&[entry]).expect("publish");

@@ -297,6 +297,16 @@ pub const INTENDED: &[Intended] = &[
         ),
     },
     Intended {
+        id: "7.6 unknown protocols",
+        reason: "a protocol of which nobody knows what an address means to it is dropped, and never sent out with its address exchanged",
+        explains: |d| {
+            let unknown = matches!(d.flow.proto, Proto::Other(253));
+            unknown && d.sandbox_sends() && d.receiver().is_some_and(Edge::is_remote) && d.netd.is_empty()
+        },
+        goes_on: false,
+        example: Example::v4(&[Flow::new(Proto::Other(253), Edge::A1, TO_R)], &[Event::there(PLAIN)]),
+    },
+    Intended {
         id: "7.14 errors with a bad checksum",
         reason: "checksums are brought along and not verified: a wrong one stays wrong, and the receiver drops the packet",
         explains: |d| {
@@ -320,13 +330,6 @@ const NONE: Example = Example::v4(&[], &[]);
 
 /// Differences that are faults still to be repaired.
 pub const OPEN: &[Intended] = &[
-    Intended {
-        id: "fragments out of order",
-        reason: "a later fragment that comes before the first one is to wait for it (7.8)",
-        explains: |d| matches!(d.event.what, What::Fragments { order, .. } if order != [0, 1, 2]),
-        goes_on: false,
-        example: NONE,
-    },
     Intended {
         id: "TTL from outside",
         reason: "the host is to answer a packet of a flow that comes from outside at the end of its TTL (7.3)",
@@ -362,16 +365,6 @@ pub const OPEN: &[Intended] = &[
             matches!(d.event.what, What::Error { .. })
                 && d.sender().is_some_and(Edge::is_remote)
                 && d.kernel.is_empty()
-        },
-        goes_on: false,
-        example: NONE,
-    },
-    Intended {
-        id: "gateway from outside",
-        reason: "what is dialled from outside by a gateway's address is to be answered (T5)",
-        explains: |d| {
-            let gateway = matches!(d.flow.to, Target::Host(HostAddress::GatewayA | HostAddress::GatewayB, _));
-            gateway && d.flow.from.is_remote()
         },
         goes_on: false,
         example: NONE,

@@ -23,6 +23,12 @@ pub fn build() -> World {
         }
         lab.network(network.name, network.number, &extra)
     });
+    for (gateway, bits) in NETWORKS
+        .iter()
+        .flat_map(|network| [(network.ip(Family::V4, 1), 32), (network.ip(Family::V6, 1), 128)])
+    {
+        lab.allow_on_uplinks(&format!("{gateway}/{bits}")); // the host's own addresses answer who dials them
+    }
     let mut spaces = vec![(Edge::R, lab.r.clone()), (Edge::R2, lab.r2.clone())];
     for edge in Edge::SANDBOXES {
         let (network, host) = edge.place().expect("a sandbox has a network");

@@ -117,7 +117,8 @@ fn of_no_flow(world: &World, family: Family) {
     for segment in [frame.tcp_fin(from, to), frame.tcp_rst(from, to), frame.tcp_ack(from, to)] {
         denied(world, &world.r, &["CT_INVALID"], || wire.send(&segment));
     }
-    remote.take();
+    let leaked = remote.take().into_iter().filter(|p| p.is_to(Proto::Tcp, 9)).count();
+    assert_eq!(leaked, 0, "segments of no flow at R");
     wire.send(&frame.tcp_syn(from, to));
     let syn = remote.wait("the SYN", WAIT, |p| !p.outgoing && p.is_to(Proto::Tcp, 9));
     assert_eq!(syn.src, Some(H.ip(family)));
