@@ -88,7 +88,7 @@ pub trait Readable: Family {
     /// Reads the header with everything it may carry.
     ///
     /// # Errors
-    /// `Malformed`.
+    /// `Malformed`, `SourceRoute` for an IPv6 routing header with hops left.
     fn full<P: Packet>(packet: &P) -> Result<IpHeader<Self::Addr>, DropReason>;
     /// Returns the length of the packet from IP's header on, in bytes, as that header has it.
     ///
@@ -412,7 +412,7 @@ impl Readable for crate::family::V6 {
             }
             let f = packet.load::<8>(ip.l4_offset)?;
             if ip.proto == ipv6::ROUTING && f[3] != 0 {
-                return Err(DropReason::Malformed); // on its way to somewhere else than it says (RFC 5095)
+                return Err(DropReason::SourceRoute); // on its way to somewhere else than it says (RFC 5095)
             }
             let length = match ip.proto {
                 ipv6::FRAGMENT => 8,
