@@ -103,6 +103,14 @@ impl Frame {
         bytes
     }
 
+    /// Builds a packet of any protocol.
+    pub fn raw(&self, from: IpAddr, to: IpAddr, proto: u8, payload: &[u8]) -> Vec<u8> {
+        let number = etherparse::IpNumber(proto);
+        let mut bytes = Vec::new();
+        self.ip(from, to, number).write(&mut bytes, number, payload).expect("a packet");
+        bytes
+    }
+
     fn ip(&self, from: IpAddr, to: IpAddr, next: etherparse::IpNumber) -> PacketBuilderStep<IpHeaders> {
         let headers = match (from, to) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
