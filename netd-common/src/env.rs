@@ -6,7 +6,8 @@ use crate::{
     conntrack::Opening,
     family::Family,
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, Network, Owner, Publish, PublishKey, Tuple, Uplink,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish, PublishKey,
+        Tuple, Uplink,
     },
     nat::icmp_error::Quote,
     net::{Be16, IfIndex},
@@ -64,6 +65,8 @@ pub trait Packet {
     fn length(&self) -> u32;
     /// Returns the payload of each segment of a GSO packet in bytes; 0: it is not one.
     fn segment_payload(&self) -> u32;
+    /// Returns the mark that the host's own rules, or other programs, have given it.
+    fn mark(&self) -> u32;
     /// Whether the frame carries a VLAN tag in its metadata.
     fn has_vlan_tag(&self) -> bool;
 }
@@ -169,6 +172,12 @@ pub trait Env<F: Family> {
     fn is_local(&self, addr: &F::Addr) -> bool;
     /// Returns where a published port leads.
     fn publish(&self, key: &PublishKey<F::Addr>) -> Option<Publish<F::Addr>>;
+    /// Returns the port that is open on a sandbox's own address, if it is.
+    fn opened(&self, key: &PublishKey<F::Addr>) -> Option<Open>;
+    /// Whether a link opens a port between two sandboxes.
+    fn linked(&self, key: &LinkKey<F::Addr>) -> bool;
+    /// Whether an interface may reach a network's opened ports directly.
+    fn trusts(&self, network: u16, ifindex: IfIndex) -> bool;
     /// Whether a port is in a set of `port_set`.
     fn in_port_set(&self, set: u32, port: u16) -> bool;
     /// Returns an uplink.

@@ -13,8 +13,8 @@ use crate::{
     env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, Network, Owner, PORT_RANGES, PortRange, Publish,
-        PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, PortRange,
+        Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
     },
     nat::{masquerade, siit},
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
@@ -90,6 +90,10 @@ pub struct Tables<A: Ord> {
     pub owners: BTreeMap<A, Owner>,
     /// Published ports.
     pub publishes: BTreeMap<PublishKey<A>, Publish<A>>,
+    /// Ports open on sandboxes' own addresses.
+    pub opened: BTreeMap<PublishKey<A>, Open>,
+    /// Ports that links open.
+    pub links: Vec<LinkKey<A>>,
     /// The host's own addresses.
     pub local: Vec<A>,
     /// Tuples that sockets of the host have.
@@ -113,6 +117,8 @@ pub struct Fake {
     pub networks: BTreeMap<u16, Network>,
     /// Devices through which the outside is reached.
     pub uplinks: BTreeMap<IfIndex, Uplink>,
+    /// Interfaces that a network trusts.
+    pub trusted: Vec<(u16, IfIndex)>,
     ports: BTreeMap<u32, Vec<u16>>,
     /// IPv4.
     pub v4: Tables<Addr4>,
@@ -163,6 +169,7 @@ impl Fake {
             endpoints: BTreeMap::new(),
             networks: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            trusted: Vec::new(),
             ports: BTreeMap::new(),
             v4: Tables::default(),
             v6: Tables::default(),
@@ -227,6 +234,12 @@ impl Fake {
         self.v6.owners.values_mut().filter(|o| o.network == slot).for_each(|o| change(&mut o.flags));
     }
 
+    /// Opens a sandbox's port on its own address.
+    pub fn open_port<F: Cast>(&mut self, sandbox: Party, proto: u8, port: u16, ifindex: IfIndex) {
+        let key = PublishKey { addr: F::of(sandbox), port: port.into(), proto, pad: 0 };
+        F::tables_mut(self).opened.insert(key, Open { ifindex });
+    }
+
     /// Publishes a host port of an address (unspecified: every local one) on a sandbox's port.
     pub fn publish_port<F: Cast>(
         &mut self,
@@ -289,6 +302,15 @@ macro_rules! env_for {
             }
             fn publish(&self, key: &PublishKey<$addr>) -> Option<Publish<$addr>> {
                 self.$tables.publishes.get(key).copied()
+            }
+            fn opened(&self, key: &PublishKey<$addr>) -> Option<Open> {
+                self.$tables.opened.get(key).copied()
+            }
+            fn linked(&self, key: &LinkKey<$addr>) -> bool {
+                self.$tables.links.contains(key)
+            }
+            fn trusts(&self, network: u16, ifindex: IfIndex) -> bool {
+                self.trusted.contains(&(network, ifindex))
             }
             fn in_port_set(&self, set: u32, port: u16) -> bool {
                 self.ports.get(&set).is_some_and(|ports| ports.contains(&port))
@@ -512,6 +534,8 @@ pub struct FakePacket {
     pub ingress: IfIndex,
     /// Payload of each segment of a GSO packet.
     pub segment: u32,
+    /// Its mark.
+    pub mark: u32,
     /// Whether its metadata has a VLAN tag.
     pub vlan: bool,
 }
@@ -519,7 +543,7 @@ pub struct FakePacket {
 impl FakePacket {
     /// Wraps a frame that arrived on a device.
     pub fn new(bytes: Vec<u8>, ifindex: IfIndex) -> Self {
-        Self { bytes, ifindex, ingress: ifindex, segment: 0, vlan: false }
+        Self { bytes, ifindex, ingress: ifindex, segment: 0, mark: 0, vlan: false }
     }
 }
 
@@ -576,6 +600,9 @@ impl Packet for FakePacket {
     }
     fn segment_payload(&self) -> u32 {
         self.segment
+    }
+    fn mark(&self) -> u32 {
+        self.mark
     }
     fn has_vlan_tag(&self) -> bool {
         self.vlan

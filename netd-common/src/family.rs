@@ -3,7 +3,7 @@
 use core::{fmt::Debug, hash::Hash};
 
 use crate::{
-    maps::{Config, Endpoint, Network, Uplink},
+    maps::{Config, Endpoint, Network, Uplink, endpoint_flags},
     net::{Addr4, Addr6, Be16},
     wire::{csum, ipv4, ipv6},
 };
@@ -62,6 +62,12 @@ pub trait Family: Copy + 'static {
     const HEADER_CHECKSUM: Option<u32>;
     /// Whether this is IPv6.
     const V6: bool;
+    /// The endpoint flag of masqueraded egress.
+    const MASQUERADE: u32;
+    /// The endpoint flag of gateway mode `routed`.
+    const ROUTED: u32;
+    /// The endpoint flag of gateway mode `nat-unprotected`.
+    const UNPROTECTED: u32;
     /// Whether an ICMP type is an error, which quotes a packet.
     fn is_error(icmp_type: u8) -> bool;
 }
@@ -88,6 +94,9 @@ impl Family for V4 {
     const UDP_ZERO_IS_NONE: bool = true;
     const HEADER_CHECKSUM: Option<u32> = Some(ipv4::CHECKSUM);
     const V6: bool = false;
+    const MASQUERADE: u32 = endpoint_flags::MASQUERADE4;
+    const ROUTED: u32 = endpoint_flags::ROUTED4;
+    const UNPROTECTED: u32 = endpoint_flags::UNPROTECTED4;
     fn is_error(icmp_type: u8) -> bool {
         // Unreachable, source quench, time exceeded, parameter problem (RFC 792); redirects are for the link they come from.
         matches!(icmp_type, 3 | 4 | 11 | 12)
@@ -108,6 +117,9 @@ impl Family for V6 {
     const UDP_ZERO_IS_NONE: bool = false;
     const HEADER_CHECKSUM: Option<u32> = None;
     const V6: bool = true;
+    const MASQUERADE: u32 = endpoint_flags::MASQUERADE6;
+    const ROUTED: u32 = endpoint_flags::ROUTED6;
+    const UNPROTECTED: u32 = endpoint_flags::UNPROTECTED6;
     fn is_error(icmp_type: u8) -> bool {
         // Error messages have types below 128 (RFC 4443 §2.1).
         icmp_type < 128

@@ -125,8 +125,24 @@ pub mod endpoint_flags {
     pub const ICC: u32 = 1 << 1;
     /// Nothing enters or leaves its network.
     pub const INTERNAL: u32 = 1 << 2;
-    /// Its network's egress takes the host's address.
-    pub const MASQUERADE: u32 = 1 << 3;
+    /// Its network's IPv4 egress takes the host's address.
+    pub const MASQUERADE4: u32 = 1 << 3;
+    /// The same for IPv6.
+    pub const MASQUERADE6: u32 = 1 << 4;
+    /// Both families' egress takes the host's address.
+    pub const MASQUERADE: u32 = MASQUERADE4 | MASQUERADE6;
+    /// Gateway mode `routed` in IPv4: its opened ports are reached by its own address.
+    pub const ROUTED4: u32 = 1 << 5;
+    /// The same for IPv6.
+    pub const ROUTED6: u32 = 1 << 6;
+    /// Gateway mode `nat-unprotected` in IPv4: everything is reached by its own address.
+    pub const UNPROTECTED4: u32 = 1 << 7;
+    /// The same for IPv6.
+    pub const UNPROTECTED6: u32 = 1 << 8;
+    /// `TRUST` names interfaces that may reach opened ports of its network directly.
+    pub const TRUSTS: u32 = 1 << 9;
+    /// Sandboxes of its network may be linked: `LINK4` and `LINK6` know the ports.
+    pub const LINKS: u32 = 1 << 10;
 }
 
 /// Who has an address: `ADDRESS4` and `ADDRESS6`.
@@ -203,6 +219,40 @@ pub struct Publish<A> {
     pub port: Be16,
     /// Slot of its network.
     pub network: u16,
+}
+
+/// A port that is open on a sandbox's own address: the value of `OPEN4` and `OPEN6`, by that address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// Host side of the endpoint's veth.
+    pub ifindex: IfIndex,
+}
+
+/// A port that a link opens between two sandboxes of one network: the key of `LINK4` and `LINK6`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkKey<A> {
+    /// Address of the sandbox that may open connections.
+    pub src: A,
+    /// Address of the sandbox it is linked to.
+    pub dst: A,
+    /// Port there.
+    pub port: Be16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Always zero.
+    pub pad: u8,
+}
+
+/// An interface that may reach a network's opened ports directly: the key of `TRUST`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrustKey {
+    /// Slot of the network.
+    pub network: u32,
+    /// The interface.
+    pub ifindex: IfIndex,
 }
 
 /// A fragmented datagram as seen in a zone: the key of `DATAGRAM4` and `DATAGRAM6`.
@@ -380,6 +430,10 @@ pub struct Config {
     pub filter4: [u32; 8],
     /// The same for IPv6.
     pub filter6: [u32; 8],
+    /// A packet whose mark is this under the mask may reach a sandbox that is addressed directly (`bridge-accept-fwmark`).
+    pub accept_mark: u32,
+    /// Bits of the mark that count; 0: no mark does.
+    pub accept_mask: u32,
 }
 
 /// Bits of [`Config::features`].
@@ -388,6 +442,8 @@ pub mod features {
     pub const PEER_SCRUBS: u32 = 1 << 0;
     /// `bpf_l4_csum_replace` knows `BPF_F_IPV6` (kernel ead7f9b8de65).
     pub const CSUM_IPV6: u32 = 1 << 1;
+    /// Opened ports are reached directly on every network (`allow-direct-routing`).
+    pub const DIRECT_ROUTING: u32 = 1 << 2;
 }
 
 /// A set of ports, one bit each.
@@ -436,6 +492,12 @@ pub mod capacity {
     pub const LOCAL: u32 = 8_192;
     /// `PUBLISH4`, `PUBLISH6`: every port of both protocols once.
     pub const PUBLISH: u32 = 131_072;
+    /// `OPEN4`, `OPEN6`.
+    pub const OPEN: u32 = 131_072;
+    /// `LINK4`, `LINK6`.
+    pub const LINK: u32 = 16_384;
+    /// `TRUST`.
+    pub const TRUST: u32 = 4_096;
     /// `UPLINK`.
     pub const UPLINK: u32 = 256;
     /// `DIALLED`.
@@ -512,13 +574,17 @@ no_padding! {
     PublishKey<Addr6> = 16, 2, 1, 1;
     Publish<Addr4> = 4, 4, 2, 2;
     Publish<Addr6> = 16, 4, 2, 2;
+    Open = 4;
+    LinkKey<Addr4> = 4, 4, 2, 1, 1;
+    LinkKey<Addr6> = 16, 16, 2, 1, 1;
+    TrustKey = 4, 4;
     FragmentKey<Addr4> = 4, 4, 4, 4, 1, 3;
     FragmentKey<Addr6> = 16, 16, 4, 4, 1, 3;
     Datagram = 2, 2, 1, 1, 2, 4, 16;
     Held = 16, 44;
     DialledKey = 8, 16, 2, 2;
     Dialled = 16, 2, 2;
-    Config = 4, 4, 8, 4, 4, 16, 36, 32, 32;
+    Config = 4, 4, 8, 4, 4, 16, 36, 32, 32, 4, 4;
 }
 // One cache line: an established IPv4 packet touches one entry.
 const _: () = assert!(size_of::<Flow<Addr4>>() == 64);
@@ -546,6 +612,10 @@ mod user {
         PublishKey<Addr6>,
         Publish<Addr4>,
         Publish<Addr6>,
+        Open,
+        LinkKey<Addr4>,
+        LinkKey<Addr6>,
+        TrustKey,
         DialledKey,
         Dialled,
         Held,

@@ -1,11 +1,13 @@
 //! What happens to a packet, and why it is dropped.
 
-use crate::{family::Address, net::IfIndex};
+use core::convert::Infallible;
+
+use crate::net::IfIndex;
 
 /// What happens to a packet. The packet's bytes were already rewritten where the verdict needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Verdict<A: Address> {
+pub enum Verdict<A> {
     /// The next program, then the stack or the bridge.
     Pass,
     /// Into the sandbox behind this veth, without the host's stack.
@@ -18,6 +20,25 @@ pub enum Verdict<A: Address> {
     Hold,
     /// Nowhere, and counted.
     Drop(DropReason),
+}
+
+/// A verdict that sends nothing out by a device: what is decided without a flow. It fits into a register, also for IPv6, where a larger one would
+/// lie on the stack, in slots that held pointers before ("invalid size of register fill").
+pub type Judgement = Verdict<Infallible>;
+
+impl Judgement {
+    /// Returns the same verdict where one with a next hop is expected.
+    #[inline(always)]
+    pub fn widened<A>(self) -> Verdict<A> {
+        match self {
+            Self::Pass => Verdict::Pass,
+            Self::ToSandbox(ifindex) => Verdict::ToSandbox(ifindex),
+            Self::ToNeighbour(_, never) => match never {},
+            Self::Refuse(reason) => Verdict::Refuse(reason),
+            Self::Hold => Verdict::Hold,
+            Self::Drop(reason) => Verdict::Drop(reason),
+        }
+    }
 }
 
 macro_rules! drop_reasons {
@@ -48,7 +69,7 @@ drop_reasons! {
     3 Isolation "ISOLATION";
     /// Traffic between sandboxes of a network whose inter-container communication is off.
     4 Icc "ICC";
-    /// A port of a routed network that is not published.
+    /// A port that is not published, of a sandbox whose published ports may be addressed directly.
     5 Unpublished "UNPUBLISHED";
     /// A sandbox's address used from outside its network.
     6 DirectAccess "DIRECT_ACCESS";

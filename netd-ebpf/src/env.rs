@@ -14,8 +14,8 @@ use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, Network, Owner, Publish, PublishKey, TICK_SHIFT,
-        Tuple, Uplink,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish, PublishKey,
+        TICK_SHIFT, TrustKey, Tuple, Uplink,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -158,7 +158,7 @@ fn read<A: Copy>(field: &[u32; 4]) -> A {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $bits:literal, $af:expr, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $link:ident, $bits:literal, $af:expr, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -205,6 +205,21 @@ macro_rules! env_for {
             #[inline(always)]
             fn publish(&self, key: &PublishKey<$addr>) -> Option<Publish<$addr>> {
                 value(&maps::$publish, key).copied()
+            }
+
+            #[inline(always)]
+            fn opened(&self, key: &PublishKey<$addr>) -> Option<Open> {
+                value(&maps::$open, key).copied()
+            }
+
+            #[inline(always)]
+            fn linked(&self, key: &LinkKey<$addr>) -> bool {
+                value(&maps::$link, key).is_some()
+            }
+
+            #[inline(always)]
+            fn trusts(&self, network: u16, ifindex: IfIndex) -> bool {
+                value(&maps::TRUST, &TrustKey { network: u32::from(network), ifindex }).is_some()
             }
 
             #[inline(always)]
@@ -324,6 +339,8 @@ env_for!(
     SUBNET4,
     LOCAL4,
     PUBLISH4,
+    OPEN4,
+    LINK4,
     32,
     AF_INET,
     FLOW6,
@@ -339,6 +356,8 @@ env_for!(
     SUBNET6,
     LOCAL6,
     PUBLISH6,
+    OPEN6,
+    LINK6,
     128,
     AF_INET6,
     FLOW4,

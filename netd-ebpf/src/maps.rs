@@ -9,8 +9,8 @@ use netd_common::{
     env::Draft,
     family::{V4, V6},
     maps::{
-        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, Network, Owner, PortSet,
-        Publish, PublishKey, Slot, Tuple, Uplink, capacity, held, port_set,
+        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network, Open,
+        Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, capacity, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
@@ -57,6 +57,23 @@ pub static PUBLISH4: HashMap<PublishKey<Addr4>, Publish<Addr4>> =
 #[map]
 pub static PUBLISH6: HashMap<PublishKey<Addr6>, Publish<Addr6>> =
     HashMap::with_max_entries(capacity::PUBLISH, BPF_F_NO_PREALLOC);
+/// Ports open on sandboxes' own IPv4 addresses.
+#[map]
+pub static OPEN4: HashMap<PublishKey<Addr4>, Open> =
+    HashMap::with_max_entries(capacity::OPEN, BPF_F_NO_PREALLOC);
+/// Ports open on sandboxes' own IPv6 addresses.
+#[map]
+pub static OPEN6: HashMap<PublishKey<Addr6>, Open> =
+    HashMap::with_max_entries(capacity::OPEN, BPF_F_NO_PREALLOC);
+/// Ports that links open between two IPv4 addresses.
+#[map]
+pub static LINK4: HashMap<LinkKey<Addr4>, u32> = HashMap::with_max_entries(capacity::LINK, BPF_F_NO_PREALLOC);
+/// Ports that links open between two IPv6 addresses.
+#[map]
+pub static LINK6: HashMap<LinkKey<Addr6>, u32> = HashMap::with_max_entries(capacity::LINK, BPF_F_NO_PREALLOC);
+/// Interfaces that may reach a network's open ports directly.
+#[map]
+pub static TRUST: HashMap<TrustKey, u32> = HashMap::with_max_entries(capacity::TRUST, BPF_F_NO_PREALLOC);
 /// Sets of ports by `port_set::index`.
 #[map]
 pub static PORTS: Array<PortSet> = Array::with_max_entries(port_set::COUNT, 0);

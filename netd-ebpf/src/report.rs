@@ -1,6 +1,6 @@
 //! Turns a verdict into the kernel's action, and counts drops: the single exit of every packet program.
 
-use core::ptr;
+use core::{convert::Infallible, ptr};
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -49,6 +49,15 @@ pub trait AsNextHop {
     fn words(&self) -> [u32; 4];
 }
 
+/// Of a verdict that never goes to a neighbour.
+impl AsNextHop for Infallible {
+    const FAMILY: u32 = 0;
+    #[inline(always)]
+    fn words(&self) -> [u32; 4] {
+        match *self {}
+    }
+}
+
 impl AsNextHop for Addr4 {
     const FAMILY: u32 = 2;
     #[inline(always)]
@@ -67,10 +76,7 @@ impl AsNextHop for Addr6 {
 
 /// Carries out a decision.
 #[inline(always)]
-pub fn finish<A: AsNextHop + netd_common::family::Address>(
-    skb: *mut __sk_buff,
-    decision: Result<Verdict<A>, DropReason>,
-) -> i32 {
+pub fn finish<A: AsNextHop>(skb: *mut __sk_buff, decision: Result<Verdict<A>, DropReason>) -> i32 {
     match decision {
         Ok(Verdict::Pass) => PASS,
         Ok(Verdict::ToSandbox(ifindex)) => {

@@ -113,6 +113,11 @@ macro_rules! metadata {
         }
 
         #[inline(always)]
+        fn mark(&self) -> u32 {
+            field!(self.0, mark)
+        }
+
+        #[inline(always)]
         fn has_vlan_tag(&self) -> bool {
             field!(self.0, vlan_present) != 0
         }

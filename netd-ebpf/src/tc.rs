@@ -12,7 +12,7 @@ use aya_ebpf::{
 use netd_common::{
     conntrack,
     env::{Draft, Env},
-    family::{Address, Family, V4, V6},
+    family::{Family, V4, V6},
     hook,
     nat::{icmp_error, masquerade, siit},
     net::{Be16, UPLINK_ZONE},
@@ -35,7 +35,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $open:ident, $gate:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident) => {
+     $reset:ident, $reserve:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -256,11 +256,33 @@ macro_rules! parts {
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            finish(
-                skb,
-                hook::to_endpoint::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), &draft.headers),
-            )
+            $recall(skb);
+            let action = $gate_decide(skb);
+            if action != UNDECIDED {
+                return action;
+            }
+            let opened = $open(skb);
+            if opened == UNDECIDED { PASS } else { opened }
+        }
+
+        /// Gives a fragment that the stack delivers the ports of its first. The answer is 0.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $recall(skb: *mut __sk_buff) -> i32 {
+            if let Some(draft) = env::draft(&maps::$draft) {
+                conntrack::fragment::recall::<$family, _>(&Kernel(skb), &mut draft.headers, ifindex(skb));
+            }
+            0
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $gate_decide(skb: *mut __sk_buff) -> i32 {
+            let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
+            let mut packet = Careful::new(skb);
+            let decided =
+                hook::to_endpoint_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
+            optional(skb, decided.transpose())
         }
 
         #[inline(never)]
@@ -300,10 +322,12 @@ parts!(
     reserve4,
     open4,
     gate4,
+    gate_decide4,
     guard4,
     slow4,
     follow4,
-    hold4
+    hold4,
+    recall4
 );
 parts!(
     V6,
@@ -322,10 +346,12 @@ parts!(
     reserve6,
     open6,
     gate6,
+    gate_decide6,
     guard6,
     slow6,
     follow6,
-    hold6
+    hold6,
+    recall6
 );
 
 /// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.
@@ -373,10 +399,7 @@ extern "C" fn endpoint_decide4_or_6(skb: *mut __sk_buff) -> i32 {
 
 /// Carries out a part's decision, if it made one.
 #[inline(always)]
-fn optional<A: AsNextHop + Address>(
-    skb: *mut __sk_buff,
-    decision: Option<Result<Verdict<A>, DropReason>>,
-) -> i32 {
+fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
     match decision {
         Some(decision) => finish(skb, decision),
         None => UNDECIDED,

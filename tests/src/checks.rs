@@ -13,7 +13,12 @@ pub struct Silence(Capture);
 impl Silence {
     /// Watches from now on.
     pub fn watch(victim: &Ns) -> Self {
-        Self(Capture::start(victim, "eth0"))
+        Self::watch_on(victim, "eth0")
+    }
+
+    /// Watches an interface of the victim from now on.
+    pub fn watch_on(victim: &Ns, ifname: &str) -> Self {
+        Self(Capture::start(victim, ifname))
     }
 
     /// Expects that no TCP segment, datagram or echo request has arrived.
@@ -68,6 +73,6 @@ fn read_drops(json: &Value) -> BTreeMap<String, u64> {
     rows.iter().map(|r| row(r).unwrap_or_else(|| panic!("a drop without reason and count: {r}"))).collect()
 }
 
-fn plain(reason: &str) -> String {
+pub(crate) fn plain(reason: &str) -> String {
     reason.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }

@@ -209,7 +209,7 @@ fn outcome(error: &io::Error) -> Outcome {
     }
 }
 
-fn parse(line: &str) -> Seen {
+pub(crate) fn parse(line: &str) -> Seen {
     let first = line.lines().next().unwrap_or_default();
     let parsed = first
         .split_once(" sees ")

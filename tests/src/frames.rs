@@ -104,10 +104,25 @@ impl Frame {
     }
 
     /// Builds a packet of any protocol.
-    pub fn raw(&self, from: IpAddr, to: IpAddr, proto: u8, payload: &[u8]) -> Vec<u8> {
-        let number = etherparse::IpNumber(proto);
+    pub fn ip_payload(&self, from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.ip(from, to, number).write(&mut bytes, number, payload).expect("a packet");
+        let next = etherparse::IpNumber(protocol);
+        self.ip(from, to, next).write(&mut bytes, next, payload).expect("a packet");
+        bytes
+    }
+
+    /// Builds an `ICMPv6` message with hop limit 255; its checksum bytes may be zero.
+    pub fn icmpv6(&self, from: std::net::Ipv6Addr, to: std::net::Ipv6Addr, message: &[u8]) -> Vec<u8> {
+        let mut bytes = self.ip_payload(from.into(), to.into(), ip_number::IPV6_ICMP.0, message);
+        let length = u32::try_from(message.len()).expect("a short message").to_be_bytes();
+        let next = [0, 0, 0, ip_number::IPV6_ICMP.0];
+        let covered = [&from.octets()[..], &to.octets(), &length, &next, message].concat();
+        let sum: u32 =
+            covered.chunks(2).map(|w| u32::from(w[0]) << 8 | w.get(1).map_or(0, |&b| u32::from(b))).sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded");
+        bytes[14 + 7] = 255;
+        bytes[14 + 40 + 2..14 + 40 + 4].copy_from_slice(&checksum.to_be_bytes());
         bytes
     }
 

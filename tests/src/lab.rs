@@ -204,6 +204,11 @@ impl Drop for Lab {
 }
 
 impl Net {
+    /// A network that exists already, with subnets as the lab numbers them.
+    pub const fn existing(name: &'static str, number: u8) -> Self {
+        Self { name, number }
+    }
+
     /// Its name.
     pub const fn name(self) -> &'static str {
         self.name

@@ -3,17 +3,18 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
     thread::JoinHandle,
 };
 
 use nix::{
     fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{AddressFamily, MsgFlags, SockaddrStorage, recvfrom, sendto},
     unistd::pipe2,
 };
 
-use crate::{Ns, Proto};
+use crate::{Ns, Proto, sctp};
 
 /// A server for TCP and UDP that echoes after its first line: a stream what follows, a datagram within its answer. It stops on drop.
 #[derive(Debug)]
@@ -23,19 +24,27 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves these ports on every address of a namespace, TCP and UDP, IPv4 and IPv6.
+    /// Serves these ports on every address of a namespace, TCP, UDP and the first step of SCTP, IPv4 and IPv6.
     pub fn start(ns: &Ns, ports: &[u16]) -> Self {
         // A socket bound to `::` takes both families.
         let everywhere = |&port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
         let addresses: Vec<_> = ports.iter().map(everywhere).collect();
         let both = addresses.iter().flat_map(|&to| [(Proto::Tcp, to), (Proto::Udp, to)]);
-        Self::bind(ns, &both.collect::<Vec<_>>())
+        Self::serve(ns, &both.collect::<Vec<_>>(), ports)
     }
 
     /// Serves exactly these addresses; they are bound when this returns.
     pub fn bind(ns: &Ns, addresses: &[(Proto, SocketAddr)]) -> Self {
-        let mut peer = Peer { name: ns.name().to_owned(), ..Peer::default() };
+        Self::serve(ns, addresses, &[])
+    }
+
+    fn serve(ns: &Ns, addresses: &[(Proto, SocketAddr)], sctp: &[u16]) -> Self {
+        let mut peer = Peer { name: ns.name().to_owned(), sctp: sctp.to_vec(), ..Peer::default() };
         ns.run(|| {
+            if !sctp.is_empty() {
+                let open = |family| sctp::open(family).unwrap_or_else(|e| panic!("{}: SCTP: {e}", ns.name()));
+                peer.raw = [AddressFamily::Inet, AddressFamily::Inet6].map(open).into();
+            }
             for &(proto, address) in addresses {
                 let bound = peer.bind(proto, address);
                 bound.unwrap_or_else(|e| panic!("{}: bind {proto:?} {address}: {e}", ns.name()));
@@ -62,6 +71,9 @@ struct Peer {
     listeners: Vec<TcpListener>,
     datagrams: Vec<UdpSocket>,
     clients: Vec<TcpStream>,
+    /// Raw sockets for SCTP, IPv4 and IPv6, and the ports that answer.
+    raw: Vec<OwnedFd>,
+    sctp: Vec<u16>,
 }
 
 impl Peer {
@@ -86,6 +98,7 @@ impl Peer {
             let sockets = (self.listeners.iter().map(AsFd::as_fd))
                 .chain(self.datagrams.iter().map(AsFd::as_fd))
                 .chain(self.clients.iter().map(AsFd::as_fd))
+                .chain(self.raw.iter().map(AsFd::as_fd))
                 .chain([stop.as_fd()]);
             let mut waiting: Vec<_> = sockets.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             let _ = poll(&mut waiting, PollTimeout::NONE);
@@ -93,6 +106,7 @@ impl Peer {
                 return;
             }
             self.answer_datagrams();
+            self.answer_sctp();
             self.echo();
             self.accept();
         }
@@ -120,6 +134,19 @@ impl Peer {
             while let Ok((length, source)) = socket.recv_from(&mut buffer) {
                 let answer = [self.sees(source).as_bytes(), &buffer[..length]].concat();
                 let _ = socket.send_to(&answer, source);
+            }
+        }
+    }
+
+    fn answer_sctp(&self) {
+        let mut buffer = [0; 2048];
+        for (index, fd) in self.raw.iter().enumerate() {
+            while let Ok((length, Some(from))) = recvfrom::<SockaddrStorage>(fd.as_raw_fd(), &mut buffer) {
+                let Some(source) = sctp::address(from) else { continue };
+                let says = |port| self.sees(SocketAddr::new(source, port));
+                if let Some(answer) = sctp::answer(&buffer[..length], index == 0, &self.sctp, says) {
+                    let _ = sendto(fd.as_raw_fd(), &answer, &from, MsgFlags::empty());
+                }
             }
         }
     }

@@ -1,95 +1,11 @@
-//! Rung: namespaces, truth-table row T4, dataplane §12 cases 55, 57, 59 to 61. Errors about translated flows reach whom they concern.
+//! Rung: namespaces, dataplane §12 cases 55, 57, 59 to 61. Errors about translated flows reach whom they concern.
 
-use std::{net::IpAddr, net::UdpSocket, time::Duration};
+use std::time::Duration;
 
 use netd_tests::{
-    Capture, Family, H, Host, Lab, Ns, Options, Outcome, PATIENCE, Packet, Proto, R, Server, Topology, at,
+    Capture, Family, H, Lab, Options, Outcome, Proto, R, Server, Topology, at,
+    far::{X, lab_with_a_far_host, quoted},
 };
-
-/// The far host, two routers beyond `H`: H — R — Y — X, with a narrow link between R and Y.
-const X: Host = Host {
-    v4: std::net::Ipv4Addr::new(10, 0, 9, 3),
-    v6: std::net::Ipv6Addr::new(0xfd00, 0xa, 9, 0, 0, 0, 0, 3),
-};
-
-/// Builds a lab with Y and X behind R; the second value keeps the two alive.
-fn lab_with_a_far_host(narrow: u32) -> (Lab, [Ns; 2]) {
-    let topology = Topology::new();
-    let (y, x) = (Ns::new("Y"), Ns::new("X"));
-    topology.r.connect("eth1", &y, "eth0");
-    y.connect("eth1", &x, "eth0");
-    let addresses = [
-        (&topology.r, "eth1", "10.0.8.2", "fd00:a:8::2"),
-        (&y, "eth0", "10.0.8.3", "fd00:a:8::3"),
-        (&y, "eth1", "10.0.9.2", "fd00:a:9::2"),
-        (&x, "eth0", "10.0.9.3", "fd00:a:9::3"),
-    ];
-    for (ns, dev, v4, v6) in addresses {
-        ns.ip_batch(&format!("addr add {v4}/24 dev {dev}\naddr add {v6}/64 dev {dev} nodad"));
-    }
-    topology.r.ip_batch(&format!("link set eth1 mtu {narrow}"));
-    y.ip_batch(&format!("link set eth0 mtu {narrow}"));
-    topology.h.ip_batch("route add 10.0.8.0/23 via 10.0.0.3\nroute add fd00:a:8::/47 via fd00:a::3");
-    topology.r.ip_batch("route add 10.0.9.0/24 via 10.0.8.3\nroute add fd00:a:9::/64 via fd00:a:8::3");
-    y.ip_batch("route add default via 10.0.8.2\nroute add default via fd00:a:8::2");
-    x.ip_batch("route add default via 10.0.9.2\nroute add default via fd00:a:9::2");
-    for router in [&topology.r, &y] {
-        router.sysctl("net/ipv4/ip_forward", "1");
-        router.sysctl("net/ipv6/conf/all/forwarding", "1");
-    }
-    (Lab::on(topology, &Options::default()), [y, x])
-}
-
-/// An ICMP error's type and the source and destination of the packet it quotes.
-fn quoted(packet: &Packet) -> Option<(u8, IpAddr, IpAddr)> {
-    let (at, v6) = match packet.proto? {
-        1 => (14 + 20, false),
-        58 => (14 + 40, true),
-        _ => return None,
-    };
-    let (kind, inner) = (*packet.bytes.get(at)?, packet.bytes.get(at + 8..)?);
-    if v6 {
-        let address = |range| Some(IpAddr::from(<[u8; 16]>::try_from(inner.get(range)?).ok()?));
-        Some((kind, address(8..24)?, address(24..40)?))
-    } else {
-        let address = |range| Some(IpAddr::from(<[u8; 4]>::try_from(inner.get(range)?).ok()?));
-        Some((kind, address(12..16)?, address(16..20)?))
-    }
-}
-
-#[test]
-fn t04_time_exceeded_from_every_hop_reaches_the_sandbox_and_quotes_its_own_packet() {
-    let (lab, [_y, _x]) = lab_with_a_far_host(1500);
-    let net = lab.network("netA", 20, &[]);
-    let a1 = lab.sandbox("a1", net, 2, &[]);
-    let wire = a1.capture();
-    let y = ["10.0.8.3", "fd00:a:8::3"].map(|text| text.parse::<IpAddr>().expect("an address"));
-    for (family, y) in Family::BOTH.into_iter().zip(y) {
-        let expected = if family == Family::V4 { 11 } else { 3 };
-        for (ttl, hop) in [(1, net.gateway(family)), (2, R.ip(family)), (3, y)] {
-            a1.run(|| send_with_ttl(family, ttl));
-            let error = wire.wait("time exceeded", PATIENCE, |p| {
-                !p.outgoing && quoted(p).is_some_and(|q| q.0 == expected)
-            });
-            assert_eq!((error.src, error.dst), (Some(hop), Some(a1.ip(family))), "hop {ttl}");
-            assert_eq!(quoted(&error), Some((expected, a1.ip(family), X.ip(family))), "hop {ttl}");
-        }
-    }
-}
-
-/// Sends a datagram to X that lives this many hops.
-fn send_with_ttl(family: Family, ttl: u32) {
-    let socket = UdpSocket::bind(at(family.any(), 0)).expect("a socket");
-    match family {
-        Family::V4 => socket.set_ttl(ttl).expect("IP_TTL"),
-        Family::V6 => {
-            let hops = i32::try_from(ttl).expect("a hop limit");
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6Ttl, &hops)
-                .expect("IPV6_UNICAST_HOPS");
-        }
-    }
-    socket.send_to(b"traceroute", at(X.ip(family), 33_434)).expect("send");
-}
 
 #[test]
 fn case57_a_closed_port_outside_refuses_the_sandboxs_datagrams() {

@@ -11,7 +11,7 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 use netd::{
     dataplane::{Dataplane, EndpointEntry, Kernel, NetworkEntry, PublishEntry, Settings, UplinkEntry},
-    model::{Mac, Protocol},
+    model::{GatewayMode, Mac, Protocol},
 };
 use netd_common::{
     env::Env,
@@ -97,6 +97,7 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
         nat_port_ranges: vec![(PORT, PORT)],
         timeouts: netd::dataplane::Timeouts::default(),
         attach: netd::dataplane::AttachMode::Auto,
+        direct: netd::dataplane::DirectAccess::default(),
     })
     .expect("programs load");
     for (index, bridge, gateway) in
@@ -114,6 +115,9 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
                 icc: true,
                 internal: false,
                 masquerade: true,
+                gateway_mode_ipv4: GatewayMode::Nat,
+                gateway_mode_ipv6: GatewayMode::Nat,
+                trusts: false,
                 host_ipv4: None,
                 host_ipv6: None,
             })

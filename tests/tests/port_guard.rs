@@ -25,20 +25,6 @@ fn web(lab: &Lab, net: Net, publish: &[&str]) -> Sandbox {
 }
 
 #[test]
-fn t85_a_published_port_is_in_use_for_the_host() {
-    let (lab, net) = lab_with_net();
-    let _a1 = web(&lab, net, &["-p", "8080:80", "-p", "8080:80/udp"]);
-    for family in Family::BOTH {
-        for proto in Proto::BOTH {
-            for ip in [family.any(), family.loopback(), H.ip(family), net.gateway(family)] {
-                assert_eq!(bind(&lab, proto, at(ip, 8080)), Err(Errno::EADDRINUSE), "{proto:?} {ip}");
-                assert_eq!(bind(&lab, proto, at(ip, 8081)), Ok(()), "{proto:?} {ip}");
-            }
-        }
-    }
-}
-
-#[test]
 fn t85_the_guard_knows_protocol_and_address() {
     let (lab, net) = lab_with_net();
     let _a1 = web(&lab, net, &["-p", "10.0.0.2:8080:80"]);

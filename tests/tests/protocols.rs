@@ -125,11 +125,11 @@ fn t81_an_association_to_a_published_port_is_translated_with_right_checksums() {
         for (chunk, back) in [(1_u8, 2_u8), (10, 11), (0, 3)] {
             let value: Vec<u8> =
                 (0..u16::from(chunk) * 37 + 21).map(|n| n.to_be_bytes()[1] ^ chunk).collect();
-            outside.socket.send(&outside.frame.raw(r, h, SCTP, &sctp(5000, 8080, chunk, &value)));
+            outside.socket.send(&outside.frame.ip_payload(r, h, SCTP, &sctp(5000, 8080, chunk, &value)));
             let seen = arrives(&inside.socket, SCTP, &value);
             assert_eq!((seen.src, seen.dst, ports(carried(&seen))), (Some(r), Some(a), (5000, 80)));
             assert_sctp_sum(carried(&seen));
-            inside.socket.send(&inside.frame.raw(a, r, SCTP, &sctp(80, 5000, back, &value)));
+            inside.socket.send(&inside.frame.ip_payload(a, r, SCTP, &sctp(80, 5000, back, &value)));
             let seen = arrives(&outside.socket, SCTP, &value);
             assert_eq!((seen.src, seen.dst, ports(carried(&seen))), (Some(h), Some(r), (8080, 5000)));
             assert_sctp_sum(carried(&seen));
@@ -148,14 +148,14 @@ fn t01_sctp_leaves_with_its_own_port_and_a_second_sandbox_with_another() {
             let inside = world.wire(sandbox, family);
             let a = sandbox.ip(family);
             let init = sctp(5000, 9000, 1, sandbox.name().as_bytes());
-            inside.socket.send(&inside.frame.raw(a, r, SCTP, &init));
+            inside.socket.send(&inside.frame.ip_payload(a, r, SCTP, &init));
             let seen = arrives(&outside.socket, SCTP, sandbox.name().as_bytes());
             assert_eq!((seen.src, seen.dst), (Some(h), Some(r)));
             assert_sctp_sum(carried(&seen));
             let (port, to) = ports(carried(&seen));
             assert_eq!(to, 9000);
             let back = sctp(9000, port, 2, b"init ack");
-            outside.socket.send(&outside.frame.raw(r, h, SCTP, &back));
+            outside.socket.send(&outside.frame.ip_payload(r, h, SCTP, &back));
             let seen = arrives(&inside.socket, SCTP, b"init ack");
             assert_eq!((seen.src, seen.dst, ports(carried(&seen))), (Some(r), Some(a), (9000, 5000)));
             assert_sctp_sum(carried(&seen));
@@ -174,13 +174,13 @@ fn t37_another_network_reaches_a_published_sctp_port() {
     for family in Family::BOTH {
         let (server, client) = (Wire::to(&a1, a.gateway(family)), Wire::to(&b1, b.gateway(family)));
         let init = sctp(5000, 8080, 1, b"init");
-        client.socket.send(&client.frame.raw(b1.ip(family), H.ip(family), SCTP, &init));
+        client.socket.send(&client.frame.ip_payload(b1.ip(family), H.ip(family), SCTP, &init));
         let seen = arrives(&server.socket, SCTP, b"init");
         let (port, to) = ports(carried(&seen));
         assert_eq!((seen.src, seen.dst, to), (Some(a.gateway(family)), Some(a1.ip(family)), 80));
         assert_sctp_sum(carried(&seen));
         let back = sctp(80, port, 2, b"init ack");
-        server.socket.send(&server.frame.raw(a1.ip(family), a.gateway(family), SCTP, &back));
+        server.socket.send(&server.frame.ip_payload(a1.ip(family), a.gateway(family), SCTP, &back));
         let seen = arrives(&client.socket, SCTP, b"init ack");
         assert_eq!((seen.src, ports(carried(&seen))), (Some(H.ip(family)), (8080, 5000)));
         assert_sctp_sum(carried(&seen));
@@ -195,11 +195,11 @@ fn sctp_that_opens_no_association_goes_nowhere() {
         let (r, h, a) = (R.ip(family), H.ip(family), world.a1.ip(family));
         let errors = [world.a1.capture(), Capture::start(&world.lab.r, "eth0")];
         let before = world.lab.drops()["ctinvalid"];
-        inside.socket.send(&inside.frame.raw(a, r, SCTP, &sctp(5000, 9000, 0, b"stray")));
-        outside.socket.send(&outside.frame.raw(r, h, SCTP, &sctp(5000, 8080, 0, b"stray")));
+        inside.socket.send(&inside.frame.ip_payload(a, r, SCTP, &sctp(5000, 9000, 0, b"stray")));
+        outside.socket.send(&outside.frame.ip_payload(r, h, SCTP, &sctp(5000, 8080, 0, b"stray")));
         // The control: what opens one arrives, behind what does not.
-        inside.socket.send(&inside.frame.raw(a, r, SCTP, &sctp(5000, 9000, 1, b"opens")));
-        outside.socket.send(&outside.frame.raw(r, h, SCTP, &sctp(5000, 8080, 1, b"opens")));
+        inside.socket.send(&inside.frame.ip_payload(a, r, SCTP, &sctp(5000, 9000, 1, b"opens")));
+        outside.socket.send(&outside.frame.ip_payload(r, h, SCTP, &sctp(5000, 8080, 1, b"opens")));
         // Neither kernel has SCTP: both say so, and each of these errors belongs to one of the two flows.
         for (side, errors) in [&inside, &outside].into_iter().zip(&errors) {
             let opening = |p: &Packet| !p.outgoing && p.proto == Some(SCTP);
@@ -224,7 +224,12 @@ fn udp_lite_and_dccp_are_masqueraded_by_port_with_right_checksums() {
             for sandbox in [&world.a1, &world.a2] {
                 let inside = world.wire(sandbox, family);
                 let a = at(sandbox.ip(family), 5000);
-                inside.socket.send(&inside.frame.raw(a.ip(), r.ip(), proto, &lite(proto, a, r, b"request")));
+                inside.socket.send(&inside.frame.ip_payload(
+                    a.ip(),
+                    r.ip(),
+                    proto,
+                    &lite(proto, a, r, b"request"),
+                ));
                 let seen = arrives(&outside.socket, proto, b"request");
                 let payload = carried(&seen);
                 let (port, to) = ports(payload);
@@ -234,7 +239,7 @@ fn udp_lite_and_dccp_are_masqueraded_by_port_with_right_checksums() {
                 };
                 assert_eq!(check(h, r.ip(), payload), 0xffff, "protocol {proto}: checksum");
                 let back = lite(proto, r, at(h, port), b"response");
-                outside.socket.send(&outside.frame.raw(r.ip(), h, proto, &back));
+                outside.socket.send(&outside.frame.ip_payload(r.ip(), h, proto, &back));
                 let seen = arrives(&inside.socket, proto, b"response");
                 assert_eq!(
                     (seen.src, seen.dst, ports(carried(&seen))),
@@ -265,14 +270,14 @@ fn tunnels_are_masqueraded_by_address_for_one_sandbox_at_a_time() {
         let (one, two) = (world.wire(&world.a1, family), world.wire(&world.a2, family));
         let (r, h, a) = (R.ip(family), H.ip(family), world.a1.ip(family));
         for proto in portless(family) {
-            let packet = one.frame.raw(a, r, proto, b"a tunnel's packet out");
+            let packet = one.frame.ip_payload(a, r, proto, b"a tunnel's packet out");
             one.socket.send(&packet);
             let seen = arrives(&outside.socket, proto, b"packet out");
             assert_eq!(
                 (seen.src, seen.dst, carried(&seen)),
                 (Some(h), Some(r), &b"a tunnel's packet out"[..])
             );
-            outside.socket.send(&outside.frame.raw(r, h, proto, b"a tunnel's packet in"));
+            outside.socket.send(&outside.frame.ip_payload(r, h, proto, b"a tunnel's packet in"));
             let seen = arrives(&one.socket, proto, b"packet in");
             assert_eq!(
                 (seen.src, seen.dst, carried(&seen)),
@@ -280,7 +285,7 @@ fn tunnels_are_masqueraded_by_address_for_one_sandbox_at_a_time() {
             );
             // A second sandbox's answers could not be told from the first one's.
             let before = world.lab.drops()["natconflict"];
-            two.socket.send(&two.frame.raw(world.a2.ip(family), r, proto, b"another tunnel"));
+            two.socket.send(&two.frame.ip_payload(world.a2.ip(family), r, proto, b"another tunnel"));
             one.socket.send(&packet);
             let seen = arrives(&outside.socket, proto, b"");
             assert_eq!(carried(&seen), b"a tunnel's packet out", "the first goes on");
@@ -298,11 +303,11 @@ fn protocols_that_cannot_be_translated_are_dropped_with_a_reason_and_stay_allowe
         for proto in [89, 103, 253, 255] {
             let before = world.lab.drops()["unknownl4"];
             denied(&world.lab, &world.lab.r, &["UNKNOWN_L4"], || {
-                one.socket.send(&one.frame.raw(a, R.ip(family), proto, b"unknown"));
+                one.socket.send(&one.frame.ip_payload(a, R.ip(family), proto, b"unknown"));
             });
             assert_eq!(world.lab.drops()["unknownl4"], before + 1);
             // The control: a neighbour gets it.
-            neighbour.socket.send(&neighbour.frame.raw(a, world.a2.ip(family), proto, b"unknown"));
+            neighbour.socket.send(&neighbour.frame.ip_payload(a, world.a2.ip(family), proto, b"unknown"));
             arrives(&inside, proto, b"unknown");
         }
     }
@@ -321,9 +326,9 @@ fn no_protocol_enters_unasked_or_crosses_networks() {
         for proto in protocols {
             let bytes = sctp(8080, 8080, 1, b"unasked"); // ports of a published port, should somebody look
             let before = world.lab.drops();
-            outside.socket.send(&outside.frame.raw(R.ip(family), H.ip(family), proto, &bytes));
-            outside.socket.send(&outside.frame.raw(R.ip(family), a, proto, &bytes));
-            across.socket.send(&across.frame.raw(b1.ip(family), a, proto, &bytes));
+            outside.socket.send(&outside.frame.ip_payload(R.ip(family), H.ip(family), proto, &bytes));
+            outside.socket.send(&outside.frame.ip_payload(R.ip(family), a, proto, &bytes));
+            across.socket.send(&across.frame.ip_payload(b1.ip(family), a, proto, &bytes));
             let end = Instant::now() + LIMIT;
             for (reason, what) in
                 [("directaccess", "its address from outside"), ("isolation", "another network")]
@@ -337,7 +342,7 @@ fn no_protocol_enters_unasked_or_crosses_networks() {
         assert_eq!(arrived, [], "{family:?}");
         // The control: a neighbour's packet arrives.
         let neighbour = Wire::to(&world.a2, a);
-        neighbour.socket.send(&neighbour.frame.raw(world.a2.ip(family), a, 47, b"unasked"));
+        neighbour.socket.send(&neighbour.frame.ip_payload(world.a2.ip(family), a, 47, b"unasked"));
         arrives(&inside, 47, b"unasked");
     }
 }

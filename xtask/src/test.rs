@@ -1,4 +1,4 @@
-//! `cargo xtask test`: set-up, then every test, ending in the test runner's own summary.
+//! `cargo xtask test`: set-up, then every test. The truth table comes last: its matrix of expected and seen, then the runner's summary.
 
 use std::process::{Command, ExitCode};
 
@@ -7,7 +7,13 @@ use anyhow::{Result, bail, ensure};
 use crate::{build, command, debian, layout::Layout, ui};
 
 /// What the namespace tests call, and the Debian package it comes in.
-const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("setsid", "util-linux")];
+const PROGRAMS: [(&str, &str); 5] = [
+    ("ip", "iproute2"),
+    ("setsid", "util-linux"),
+    ("iptables", "iptables"),
+    ("ip6tables", "iptables"),
+    ("nft", "nftables"),
+];
 
 /// Run every test, after setting up what they need
 ///
@@ -34,18 +40,26 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
     install_programs()?;
     let netd = build::netd(&layout, false)?;
-    let mut test = build::cargo(&layout);
-    // So that the lab does not ask cargo for it, as another user perhaps.
-    test.env("NETD_BIN", netd);
-    test.args(["test", "--workspace", "--locked", "--no-fail-fast"])
-        .args(&args.filter)
-        .arg("--")
-        .args(&args.rest);
+    let cargo = |what: &[&str]| {
+        let mut test = build::cargo(&layout);
+        // So that the lab does not ask cargo for it, as another user perhaps.
+        test.env("NETD_BIN", &netd);
+        test.args(["test", "--locked", "--no-fail-fast"]).args(what);
+        test.args(&args.filter).arg("--").args(&args.rest);
+        test
+    };
+    let mut others = cargo(&["--workspace"]);
+    others.env("NETD_TESTS_TABLE_LATER", "1");
+    let mut table = cargo(&["--package", "netd-tests", "--test", "truth_table"]);
     if !command::is_root() {
-        through_sudo(&mut test)?;
+        through_sudo(&mut others)?;
+        through_sudo(&mut table)?;
     }
-    let status = command::status(&mut test)?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    let (others, table) = (command::status(&mut others)?, command::status(&mut table)?);
+    if !others.success() {
+        ui::note("Tests failed before the truth table: see above.");
+    }
+    Ok(if others.success() && table.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn install_programs() -> Result<()> {

@@ -150,6 +150,17 @@ pub struct Opening<A> {
     pub routed: bool,
 }
 
+impl<A: Address> Opening<A> {
+    /// Makes it a flow to the sandbox that its first packet addresses, behind this veth, across a router.
+    #[inline(always)]
+    pub fn addressed(&mut self, original: Tuple<A>, ifindex: IfIndex) {
+        (self.dst, self.dport) = (original.dst, original.dport);
+        self.original = original;
+        self.target = Target::Sandbox(ifindex);
+        self.routed = true;
+    }
+}
+
 /// Opens the flow that the draft's opening describes: reserves the reply's tuple, then inserts the original's entry.
 ///
 /// Both entries have epoch 0, so that the first packet of each direction asks for its route.

@@ -1,13 +1,13 @@
 //! `from_endpoint`: what a sandbox sends. Runs where the host side of its veth receives.
 
-use super::{Decision, Partial, interests, published};
+use super::{Decided, Decision, interests, published};
 use crate::{
     conntrack::{self, Moment, Opening, Source, Target},
     env::{Env, Packet, Route},
     family::{Address, Ip, V4},
     maps::{Endpoint, Publish, endpoint_flags},
     net::{Be16, IfIndex},
-    policy::{self, has},
+    policy::{self, Access, Neighbour, has},
     verdict::{DropReason, Verdict},
     wire::{Fragment, Headers, L4, ethernet, l4, reset},
 };
@@ -22,6 +22,9 @@ pub fn from_endpoint_frame<P: Packet>(
     endpoint: Option<&Endpoint>,
     ethertype: Be16,
 ) -> Result<(), DropReason> {
+    if packet.has_vlan_tag() {
+        return Err(DropReason::UnknownL3); // one tag of two: what is inside nobody has looked at
+    }
     let endpoint = active(endpoint)?;
     policy::check_mac(packet, endpoint)?;
     if ethertype == ethernet::ARP {
@@ -84,7 +87,7 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     packet: &mut P,
     headers: &Headers<F>,
     opening: &mut Opening<F::Addr>,
-) -> Partial<F> {
+) -> Decided {
     let ifindex = packet.ifindex();
     let endpoint = active(env.endpoint(ifindex))?;
     let config = env.config().ok_or(DropReason::EndpointDown)?;
@@ -106,7 +109,7 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
         };
     }
     if policy::same_network::<F>(endpoint, &headers.dst) {
-        return neighbour(env, endpoint, headers).map(Some);
+        return to_neighbour(env, endpoint, headers, ifindex, opening);
     }
     if headers.src.is_link_local() {
         return Err(DropReason::SpoofIp); // an address of the link alone: no router forwards it (RFC 4291 §2.5.6)
@@ -115,15 +118,21 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
         return Err(DropReason::Internal);
     }
     if F::may_be_ours(config, &headers.dst) && env.subnet(&headers.dst).is_some() {
-        return Err(DropReason::Isolation);
+        return to_other_network(env, packet, endpoint, headers, opening);
     }
     if !may_open(headers) {
-        if reset::can_answer(packet, headers) {
-            return Ok(Some(Verdict::Refuse(DropReason::CtInvalid)));
-        }
-        return Err(DropReason::CtInvalid);
+        return stray(packet, headers);
     }
     to_world(env, endpoint, headers, ifindex, opening)
+}
+
+/// What belongs to no flow and may open none.
+#[inline(always)]
+fn stray<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>) -> Decided {
+    if reset::can_answer(packet, headers) {
+        return Ok(Some(Verdict::Refuse(DropReason::CtInvalid)));
+    }
+    Err(DropReason::CtInvalid)
 }
 
 /// The world beyond an uplink.
@@ -134,14 +143,14 @@ fn to_world<F: Ip, E: Env<F>>(
     headers: &Headers<F>,
     ifindex: u32,
     opening: &mut Opening<F::Addr>,
-) -> Partial<F> {
+) -> Decided {
     let network = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
     let Route::Forward { out, .. } = env.route(network.bridge, &headers.src, &headers.dst) else {
         return Ok(Some(Verdict::Pass)); // the stack says why: no route, prohibited, ...
     };
     let uplink = env.uplink(out).ok_or(DropReason::NoRoute)?;
     opening.source = Source::Keep;
-    if has(endpoint.flags, endpoint_flags::MASQUERADE) {
+    if has(endpoint.flags, F::MASQUERADE) {
         if !l4::has_ports(headers.proto) && !l4::is_portless(headers.proto) {
             return Err(DropReason::UnknownL4);
         }
@@ -174,15 +183,58 @@ pub(super) fn may_open<F: Ip>(headers: &Headers<F>) -> bool {
 
 /// A sandbox of the same network.
 #[inline(always)]
-fn neighbour<F: Ip, E: Env<F>>(env: &E, endpoint: &Endpoint, headers: &Headers<F>) -> Decision<F> {
-    if !has(endpoint.flags, endpoint_flags::ICC) {
-        return Err(DropReason::Icc);
+fn to_neighbour<F: Ip, E: Env<F>>(
+    env: &E,
+    endpoint: &Endpoint,
+    headers: &Headers<F>,
+    ifindex: u32,
+    opening: &mut Opening<F::Addr>,
+) -> Decided {
+    match policy::neighbour(env, endpoint, headers)? {
+        Neighbour::Bridge => Ok(Some(Verdict::Pass)),
+        Neighbour::Direct(target) => Ok(Some(Verdict::ToSandbox(target))),
+        Neighbour::Linked(target) if may_open(headers) => {
+            opening.addressed(headers.tuple(ifindex), target);
+            (opening.source, opening.routed) = (Source::Keep, false);
+            Ok(None)
+        }
+        Neighbour::Linked(_) => Err(DropReason::Icc),
     }
-    match env.owner(&headers.dst) {
-        Some(owner) if owner.network == endpoint.network => Ok(Verdict::ToSandbox(owner.ifindex)),
-        // Nobody, or the subnet's broadcast address: the bridge knows.
-        _ => Ok(Verdict::Pass),
+}
+
+/// A sandbox of another network, by its own address (truth table T32 to T36).
+#[inline(always)]
+fn to_other_network<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &P,
+    endpoint: &Endpoint,
+    headers: &Headers<F>,
+    opening: &mut Opening<F::Addr>,
+) -> Decided {
+    let owner = env.owner(&headers.dst).ok_or(DropReason::Isolation)?;
+    let home = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
+    match policy::direct(env, packet, headers, (owner.flags, owner.network), home.bridge) {
+        Ok(Access::Granted) => {}
+        Ok(Access::IfMarked) => return Err(DropReason::Unpublished), // redirected, not routed: nobody could mark it
+        Err(DropReason::DirectAccess) => return Err(DropReason::Isolation),
+        Err(reason) => return Err(reason),
     }
+    if !may_open(headers) {
+        return stray(packet, headers);
+    }
+    let target = env.network(owner.network).ok_or(DropReason::EndpointDown)?;
+    opening.addressed(headers.tuple(packet.ifindex()), owner.ifindex);
+    opening.source = Source::Keep;
+    if has(endpoint.flags, F::MASQUERADE) {
+        // As a router would that masquerades what leaves by the other bridge (T33).
+        let fixed = F::fixed_source(home);
+        let addr = if fixed == F::Addr::UNSPECIFIED { F::network_gateway(target) } else { fixed };
+        if addr == F::Addr::UNSPECIFIED {
+            return Err(DropReason::NoRoute);
+        }
+        opening.source = Source::Masquerade(addr);
+    }
+    Ok(None)
 }
 
 /// A published port, dialled by a sandbox through an address of the host (truth table T37 to T40).

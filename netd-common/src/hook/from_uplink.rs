@@ -1,14 +1,14 @@
 //! `from_uplink`: what arrives from outside. Drops only what is addressed to netd's own subnets or flows (dataplane.md 7.4):
 //! with every map empty, the host is as reachable as without netd.
 
-use super::{Decision, Partial, from_endpoint::may_open, interests, published};
+use super::{Decided, Decision, from_endpoint::may_open, interests, published};
 use crate::{
     conntrack::{self, Moment, Opening, Source, Target},
     env::{Env, Packet},
     family::{Address, Ip},
-    maps::{Config, PublishKey, endpoint_flags},
+    maps::{Config, Owner, PublishKey},
     net::UPLINK_ZONE,
-    policy::has,
+    policy::{self, Access},
     verdict::{DropReason, Verdict},
     wire::{Fragment, Headers},
 };
@@ -38,18 +38,17 @@ pub fn from_uplink_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) ->
 #[inline(always)]
 pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
-    _packet: &mut P,
+    packet: &mut P,
     headers: &Headers<F>,
     opening: &mut Opening<F::Addr>,
-) -> Partial<F> {
+) -> Decided {
     let Some(config) = env.config() else { return Ok(Some(Verdict::Pass)) };
     if headers.fragment == Fragment::Later && may_be_for_a_flow(env, config, &headers.dst) {
         return Ok(Some(Verdict::Hold));
     }
     if F::may_be_ours(config, &headers.dst) && !env.is_local(&headers.dst) {
         if let Some(owner) = env.owner(&headers.dst) {
-            let internal = has(owner.flags, endpoint_flags::INTERNAL);
-            return Err(if internal { DropReason::Internal } else { DropReason::DirectAccess });
+            return to_sandbox(env, packet, headers, owner, opening);
         }
         if env.subnet(&headers.dst).is_some() {
             return Err(DropReason::DirectAccess);
@@ -78,6 +77,33 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     opening.source =
         if publish.backend.is_mapped() { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
     opening.routed = true;
+    Ok(None)
+}
+
+/// A sandbox's own address (truth table T9 to T25).
+#[inline(always)]
+fn to_sandbox<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &P,
+    headers: &Headers<F>,
+    owner: &Owner,
+    opening: &mut Opening<F::Addr>,
+) -> Decided {
+    let access = policy::direct(env, packet, headers, (owner.flags, owner.network), packet.ifindex())?;
+    let config = env.config().ok_or(DropReason::EndpointDown)?;
+    if !may_be_remote(env, config, &headers.src) {
+        return Err(DropReason::DirectAccess);
+    }
+    if access == Access::IfMarked {
+        return Ok(Some(Verdict::Pass)); // by way of the host's rules to `to_endpoint`, which looks at the mark
+    }
+    if !may_open(headers) {
+        return Err(DropReason::CtInvalid);
+    }
+    let network = env.network(owner.network).ok_or(DropReason::EndpointDown)?;
+    opening.addressed(headers.tuple(UPLINK_ZONE), owner.ifindex);
+    // One client may come by a published port and directly, from one port of its own.
+    opening.source = Source::KeepOr(F::network_gateway(network));
     Ok(None)
 }
 

@@ -15,7 +15,7 @@ mod tests;
 
 pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
 pub use from_uplink::{from_uplink_decide, from_uplink_fast};
-pub use to_endpoint::to_endpoint;
+pub use to_endpoint::{to_endpoint, to_endpoint_decide};
 pub use to_uplink::{to_uplink, to_uplink_fast};
 
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
         siit,
     },
     net::{Be16, IfIndex, UPLINK_ZONE, Zone},
-    verdict::{DropReason, Verdict},
+    verdict::{DropReason, Judgement, Verdict},
     wire::{Headers, L4, reset},
 };
 
@@ -70,6 +70,9 @@ fn gateway_of<F: Ip>(publish: &Publish<F::Addr>, network: &Network) -> F::Addr {
 
 /// What a part answers: a verdict, or None when the next part is to go on.
 pub type Partial<F> = Result<Option<Verdict<<F as crate::family::Family>::Addr>>, DropReason>;
+
+/// What the deciding part answers: a verdict, or None when the opening says which flow to open.
+pub type Decided = Result<Option<Judgement>, DropReason>;
 
 /// Moves a packet by its flow, if it has one: routes or reopens the flow first where that is due. None: it has none.
 ///
@@ -149,7 +152,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
     packet: &mut P,
     zone: Zone,
-    decide: impl Fn(&E, &mut P, &Headers<F>, &mut Opening<F::Addr>) -> Partial<F>,
+    decide: impl Fn(&E, &mut P, &Headers<F>, &mut Opening<F::Addr>) -> Decided,
 ) -> Decision<F> {
     let mut draft = Draft::<F>::default();
     match Headers::read(packet) {
@@ -171,7 +174,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
             reset::answer(packet, &draft.headers)?;
             return Ok(Verdict::ToSandbox(zone));
         }
-        Some(verdict) => return Ok(verdict),
+        Some(verdict) => return Ok(verdict.widened()),
         None => {}
     }
     conntrack::open(env, &mut draft)?;

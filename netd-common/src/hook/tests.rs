@@ -139,6 +139,8 @@ macro_rules! both_families {
 const SYN_ACK: u8 = SYN | ACK;
 const TCP_SYN: Kind = Kind::Tcp(SYN);
 
+mod direct; // behind the macro that it uses
+
 both_families! {
     fn a_connection_leaves_with_the_hosts_address_and_its_replies_come_back<F>() {
         let fake = Fake::new(10_000, 1000);

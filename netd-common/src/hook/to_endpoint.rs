@@ -1,29 +1,49 @@
 //! `to_endpoint`: the gate in front of a sandbox for what the bridge or the stack delivers. Packets that netd moves itself do not pass here.
 
-use super::Decision;
+use super::{Decided, Decision, from_endpoint::may_open};
 use crate::{
-    conntrack,
-    env::{Env, Packet},
+    conntrack::{self, Opening, Source},
+    env::{Draft, Env, Packet},
     family::{Address, Ip},
-    maps::{Tuple, endpoint_flags},
-    policy::{self, has},
+    maps::{Endpoint, Tuple, endpoint_flags},
+    net::UPLINK_ZONE,
+    policy::{self, Access, has},
     verdict::{DropReason, Verdict},
     wire::Headers,
 };
 
-/// Lets in what the host sends, what a neighbour may send, and what belongs to a flow; nothing else.
+/// The gate in one go: how a test on the host walks it.
 ///
 /// # Errors
 /// The reason of the drop.
-#[inline(always)]
 pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
     packet: &mut P,
     headers: &Headers<F>,
 ) -> Decision<F> {
+    let mut draft = Draft::<F> { headers: *headers, ..Draft::default() };
+    conntrack::fragment::recall(env, &mut draft.headers, packet.ifindex());
+    match to_endpoint_decide(env, packet, &draft.headers, &mut draft.opening)? {
+        Some(verdict) => Ok(verdict.widened()),
+        None => conntrack::open(env, &mut draft).map(|()| Verdict::Pass),
+    }
+}
+
+/// Lets in what the host sends, what a neighbour may send, what belongs to a flow, and what may address the sandbox directly; nothing else.
+/// None: the opening says which flow to open, and the packet passes.
+///
+/// # Errors
+/// The reason of the drop.
+#[inline(always)]
+pub fn to_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &mut P,
+    headers: &Headers<F>,
+    opening: &mut Opening<F::Addr>,
+) -> Decided {
     let from = packet.ingress_ifindex();
     if from == 0 {
-        return Ok(Verdict::Pass); // the host may reach every port of its sandboxes (truth table T42)
+        return Ok(Some(Verdict::Pass)); // the host may reach every port of its sandboxes (truth table T42)
     }
     let ifindex = packet.ifindex();
     let endpoint = env.endpoint(ifindex).ok_or(DropReason::EndpointDown)?;
@@ -31,16 +51,14 @@ pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(
         return if neighbour.network != endpoint.network {
             Err(DropReason::Isolation)
         } else if has(endpoint.flags, endpoint_flags::ICC) || policy::is_neighbour_discovery(headers) {
-            Ok(Verdict::Pass)
+            Ok(Some(Verdict::Pass))
         } else {
             Err(DropReason::Icc)
         };
     }
     if headers.dst.is_multicast() || headers.src.is_link_local() {
-        return Ok(Verdict::Pass); // on the bridge itself; nothing routes these to it
+        return Ok(Some(Verdict::Pass)); // on the bridge itself; nothing routes these to it
     }
-    let mut headers = *headers;
-    conntrack::fragment::recall(env, &mut headers, ifindex);
     let reply = Tuple {
         src: headers.dst,
         dst: headers.src,
@@ -51,10 +69,31 @@ pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(
         pad: [0; 3],
     };
     if env.flow(&reply).is_some() {
-        return Ok(Verdict::Pass);
+        return Ok(Some(Verdict::Pass));
     }
-    if has(endpoint.flags, endpoint_flags::INTERNAL) {
-        return Err(DropReason::Internal);
+    admit(env, packet, headers, endpoint, from)?;
+    opening.addressed(headers.tuple(UPLINK_ZONE), ifindex);
+    opening.source = Source::Keep;
+    Ok(None)
+}
+
+/// Lets in a packet that the host's stack routed here, if it may address the sandbox directly (truth table T18, T22).
+#[inline(always)]
+fn admit<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &P,
+    headers: &Headers<F>,
+    endpoint: &Endpoint,
+    from: u32,
+) -> Result<(), DropReason> {
+    let access = policy::direct(env, packet, headers, (endpoint.flags, endpoint.network), from);
+    if access != Err(DropReason::Internal) && env.subnet(&headers.src).is_some() {
+        return Err(DropReason::Isolation); // another network's sandbox: `from_endpoint` carries what it may send
     }
-    Err(if env.subnet(&headers.src).is_some() { DropReason::Isolation } else { DropReason::DirectAccess })
+    match access? {
+        Access::IfMarked => Err(DropReason::Unpublished),
+        Access::Granted if headers.dst != F::addr(endpoint) => Err(DropReason::DirectAccess),
+        Access::Granted if !may_open(headers) => Err(DropReason::CtInvalid),
+        Access::Granted => Ok(()),
+    }
 }

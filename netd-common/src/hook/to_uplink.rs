@@ -32,7 +32,7 @@ pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, headers: 
     if has(network.flags, endpoint_flags::INTERNAL) {
         return Err(DropReason::Internal);
     }
-    if !has(network.flags, endpoint_flags::MASQUERADE) {
+    if !has(network.flags, F::MASQUERADE) {
         return Ok(Verdict::Pass);
     }
     let owner = env.owner(&headers.src).ok_or(DropReason::LeakGuard)?;
@@ -42,8 +42,13 @@ pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, headers: 
         return Err(DropReason::FragNoFirst);
     }
     let mut flow = env.flow(&headers.tuple(owner.ifindex)).ok_or(DropReason::LeakGuard)?;
-    if flow.epoch == 0 || flow.flags & flow_flags::TRANSLATE == 0 {
+    if flow.epoch == 0 {
         return Err(DropReason::LeakGuard);
+    }
+    if flow.flags & flow_flags::TRANSLATE == 0 {
+        // An answer to somebody outside who was allowed to address the sandbox directly (truth table T12, T18).
+        let answers = flow.flags & flow_flags::ORIGINAL == 0;
+        return if answers { Ok(Verdict::Pass) } else { Err(DropReason::LeakGuard) };
     }
     conntrack::touch(&mut flow, &headers, now);
     rewrite::apply(packet, &headers, &flow, false).map(|()| Verdict::Pass)

@@ -44,7 +44,8 @@ pub(super) struct EndpointOptions {
     /// Expose a port or range, for -P, links and inspect
     #[arg(long, value_name = "PORT[/PROTO]", value_parser = exposed)]
     expose: Vec<String>,
-    /// Know another sandbox of the same network by a name, as a line of /etc/hosts
+    /// Know another sandbox of the same network by a name, as a line of /etc/hosts; on the default network without
+    /// traffic between sandboxes, reach its exposed ports too
     #[arg(long, value_name = "NAME[:ALIAS]")]
     link: Vec<String>,
     /// Name server, instead of the host's

@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{LogFormat, ports::PortRanges};
+use super::{LogFormat, fwmark::Fwmark, ports::PortRanges};
 use crate::{
     dataplane::{AttachMode, Timeouts},
     ipam::DefaultPool,
@@ -52,6 +52,8 @@ pub(super) struct File {
     pub(super) ipv6: Option<bool>,
     #[serde(deserialize_with = "mtu")]
     pub(super) mtu: Option<u32>,
+    pub(super) allow_direct_routing: bool,
+    pub(super) bridge_accept_fwmark: Option<Fwmark>,
 }
 
 /// `[flows]`.

@@ -4,6 +4,7 @@ mod cgroup;
 mod default_bridge;
 mod error;
 mod file;
+mod fwmark;
 mod ports;
 mod timeouts;
 
@@ -19,7 +20,7 @@ pub use error::Error;
 
 use crate::{
     controller::CreateNetwork,
-    dataplane::{self, AttachMode, Timeouts},
+    dataplane::{self, AttachMode, DirectAccess, Timeouts},
     ipam::{DefaultPool, docker_default_pools},
     model::{DnsConfig, IfName, Name},
 };
@@ -105,6 +106,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How packet programs are attached.
     pub attach: AttachMode,
+    /// Who may address sandboxes directly on every network (`allow-direct-routing`, `bridge-accept-fwmark`).
+    pub direct: DirectAccess,
     /// Subnets for networks that name none. Without an IPv6 one, `ipam::ula_pool` of the instance is to be added.
     pub default_pools: Vec<DefaultPool>,
     /// The network `bridge`: pools and options from the keys `bip`, `mtu`, `icc`, ...; for `controller::default_bridge`.
@@ -146,6 +149,7 @@ impl Settings {
             nat_port_ranges: self.nat_port_ranges.clone(),
             timeouts: self.timeouts,
             attach: self.attach,
+            direct: self.direct,
         }
     }
 
@@ -174,6 +178,10 @@ impl Settings {
             nat_port_ranges: file.nat.port_range.map_or_else(|| NAT_PORT_RANGES.to_vec(), |ranges| ranges.0),
             timeouts: file.timeouts,
             attach: file.attach,
+            direct: DirectAccess {
+                routing: file.allow_direct_routing,
+                mark: file.bridge_accept_fwmark.map(|fwmark| (fwmark.mark, fwmark.mask)),
+            },
             default_pools: file.default_address_pools.unwrap_or_else(docker_default_pools),
             default_bridge,
             network_options: file.default_network_opts.bridge,

@@ -52,7 +52,9 @@ impl FakeMachine {
         let record = |host: &IfName| self.has(|o| matches!(o, Object::Record(r) if r.host == *host));
         let bridge = |name: &IfName| self.has(|o| matches!(o, Object::Bridge(b) if b.ifname == *name));
         let rules = match object {
-            Object::Bridge(_) | Object::Netns(_) | Object::Files(_) | Object::Guard(_) => vec![],
+            Object::Bridge(_) | Object::Netns(_) | Object::Files(_) | Object::Guard(_) | Object::Links(_) => {
+                vec![]
+            }
             Object::Slot(slot) => vec![(bridge(&slot.bridge), "a slot needs its bridge")],
             Object::Veth(v) => {
                 let name = v.netns.path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -83,6 +85,7 @@ impl FakeMachine {
                 let guarded = p.ports.iter().all(|port| self.guarded.contains(&port.listen));
                 vec![(record(&p.host), "a port needs its endpoint"), (guarded, "a port needs its guard")]
             }
+            Object::Open(open) => vec![(record(&open.host), "an open port needs its endpoint")],
             Object::Up(host) => {
                 vec![
                     (record(host), "no link is up before its endpoint"),
@@ -121,7 +124,10 @@ impl FakeMachine {
             Object::Programs(host) => self.has(|o| {
                 matches!(o, Object::Up(u) if u == host) || matches!(o, Object::Record(r) if r.host == *host)
             }),
-            Object::Record(r) => self.published.values().any(|(host, _)| *host == r.host),
+            Object::Record(r) => {
+                self.published.values().any(|(host, _)| *host == r.host)
+                    || self.has(|o| matches!(o, Object::Open(open) if open.host == r.host))
+            }
             Object::Guard(listens) => listens.iter().any(|listen| self.published.contains_key(listen)),
             _ => false,
         };
@@ -274,6 +280,7 @@ impl Machine for FakeMachine {
             (Owned::Bridge { ifname, .. }, Object::Slot(s)) => s.bridge != *ifname,
             (Owned::Veth { ifname, .. }, Object::Veth(v)) => v.host != *ifname,
             (Owned::Veth { ifname, .. }, Object::Record(r)) => r.host != *ifname,
+            (Owned::Veth { ifname, .. }, Object::Open(open)) => open.host != *ifname,
             (Owned::Veth { ifname, .. }, Object::Programs(host) | Object::Up(host)) => host != ifname,
             (Owned::Netns(name), Object::Netns(other)) => other != name,
             (Owned::Files(id), Object::Files(files)) => files.sandbox != *id,

@@ -1,6 +1,9 @@
 //! Keeps the packet path in step with the host: its own addresses, its uplinks, its routes.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{
     Error, Status, World,
@@ -25,6 +28,8 @@ pub struct HostView {
     pub routes: Vec<HostRoute>,
     /// Links that carry this instance's label, and adopted bridges.
     pub own: BTreeSet<String>,
+    /// Every link by name, with its index: networks may trust some of them.
+    pub links: BTreeMap<String, u32>,
 }
 
 impl<M: Machine> Controller<M> {
@@ -89,7 +94,11 @@ impl<M: Machine> Controller<M> {
 
     fn follow(&mut self, view: HostView) -> Result<(), Error> {
         let old = std::mem::take(&mut self.host);
-        let result = self.machine.dataplane(|dataplane| step(dataplane, &old, &view));
+        let trusted = trusted(&self.world, &view.links);
+        let result = self.machine.dataplane(|dataplane| {
+            step(dataplane, &old, &view)?;
+            dataplane.set_trusted(&trusted)
+        });
         // After a failure, all that was new is tried again.
         self.host = if result.is_ok() { view } else { old };
         Ok(result?)
@@ -124,6 +133,17 @@ fn expected(world: &World) -> impl Iterator<Item = &IfName> {
     let networks = world.networks().filter(|network| network.driver == Driver::Bridge);
     let endpoints = world.sandboxes().flat_map(|sandbox| &sandbox.endpoints);
     networks.map(|network| &network.bridge.ifname).chain(endpoints.map(|endpoint| &endpoint.host_ifname))
+}
+
+/// Returns the interfaces that networks trust, by slot, as they are now: a name may belong to an interface that comes later (Docker semantics B10).
+fn trusted(world: &World, links: &BTreeMap<String, u32>) -> Vec<(u16, u32)> {
+    let networks = world.networks().filter_map(|network| Some((network.index?, network)));
+    let pairs = networks.flat_map(|(index, network)| {
+        let patterns = &network.bridge.trusted_host_interfaces;
+        let named = links.iter().filter(|(name, _)| patterns.iter().any(|pattern| pattern.matches(name)));
+        named.map(move |(_, ifindex)| (index, *ifindex))
+    });
+    pairs.collect()
 }
 
 fn step(dataplane: &mut dyn Dataplane, old: &HostView, new: &HostView) -> Result<(), dataplane::Error> {

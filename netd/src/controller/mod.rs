@@ -1,5 +1,6 @@
 //! The one writer: a task that owns all state and applies every change, one at a time.
 
+mod access;
 mod apply;
 mod create_network;
 mod endpoint;

@@ -11,7 +11,11 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{World, files::Renderer};
+use super::{
+    World,
+    access::{self, Links, Open},
+    files::Renderer,
+};
 use crate::{
     dataplane::PublishEntry,
     model::{
@@ -43,6 +47,10 @@ pub enum Object {
     Guard(Ports<Listen>),
     /// Host ports that lead to an endpoint.
     Publish(Publish),
+    /// Ports that are open on an endpoint's own address.
+    Open(Open),
+    /// Ports that a sandbox's links open for it.
+    Links(Links),
     /// A veth's host side being up: from here on packets flow.
     Up(IfName),
     /// Default routes of a sandbox.
@@ -78,6 +86,7 @@ const MTU: u32 = 1500;
 
 /// A network in the dataplane.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Slot {
     /// Its index in the `NETWORK` map.
     pub index: u16,
@@ -91,8 +100,12 @@ pub struct Slot {
     pub icc: bool,
     /// Whether nothing enters or leaves.
     pub internal: bool,
-    /// Whether egress takes the host's address.
+    /// Whether egress takes the host's address, where the gateway mode has it at all.
     pub masquerade: bool,
+    /// How the outside reaches IPv4 and IPv6 endpoints.
+    pub gateway_modes: (GatewayMode, GatewayMode),
+    /// Whether it names interfaces that may reach open ports directly.
+    pub trusts: bool,
     /// Fixed source of masqueraded IPv4 flows.
     pub host_ipv4: Option<Ipv4Addr>,
     /// Fixed source of masqueraded IPv6 flows.
@@ -215,6 +228,8 @@ impl Object {
             (Self::Programs(a), Self::Programs(b)) | (Self::Up(a), Self::Up(b)) => a == b,
             (Self::Inside(a), Self::Inside(b)) => a.netns == b.netns && a.ifname == b.ifname,
             (Self::Record(a), Self::Record(b)) => a.host == b.host,
+            (Self::Open(a), Self::Open(b)) => a.host == b.host,
+            (Self::Links(a), Self::Links(b)) => a.sandbox == b.sandbox,
             (Self::Gateway(a), Self::Gateway(b)) => a.netns == b.netns,
             // Ports are compared one by one, see `plan::diff`.
             _ => false,
@@ -238,6 +253,10 @@ impl fmt::Display for Object {
             Self::Guard(listens) => write!(f, "reservation of {} host ports", listens.len()),
             Self::Publish(publish) => {
                 write!(f, "{} published ports of {}", publish.ports.len(), publish.host)
+            }
+            Self::Open(open) => write!(f, "{} open ports of {}", open.ports.len(), open.host),
+            Self::Links(links) => {
+                write!(f, "{} linked ports of {}", links.ports.len(), links.sandbox.short())
             }
             Self::Up(host) => write!(f, "{host} being up"),
             Self::Gateway(gateway) => write!(f, "default routes in {}", gateway.netns.path.display()),
@@ -297,7 +316,9 @@ pub fn of_network(network: &Network) -> Vec<Object> {
             ipv6,
             icc: options.icc,
             internal: network.internal,
-            masquerade: options.masquerade && options.gateway_mode_ipv4 != GatewayMode::Routed,
+            masquerade: options.masquerade,
+            gateway_modes: (options.gateway_mode_ipv4, options.gateway_mode_ipv6),
+            trusts: !options.trusted_host_interfaces.is_empty(),
             host_ipv4: options.host_ipv4,
             host_ipv6: options.host_ipv6,
         }),
@@ -321,10 +342,17 @@ pub fn of_sandbox(world: &World, sandbox: &Sandbox, renderer: &Renderer) -> Vec<
     for (endpoint, network) in attached() {
         objects.extend(of_endpoint(netns, endpoint, network));
     }
-    if !sandbox.bindings.is_empty() {
-        objects.push(Object::Guard(sandbox.bindings.iter().map(Listen::from).collect()));
+    let takers = || sandbox.bindings.iter().filter(|binding| binding.takes_host_port());
+    if takers().next().is_some() {
+        objects.push(Object::Guard(takers().map(Listen::from).collect()));
         objects.extend(sandbox.endpoints.iter().filter_map(|endpoint| published(sandbox, endpoint)));
     }
+    objects.extend(
+        attached().filter_map(|(endpoint, network)| {
+            access::open(world, sandbox, endpoint, network).map(Object::Open)
+        }),
+    );
+    objects.extend(access::links(world, sandbox).map(Object::Links));
     objects.extend(attached().map(|(endpoint, _)| Object::Up(endpoint.host_ifname.clone())));
     objects.extend(gateway(world, sandbox, netns));
     objects
@@ -376,7 +404,7 @@ fn published(sandbox: &Sandbox, endpoint: &Endpoint) -> Option<Object> {
     let ports: Ports<Port> = sandbox
         .bindings
         .iter()
-        .filter(|binding| binding.endpoint == endpoint.id)
+        .filter(|binding| binding.endpoint == endpoint.id && binding.takes_host_port())
         .filter_map(|binding| {
             let backend = if binding.host_ip.is_ipv6() { ipv6.or(ipv4) } else { ipv4 };
             Some(Port { listen: binding.into(), backend: backend?, backend_port: binding.port })

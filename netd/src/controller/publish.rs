@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Code, Error, World, gateway, object::Listen};
-use crate::model::{Binding, Endpoint, Protocol, PublishSpec, Sandbox};
+use crate::model::{Binding, BridgeOptions, Endpoint, GatewayMode, Protocol, PublishSpec, Sandbox};
 
 /// Tries for one ephemeral port (moby `daemon/libnetwork/portmappers/nat`, `maxAllocatePortAttempts`).
 const EPHEMERAL_TRIES: usize = 10;
@@ -33,7 +33,8 @@ impl Taken {
     pub fn by_others(world: &World, except: &Sandbox) -> Self {
         let others = world.sandboxes().filter(|sandbox| sandbox.id != except.id);
         let mut taken = Self(HashMap::new());
-        others.flat_map(|sandbox| &sandbox.bindings).for_each(|binding| taken.add(binding.into()));
+        let bindings = others.flat_map(|sandbox| &sandbox.bindings);
+        bindings.filter(|binding| binding.takes_host_port()).for_each(|binding| taken.add(binding.into()));
         taken
     }
 
@@ -89,7 +90,7 @@ pub fn bind(
 ) -> Result<Vec<Binding>, Error> {
     let served = Served::of(world, sandbox, host.ipv6);
     let mut kept: HashMap<(u16, Protocol), Vec<u16>> = HashMap::new();
-    for binding in previous {
+    for binding in previous.iter().filter(|binding| binding.takes_host_port()) {
         kept.entry((binding.port, binding.protocol)).or_default().push(binding.host_port);
     }
     let mut bindings = Vec::new();
@@ -97,6 +98,7 @@ pub fn bind(
         let &PublishSpec { ports, host_ports, protocol, .. } = group[0];
         let addresses: Vec<(IpAddr, &Endpoint)> =
             group.iter().flat_map(|spec| served.addresses(spec.host_ip)).collect();
+        bindings.extend(group.iter().flat_map(|spec| served.opened(spec)));
         if addresses.is_empty() {
             continue;
         }
@@ -123,6 +125,8 @@ pub fn bind(
             }
         }
     }
+    let mut seen = HashSet::new();
+    bindings.retain(|binding| binding.takes_host_port() || seen.insert(binding.clone()));
     Ok(bindings)
 }
 
@@ -214,6 +218,9 @@ struct Served<'a> {
     ipv4: Option<&'a Endpoint>,
     ipv6: Option<&'a Endpoint>,
     default: Vec<IpAddr>,
+    /// Endpoints in gateway mode `routed`, which open ports on their own address and take none of the host's (B8), also where another one is the
+    /// gateway (T25); by family.
+    routed: Vec<(bool, &'a Endpoint)>,
 }
 
 impl<'a> Served<'a> {
@@ -232,7 +239,32 @@ impl<'a> Served<'a> {
             Some(ip) if ip.is_ipv6() => vec![ip],
             _ => everywhere.into_iter().flatten().collect(),
         };
-        Self { ipv4, ipv6, default }
+        Self { ipv4, ipv6, default, routed: routed(world, sandbox) }
+    }
+
+    /// Returns what a spec opens on the addresses of routed endpoints. A host address says no more than the family.
+    fn opened(&self, spec: &PublishSpec) -> impl Iterator<Item = Binding> {
+        let of_family =
+            |(ipv6, _): &&(bool, &'a Endpoint)| spec.host_ip.is_none_or(|ip| ip.is_ipv6() == *ipv6);
+        let (ports, protocol) = (spec.ports, spec.protocol);
+        self.routed.iter().filter(of_family).flat_map(move |(ipv6, endpoint)| {
+            let host_ip: IpAddr =
+                if *ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            let endpoint = endpoint.id.clone();
+            (ports.0..=ports.1).map(move |port| Binding {
+                host_ip,
+                host_port: 0,
+                port,
+                protocol,
+                endpoint: endpoint.clone(),
+            })
+        })
+    }
+
+    /// Whether an endpoint serves a host address of this family by NAT.
+    fn translates(&self, host_ip: IpAddr, endpoint: &Endpoint) -> bool {
+        let ipv6 = host_ip.is_ipv6() && endpoint.ipv6.is_some();
+        !self.routed.iter().any(|(family, other)| *family == ipv6 && other.id == endpoint.id)
     }
 
     fn addresses(&self, host_ip: Option<IpAddr>) -> Vec<(IpAddr, &'a Endpoint)> {
@@ -240,8 +272,23 @@ impl<'a> Served<'a> {
         wanted
             .into_iter()
             .filter_map(|ip| Some((ip, if ip.is_ipv4() { self.ipv4? } else { self.ipv6.or(self.ipv4)? })))
+            .filter(|(ip, endpoint)| self.translates(*ip, endpoint))
             .collect()
     }
+}
+
+/// Returns a sandbox's endpoints in gateway mode `routed`, by family (true: IPv6).
+fn routed<'a>(world: &World, sandbox: &'a Sandbox) -> Vec<(bool, &'a Endpoint)> {
+    let families = sandbox.endpoints.iter().flat_map(|endpoint| {
+        let options = world.network_by_id(&endpoint.network).filter(|network| !network.internal);
+        let routes = |mode: fn(&BridgeOptions) -> GatewayMode| {
+            options.is_some_and(|network| mode(&network.bridge) == GatewayMode::Routed)
+        };
+        let ipv4 = endpoint.ipv4.is_some() && routes(|options| options.gateway_mode_ipv4);
+        let ipv6 = endpoint.ipv6.is_some() && routes(|options| options.gateway_mode_ipv6);
+        [(false, ipv4), (true, ipv6)].map(|(family, routed)| (routed, (family, endpoint)))
+    });
+    families.filter_map(|(routed, item)| routed.then_some(item)).collect()
 }
 
 fn allocated(world: &World, listen: Listen) -> Error {
@@ -269,6 +316,12 @@ impl std::fmt::Display for Address {
 
 /// Whether a binding came from this spec, or is meant by it in `unpublish`.
 pub fn covers(spec: &PublishSpec, binding: &Binding) -> bool {
+    if !binding.takes_host_port() {
+        // What the spec says of the host was ignored but for the family.
+        return spec.protocol == binding.protocol
+            && (spec.ports.0..=spec.ports.1).contains(&binding.port)
+            && spec.host_ip.is_none_or(|ip| ip.is_ipv4() == binding.host_ip.is_ipv4());
+    }
     let host_port = || match spec.host_ports {
         None => true,
         Some((first, last)) if last - first == spec.ports.1 - spec.ports.0 => {
@@ -311,7 +364,7 @@ fn runs(bindings: &[&Binding]) -> Vec<PublishSpec> {
         let next = |spec: &PublishSpec| {
             (spec.protocol, spec.host_ip) == (binding.protocol, Some(binding.host_ip))
                 && spec.ports.1.checked_add(1) == Some(binding.port)
-                && spec.host_ports.and_then(|(_, last)| last.checked_add(1)) == Some(binding.host_port)
+                && spec.host_ports.map_or(Some(0), |(_, last)| last.checked_add(1)) == Some(binding.host_port)
         };
         match specs.last_mut().filter(|spec| next(spec)) {
             Some(spec) => {
@@ -320,7 +373,7 @@ fn runs(bindings: &[&Binding]) -> Vec<PublishSpec> {
             }
             None => specs.push(PublishSpec {
                 host_ip: Some(binding.host_ip),
-                host_ports: Some((binding.host_port, binding.host_port)),
+                host_ports: binding.takes_host_port().then_some((binding.host_port, binding.host_port)),
                 ports: (binding.port, binding.port),
                 protocol: binding.protocol,
             }),

@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Code, Error, World,
+    access::OpenPort,
     apply::{Machine, Owned},
     default_bridge,
     object::{Listen, Object},
@@ -17,8 +18,8 @@ use super::{
     task::Controller,
 };
 use crate::{
-    dataplane::{self, PublishEntry},
-    model::{Driver, Id, Mac, Network, Sandbox, SandboxMode},
+    dataplane::{self, OpenEntry, PublishEntry},
+    model::{Driver, GatewayMode, Id, Mac, Network, Sandbox, SandboxMode},
 };
 
 impl<M: Machine> Controller<M> {
@@ -61,7 +62,7 @@ impl<M: Machine> Controller<M> {
 
     /// Returns the stored world without the sandboxes whose namespaces are gone, as after a reboot (reliability F24).
     fn living(&mut self, networks: Vec<Network>, sandboxes: Vec<Sandbox>) -> Result<World, Error> {
-        let mut world = World::default();
+        let mut world = World::empty(self.settings.direct_routing);
         for network in networks {
             world.put_network(network);
         }
@@ -126,10 +127,13 @@ impl<M: Machine> Controller<M> {
     async fn sweep_dataplane(&mut self, world: &World, steps: &[Step]) -> Result<(), Error> {
         let mut hosts = Vec::new();
         let mut listens = BTreeSet::new();
+        let (mut open, mut links) = (BTreeSet::new(), BTreeSet::new());
         for step in steps {
             match step {
                 Step::Put(Object::Record(record)) => hosts.push(&record.host),
                 Step::Put(Object::Guard(guard)) => listens.extend(guard.iter().copied()),
+                Step::Put(Object::Open(object)) => open.extend(object.ports.iter().copied()),
+                Step::Put(Object::Links(object)) => links.extend(object.ports.iter().copied()),
                 _ => {}
             }
         }
@@ -148,6 +152,14 @@ impl<M: Machine> Controller<M> {
             self.machine.apply(&Step::Remove(Object::Guard(guard))).await?;
         }
         self.machine.dataplane(|dataplane| {
+            let is_open = |entry: &OpenEntry| {
+                open.contains(&OpenPort { ip: entry.ip, port: entry.port, protocol: entry.protocol })
+            };
+            let closed: Vec<_> = inventory.open.into_iter().filter(|entry| !is_open(entry)).collect();
+            dataplane.remove_open(&closed)?;
+            let unlinked: Vec<_> =
+                inventory.links.into_iter().filter(|entry| !links.contains(entry)).collect();
+            dataplane.remove_links(&unlinked)?;
             for endpoint in inventory.endpoints.iter().filter(|endpoint| !indexes.contains(&endpoint.ifindex))
             {
                 dataplane.remove_endpoint(endpoint)?;
@@ -245,6 +257,9 @@ fn empty_network(index: u16) -> dataplane::NetworkEntry {
         icc: false,
         internal: true,
         masquerade: false,
+        gateway_mode_ipv4: GatewayMode::Nat,
+        gateway_mode_ipv6: GatewayMode::Nat,
+        trusts: false,
         host_ipv4: None,
         host_ipv6: None,
     }

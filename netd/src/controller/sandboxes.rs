@@ -265,7 +265,8 @@ pub fn publish(
         return Err(Error::new(Code::Usage, format!("conflicting options: {text}")));
     }
     let mut taken = Taken::by_others(world, sandbox);
-    sandbox.bindings.iter().for_each(|binding| taken.add(binding.into()));
+    let takers = sandbox.bindings.iter().filter(|binding| binding.takes_host_port());
+    takers.for_each(|binding| taken.add(binding.into()));
     let fresh = publish::bind(world, sandbox, specs, &[], &mut taken, host)?;
     publish::check_served(world, sandbox, specs, &fresh)?;
     let mut sandbox = sandbox.clone();

@@ -45,6 +45,8 @@ pub struct Settings {
     pub network_options: BTreeMap<String, String>,
     /// Networks that the dataplane has slots for.
     pub network_slots: u16,
+    /// Whether published ports may be addressed directly on every network (`allow-direct-routing`).
+    pub direct_routing: bool,
     /// Between two collections of expired flows.
     pub collect_every: Duration,
 }
@@ -81,7 +83,7 @@ impl<M: Machine> Controller<M> {
     /// Makes a controller with an empty world, and the handle to talk to it; `reconcile` fills the world.
     pub fn new(machine: M, store: Store, settings: Settings, renderer: Renderer) -> (Self, Handle, Commands) {
         let (sender, commands) = mpsc::channel(QUEUE);
-        let world = Arc::new(World::default());
+        let world = Arc::new(World::empty(settings.direct_routing));
         let (view, seen) = watch::channel(Arc::clone(&world));
         let (events, _) = broadcast::channel(EVENTS);
         let handle = Handle::new(sender, seen, events.clone());

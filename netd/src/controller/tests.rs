@@ -1,5 +1,7 @@
 //! Unit rung: operations of the controller on a machine in memory.
 
+mod access;
+
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
@@ -31,6 +33,7 @@ fn settings() -> Settings {
         default_bridge: CreateNetwork::default(),
         network_options: std::collections::BTreeMap::new(),
         network_slots: 64,
+        direct_routing: false,
         collect_every: Duration::from_secs(5),
     }
 }

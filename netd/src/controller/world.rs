@@ -13,9 +13,21 @@ use crate::model::{Endpoint, Id, Name, Network, Sandbox};
 pub struct World {
     networks: BTreeMap<Id, Arc<Network>>,
     sandboxes: BTreeMap<Id, Arc<Sandbox>>,
+    /// Whether published ports may be addressed directly on every network.
+    direct_routing: bool,
 }
 
 impl World {
+    /// Returns a world without anything in it, under the daemon's own rule on direct access.
+    pub fn empty(direct_routing: bool) -> Self {
+        Self { direct_routing, ..Self::default() }
+    }
+
+    /// Whether published ports may be addressed directly on every network (`allow-direct-routing`, Docker semantics A12).
+    pub fn direct_routing(&self) -> bool {
+        self.direct_routing
+    }
+
     /// Returns every network, by id.
     pub fn networks(&self) -> impl ExactSizeIterator<Item = &Arc<Network>> + Clone {
         self.networks.values()

@@ -32,8 +32,10 @@ pub async fn down(settings: Settings) -> Result<(), Error> {
         store.meta().sysctls.get(RESERVED_PORTS).and_then(|text| ReservedPorts::parse(text))
     {
         let bindings = loaded.sandboxes.iter().flat_map(|sandbox| &sandbox.bindings);
-        let mut ours: Vec<(u16, u16)> =
-            bindings.map(|binding| (binding.host_port, binding.host_port)).collect();
+        let mut ours: Vec<(u16, u16)> = bindings
+            .filter(|binding| binding.takes_host_port())
+            .map(|binding| (binding.host_port, binding.host_port))
+            .collect();
         ours.extend(&settings.nat_port_ranges);
         let present = ReservedPorts::read(links.netns()).await?;
         present.without(&ours, &original).write(links.netns()).await?;

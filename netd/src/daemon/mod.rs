@@ -151,6 +151,7 @@ fn rules(settings: &Settings, store: &Store) -> Rules {
         default_bridge: settings.default_bridge.clone(),
         network_options: settings.network_options.clone(),
         network_slots: u16::try_from(netd_common::maps::capacity::NETWORK).unwrap_or(u16::MAX),
+        direct_routing: settings.direct.routing,
         collect_every: (shortest(&settings.timeouts) / 2).clamp(COLLECT_AT_LEAST, COLLECT),
     }
 }

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, NetworkEntry, PublishEntry, UplinkEntry,
+    Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry, OpenEntry,
+    PublishEntry, UplinkEntry,
 };
 use crate::model::{IfName, Protocol};
 
@@ -29,6 +30,12 @@ pub struct Fake {
     pub guarded: BTreeSet<PortKey>,
     /// Published ports.
     pub publishes: BTreeMap<PortKey, PublishEntry>,
+    /// Ports open on endpoints' own addresses.
+    pub open: BTreeSet<OpenEntry>,
+    /// Ports that links open.
+    pub links: BTreeSet<LinkEntry>,
+    /// Interfaces that may reach open ports directly, by network slot.
+    pub trusted: BTreeSet<(u16, u32)>,
     /// How often flows were told to ask for their route again.
     pub route_changes: usize,
     /// Filters of flushes.
@@ -123,6 +130,36 @@ impl Dataplane for Fake {
         Ok(())
     }
 
+    fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
+        for entry in entries {
+            order(!self.endpoints.contains_key(&entry.ifindex), "port opened before its endpoint")?;
+            self.open.insert(*entry);
+        }
+        Ok(())
+    }
+
+    fn remove_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
+        self.open.retain(|open| {
+            !entries.iter().any(|e| (e.ip, e.port, e.protocol) == (open.ip, open.port, open.protocol))
+        });
+        Ok(())
+    }
+
+    fn put_links(&mut self, entries: &[LinkEntry]) -> Result<(), Error> {
+        self.links.extend(entries);
+        Ok(())
+    }
+
+    fn remove_links(&mut self, entries: &[LinkEntry]) -> Result<(), Error> {
+        self.links.retain(|link| !entries.contains(link));
+        Ok(())
+    }
+
+    fn set_trusted(&mut self, trusted: &[(u16, u32)]) -> Result<(), Error> {
+        self.trusted = trusted.iter().copied().collect();
+        Ok(())
+    }
+
     fn routes_changed(&mut self) -> Result<(), Error> {
         self.route_changes += 1;
         Ok(())
@@ -149,6 +186,8 @@ impl Dataplane for Fake {
         Ok(Inventory {
             endpoints: self.endpoints.values().cloned().collect(),
             publishes: self.publishes.values().cloned().collect(),
+            open: self.open.iter().copied().collect(),
+            links: self.links.iter().copied().collect(),
             networks: self.networks.keys().copied().collect(),
             uplinks: self.uplinks.keys().copied().collect(),
         })

@@ -13,8 +13,8 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, Network, Owner, PortSet,
-        Publish, PublishKey, Slot, Tuple, Uplink, held, port_set,
+        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network, Open,
+        Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -22,7 +22,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 22] = [
+pub const NAMES: [&str; 27] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -45,6 +45,11 @@ pub const NAMES: [&str; 22] = [
     "HELD",
     "HELD_BYTES",
     "HELD_NEXT",
+    "OPEN4",
+    "OPEN6",
+    "LINK4",
+    "LINK6",
+    "TRUST",
 ];
 
 /// A hash map with entries by the batch.
@@ -165,6 +170,10 @@ pub struct FamilyMaps<A> {
     pub local: Table<A, u32>,
     /// Published ports.
     pub publish: Table<PublishKey<A>, Publish<A>>,
+    /// Ports open on sandboxes' own addresses.
+    pub open: Table<PublishKey<A>, Open>,
+    /// Ports that links open.
+    pub link: Table<LinkKey<A>, u32>,
 }
 
 /// All maps that the daemon reads and writes.
@@ -179,6 +188,8 @@ pub struct Maps {
     pub ports: Array<MapData, Ports>,
     /// Devices through which the outside is reached.
     pub uplink: Table<IfIndex, Uplink>,
+    /// Interfaces that may reach a network's open ports directly.
+    pub trust: Table<TrustKey, u32>,
     /// Dropped packets by reason.
     pub drops: PerCpuArray<MapData, u64>,
     /// Fragments that wait for their first.
@@ -216,6 +227,7 @@ impl Maps {
             network: array(pins, "NETWORK")?,
             ports: array(pins, "PORTS")?,
             uplink: Table::open(pins, "UPLINK")?,
+            trust: Table::open(pins, "TRUST")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
                 .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
             held: array(pins, "HELD")?,
@@ -225,6 +237,8 @@ impl Maps {
                 subnet: trie(pins, "SUBNET4")?,
                 local: Table::open(pins, "LOCAL4")?,
                 publish: Table::open(pins, "PUBLISH4")?,
+                open: Table::open(pins, "OPEN4")?,
+                link: Table::open(pins, "LINK4")?,
             },
             v6: FamilyMaps {
                 flow: Table::open(pins, "FLOW6")?,
@@ -232,6 +246,8 @@ impl Maps {
                 subnet: trie(pins, "SUBNET6")?,
                 local: Table::open(pins, "LOCAL6")?,
                 publish: Table::open(pins, "PUBLISH6")?,
+                open: Table::open(pins, "OPEN6")?,
+                link: Table::open(pins, "LINK6")?,
             },
         })
     }
@@ -299,5 +315,10 @@ pub fn shapes() -> Vec<Shape> {
         of::<u32, Held>("HELD"),
         of::<u32, [u8; held::BYTES]>("HELD_BYTES"),
         of::<u32, u32>("HELD_NEXT"),
+        of::<PublishKey<Addr4>, Open>("OPEN4"),
+        of::<PublishKey<Addr6>, Open>("OPEN6"),
+        of::<LinkKey<Addr4>, u32>("LINK4"),
+        of::<LinkKey<Addr6>, u32>("LINK6"),
+        of::<TrustKey, u32>("TRUST"),
     ]
 }

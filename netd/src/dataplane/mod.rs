@@ -27,7 +27,7 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::model::{IfName, Mac, Protocol};
+use crate::model::{GatewayMode, IfName, Mac, Protocol};
 
 /// Where the programs, pins and cgroup of one instance live.
 #[derive(Debug, Clone)]
@@ -44,6 +44,17 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How packet programs are attached.
     pub attach: AttachMode,
+    /// Who may address sandboxes directly, on every network.
+    pub direct: DirectAccess,
+}
+
+/// Who may address sandboxes directly, whatever their network says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DirectAccess {
+    /// Everybody, on published ports (`allow-direct-routing`, Docker semantics A12).
+    pub routing: bool,
+    /// Packets with this mark under this mask, on every port, where a network may be addressed directly at all (`bridge-accept-fwmark`, A13).
+    pub mark: Option<(u32, u32)>,
 }
 
 /// How packet programs are attached to interfaces.
@@ -102,6 +113,7 @@ impl Default for Timeouts {
 
 /// A bridge network in the dataplane.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct NetworkEntry {
     /// Slot in the `NETWORK` map.
     pub index: u16,
@@ -117,8 +129,14 @@ pub struct NetworkEntry {
     pub icc: bool,
     /// Whether nothing enters or leaves.
     pub internal: bool,
-    /// Whether egress takes the host's address.
+    /// Whether egress takes the host's address, where the gateway mode has it at all.
     pub masquerade: bool,
+    /// How the outside reaches IPv4 endpoints.
+    pub gateway_mode_ipv4: GatewayMode,
+    /// How the outside reaches IPv6 endpoints.
+    pub gateway_mode_ipv6: GatewayMode,
+    /// Whether it names interfaces that may reach open ports directly.
+    pub trusts: bool,
     /// Fixed source of masqueraded IPv4 flows.
     pub host_ipv4: Option<Ipv4Addr>,
     /// Fixed source of masqueraded IPv6 flows.
@@ -155,6 +173,32 @@ pub struct PublishEntry {
     pub backend_port: u16,
     /// Host side of the endpoint's veth.
     pub ifindex: u32,
+}
+
+/// A port that is open on an endpoint's own address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpenEntry {
+    /// The endpoint's address.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Host side of the endpoint's veth.
+    pub ifindex: u32,
+}
+
+/// A port that a link opens between two endpoints of a network without ICC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkEntry {
+    /// Who may open connections.
+    pub from: IpAddr,
+    /// To whom; of the same family.
+    pub to: IpAddr,
+    /// The port there.
+    pub port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
 }
 
 /// A host interface through which the outside is reached.
@@ -275,6 +319,16 @@ pub trait Dataplane: Send {
     fn put_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
     /// Stops serving published ports: no new flows from here on; established TCP flows go on, UDP flows end.
     fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
+    /// Opens ports on endpoints' own addresses.
+    fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error>;
+    /// Closes them for new flows; established TCP flows go on, UDP flows end.
+    fn remove_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error>;
+    /// Opens ports between linked endpoints.
+    fn put_links(&mut self, entries: &[LinkEntry]) -> Result<(), Error>;
+    /// Closes them for new flows; established TCP flows go on, UDP flows end.
+    fn remove_links(&mut self, entries: &[LinkEntry]) -> Result<(), Error>;
+    /// Makes this the complete list of interfaces that may reach a network's open ports directly: (slot of the network, interface index).
+    fn set_trusted(&mut self, trusted: &[(u16, u32)]) -> Result<(), Error>;
     /// Makes every flow ask again for its route on its next packet, after routes, links or neighbours changed.
     fn routes_changed(&mut self) -> Result<(), Error>;
     /// Lists live flows.
@@ -300,6 +354,10 @@ pub struct Inventory {
     pub endpoints: Vec<EndpointEntry>,
     /// Published ports.
     pub publishes: Vec<PublishEntry>,
+    /// Ports open on endpoints' own addresses.
+    pub open: Vec<OpenEntry>,
+    /// Ports that links open.
+    pub links: Vec<LinkEntry>,
     /// Used slots of the `NETWORK` map.
     pub networks: Vec<u16>,
     /// Interface indexes of uplinks.

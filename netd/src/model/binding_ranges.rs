@@ -31,7 +31,7 @@ impl Run {
     fn extend(&mut self, binding: &Binding) -> bool {
         let follows = (self.host_ip, self.protocol, &self.endpoint)
             == (binding.host_ip, binding.protocol, &binding.endpoint)
-            && self.host_ports.1.checked_add(1) == Some(binding.host_port)
+            && self.next_host_port() == Some(binding.host_port)
             && self.ports.1.checked_add(1) == Some(binding.port);
         if follows {
             (self.host_ports.1, self.ports.1) = (binding.host_port, binding.port);
@@ -39,14 +39,20 @@ impl Run {
         follows
     }
 
+    /// Returns the host port that continues the run; ports that take none have none to count up.
+    fn next_host_port(&self) -> Option<u16> {
+        if self.host_ports == (0, 0) { Some(0) } else { self.host_ports.1.checked_add(1) }
+    }
+
     /// Returns its bindings; None: the two ranges differ in length.
     fn bindings(self) -> Option<impl Iterator<Item = Binding>> {
         let length = self.ports.1.checked_sub(self.ports.0)?;
-        let same_length = self.host_ports.1.checked_sub(self.host_ports.0)? == length;
+        let counts = self.host_ports != (0, 0);
+        let same_length = !counts || self.host_ports.1.checked_sub(self.host_ports.0)? == length;
         same_length.then(|| {
             (0..=length).map(move |offset| Binding {
                 host_ip: self.host_ip,
-                host_port: self.host_ports.0 + offset,
+                host_port: if counts { self.host_ports.0 + offset } else { 0 },
                 port: self.ports.0 + offset,
                 protocol: self.protocol,
                 endpoint: self.endpoint.clone(),

@@ -11,7 +11,7 @@ mod publish_spec;
 mod sandbox;
 
 pub use bridge_options::{InvalidOption, parse_bool};
-pub use names::{Id, IfName, InvalidName, Name};
+pub use names::{Id, IfName, IfPattern, InvalidName, Name};
 pub use network::{BridgeOptions, Driver, GatewayMode, Ipam, Network, Pool};
 pub use port_text::{port_lines, ports_column, public_addresses};
 pub use publish_spec::{InvalidPorts, PublishPort, parse_expose};

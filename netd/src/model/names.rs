@@ -27,6 +27,11 @@ pub struct Name(String);
 #[serde(try_from = "String", into = "String")]
 pub struct IfName(String);
 
+/// An interface name in which `*` stands for any characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct IfPattern(String);
+
 /// The id of a network, sandbox or endpoint: 64 lower-case hexadecimal digits. Shared, since each of tens of thousands of
 /// published ports carries one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -101,6 +106,34 @@ impl TryFrom<String> for Id {
     }
 }
 
+impl TryFrom<String> for IfPattern {
+    type Error = InvalidName;
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        let rule = "it is an interface name, in which `*` stands for any characters";
+        match IfName::try_from(text) {
+            Ok(name) => Ok(Self(name.0)),
+            Err(error) => Err(InvalidName { kind: "interface name or pattern", given: error.given, rule }),
+        }
+    }
+}
+
+impl IfPattern {
+    /// Whether an interface has a name that this means.
+    pub fn matches(&self, ifname: &str) -> bool {
+        let mut parts = self.0.split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = ifname.strip_prefix(first) else { return false };
+        let Some(last) = self.0.contains('*').then(|| parts.next_back()).flatten() else {
+            return rest.is_empty();
+        };
+        for part in parts {
+            let Some(at) = rest.find(part) else { return false };
+            rest = &rest[at + part.len()..];
+        }
+        rest.ends_with(last)
+    }
+}
+
 macro_rules! text_newtype {
     ($($type:ty),*) => { $(
         impl $type {
@@ -122,7 +155,7 @@ macro_rules! text_newtype {
         }
     )* };
 }
-text_newtype!(Name, IfName, Id);
+text_newtype!(Name, IfName, IfPattern, Id);
 
 #[cfg(test)]
 mod tests {
@@ -146,6 +179,24 @@ mod tests {
         for bad in ["", ".", "..", "a/b", "a:b", "a b", "sixteen-bytes-xx"] {
             assert!(bad.parse::<IfName>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_star_in_a_pattern_stands_for_any_characters() {
+        for (pattern, yes, no) in [
+            ("eth0", "eth0", "eth01"),
+            ("wg*", "wg0", "xwg0"),
+            ("wg*", "wg", "w"),
+            ("*", "anything", ""),
+            ("*0", "eth0", "eth1"),
+            ("e*h*0", "eth10", "eth01"),
+            ("a*a", "aa", "a"),
+        ] {
+            let parsed: IfPattern = pattern.parse().expect(pattern);
+            assert!(parsed.matches(yes), "{pattern} means {yes}");
+            assert!(!parsed.matches(no) || no.is_empty(), "{pattern} does not mean {no}");
+        }
+        assert!("a/b".parse::<IfPattern>().is_err());
     }
 
     #[test]

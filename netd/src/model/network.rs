@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Id, IfName, Name};
+use super::{Id, IfName, IfPattern, Name};
 
 /// How a network moves packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +110,7 @@ pub struct BridgeOptions {
     /// Fixed source of masqueraded IPv6 flows (`host_ipv6`).
     pub host_ipv6: Option<Ipv6Addr>,
     /// Interfaces that may reach published ports directly.
-    pub trusted_host_interfaces: Vec<IfName>,
+    pub trusted_host_interfaces: Vec<IfPattern>,
     /// Prefix of interface names inside sandboxes (`container_iface_prefix`).
     pub iface_prefix: String,
     /// Whether the bridge goes without its IPv4 address (`inhibit_ipv4`); endpoints are still told the gateway.

@@ -23,7 +23,7 @@ pub fn port_lines(bindings: &[Binding]) -> Vec<String> {
 pub fn public_addresses(bindings: &[Binding], typed: &str, sandbox: &str) -> Result<Vec<String>, String> {
     let wanted = parse_expose(typed).map_err(|error| error.to_string())?;
     let of_port = sorted(bindings).filter(|binding| wanted.contains(&(binding.port, binding.protocol)));
-    let mut addresses: Vec<String> = of_port.map(|binding| host_side(binding).to_string()).collect();
+    let mut addresses: Vec<String> = of_port.map(host_side).collect();
     addresses.dedup();
     if addresses.is_empty() {
         return Err(format!("No public port '{typed}' published for {sandbox}"));
@@ -36,19 +36,24 @@ pub fn public_addresses(bindings: &[Binding], typed: &str, sandbox: &str) -> Res
 /// Contiguous ports collapse only where host and sandbox port are the same, as in Docker; exposed ports that are not
 /// published stand without an arrow. Order as docker's `formatter.DisplayablePorts`.
 pub fn ports_column(bindings: &[Binding], exposed: &[(u16, Protocol)]) -> String {
-    let published: BTreeSet<(u16, Protocol)> = bindings.iter().map(|b| (b.port, b.protocol)).collect();
-    let same_number = bindings.iter().filter(|binding| binding.host_port == binding.port);
+    let takers = || bindings.iter().filter(|binding| binding.takes_host_port());
+    let published: BTreeSet<(u16, Protocol)> = takers().map(|b| (b.port, b.protocol)).collect();
+    let opened = bindings.iter().filter(|binding| !binding.takes_host_port()).map(|b| (b.port, b.protocol));
+    let same_number = takers().filter(|binding| binding.host_port == binding.port);
     let mut shown: Vec<Shown> = same_number
         .map(|binding| Shown {
             port: binding.port,
             host_ip: Some(binding.host_ip),
             protocol: binding.protocol,
         })
-        .chain(exposed.iter().filter(|port| !published.contains(port)).map(|&(port, protocol)| Shown {
-            port,
-            host_ip: None,
-            protocol,
-        }))
+        .chain(
+            exposed
+                .iter()
+                .copied()
+                .chain(opened)
+                .filter(|port| !published.contains(port))
+                .map(|(port, protocol)| Shown { port, host_ip: None, protocol }),
+        )
         .collect();
     shown.sort_unstable();
     shown.dedup();
@@ -63,7 +68,7 @@ pub fn ports_column(bindings: &[Binding], exposed: &[(u16, Protocol)]) -> String
     }
     let collapsed = groups.iter().map(|(first, last)| first.text(*last));
     let mut translated: Vec<String> = sorted(bindings)
-        .filter(|binding| binding.host_port != binding.port)
+        .filter(|binding| binding.takes_host_port() && binding.host_port != binding.port)
         .map(|binding| format!("{}->{}/{}", host_side(binding), binding.port, binding.protocol))
         .collect();
     translated.dedup();
@@ -93,8 +98,10 @@ impl Shown {
     }
 }
 
-fn host_side(binding: &Binding) -> SocketAddr {
-    SocketAddr::new(binding.host_ip, binding.host_port)
+/// Returns the host's side as docker prints it; of a port that takes none of the host's there is nothing behind the colon.
+fn host_side(binding: &Binding) -> String {
+    let text = SocketAddr::new(binding.host_ip, binding.host_port).to_string();
+    if binding.takes_host_port() { text } else { text.trim_end_matches('0').to_owned() }
 }
 
 /// Returns the bindings by port, protocol, host address (IPv4 first) and host port.

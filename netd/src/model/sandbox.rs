@@ -156,7 +156,7 @@ pub struct PublishSpec {
 pub struct Binding {
     /// Host address; unspecified (`0.0.0.0` or `::`): every local address of that family.
     pub host_ip: IpAddr,
-    /// Port on the host.
+    /// Port on the host; 0: none, the port is open on the endpoint's own address (gateway mode `routed`).
     pub host_port: u16,
     /// Port inside the sandbox.
     pub port: u16,
@@ -164,6 +164,13 @@ pub struct Binding {
     pub protocol: Protocol,
     /// The endpoint that serves it.
     pub endpoint: Id,
+}
+
+impl Binding {
+    /// Whether it takes a port of the host; else it is open on the endpoint's own address alone (Docker semantics B8).
+    pub const fn takes_host_port(&self) -> bool {
+        self.host_port != 0
+    }
 }
 
 impl Protocol {

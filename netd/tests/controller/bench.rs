@@ -92,6 +92,7 @@ impl Bench {
             default_bridge: CreateNetwork::default(),
             network_options: std::collections::BTreeMap::new(),
             network_slots: 64,
+            direct_routing: false,
             collect_every: Duration::from_secs(5),
         };
         let (mut controller, handle, commands) =

@@ -49,7 +49,7 @@ impl PortSummary {
         let ports = published.iter().map(|binding| PortSummary {
             ip: binding.host_ip.to_string(),
             private_port: binding.port,
-            public_port: Some(binding.host_port),
+            public_port: Some(binding.host_port).filter(|_| binding.takes_host_port()),
             r#type: binding.protocol.to_string(),
         });
         exposed.chain(ports).collect()
@@ -62,8 +62,9 @@ pub(in crate::api) fn port_map(exposed: &[(u16, Protocol)], bindings: &[Binding]
         exposed.iter().map(|(port, protocol)| (format!("{port}/{protocol}"), None)).collect();
     for binding in sorted(bindings) {
         let key = format!("{}/{}", binding.port, binding.protocol);
-        let shown =
-            PortBinding { host_ip: binding.host_ip.to_string(), host_port: binding.host_port.to_string() };
+        // Docker's shape for a port of a routed network: an address, and no port of the host (test TestDisableNAT).
+        let host_port = if binding.takes_host_port() { binding.host_port.to_string() } else { String::new() };
+        let shown = PortBinding { host_ip: binding.host_ip.to_string(), host_port };
         ports.entry(key).or_default().get_or_insert_default().push(shown);
     }
     ports
@@ -81,7 +82,8 @@ pub fn bindings_of(ports: &PortMap) -> (Vec<Binding>, Vec<(u16, Protocol)>) {
         match hosts {
             None => exposed.push((port, protocol)),
             Some(hosts) => bindings.extend(hosts.iter().filter_map(|host| {
-                let (host_ip, host_port) = (host.host_ip.parse().ok()?, host.host_port.parse().ok()?);
+                let host_ip = host.host_ip.parse().ok()?;
+                let host_port = if host.host_port.is_empty() { 0 } else { host.host_port.parse().ok()? };
                 Some(Binding { host_ip, host_port, port, protocol, endpoint: endpoint.clone() })
             })),
         }

@@ -26,6 +26,9 @@ OPTIONS FOR -o (docker's keys):
   com.docker.network.bridge.enable_icc=false            no traffic between its sandboxes
   com.docker.network.bridge.enable_ip_masquerade=false  keep the sandboxes' addresses on the way out
   com.docker.network.bridge.host_binding_ipv4=ADDRESS   where -p listens by default
+  com.docker.network.bridge.gateway_mode_ipv4=MODE      (_ipv6 too) nat: the default; routed: no NAT, -p opens ports on the
+                                                        sandbox's own address; nat-unprotected: every port is open there
+  com.docker.network.bridge.trusted_host_interfaces=A:B interfaces (also wg*) that may reach published ports there
   com.docker.network.bridge.name=IFNAME                 name of the bridge
   com.docker.network.driver.mtu=BYTES                   MTU of bridge and interfaces
 

@@ -74,6 +74,9 @@ impl Linux {
             icc: slot.icc,
             internal: slot.internal,
             masquerade: slot.masquerade,
+            gateway_mode_ipv4: slot.gateway_modes.0,
+            gateway_mode_ipv6: slot.gateway_modes.1,
+            trusts: slot.trusts,
             host_ipv4: slot.host_ipv4,
             host_ipv6: slot.host_ipv6,
         })

@@ -70,6 +70,7 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
     let ours = snapshot.links.iter().filter(|link| own.contains(&link.ifindex) || adopted(link));
     HostView {
         own: ours.map(|link| link.name.clone()).collect(),
+        links: snapshot.links.iter().map(|link| (link.name.clone(), link.ifindex)).collect(),
         uplinks: uplinks.collect(),
         local: link::local_addresses(&snapshot.addresses),
         routes: snapshot

@@ -19,7 +19,11 @@ use std::{
 };
 
 pub use self::command::end_command;
-use self::{endpoint::endpoint_entry, files::remove_dir, ports::publish_entries};
+use self::{
+    endpoint::endpoint_entry,
+    files::remove_dir,
+    ports::{open_entries, publish_entries},
+};
 use super::{
     Code, Error, NetnsRequest,
     apply::{Machine, Owned, PortFacts},
@@ -153,6 +157,11 @@ impl Linux {
                 let entries = publish_entries(publish, self.existing(&publish.host).await?);
                 Ok(self.dataplane(|dataplane| dataplane.put_publishes(&entries))?)
             }
+            Object::Open(open) => {
+                let entries = open_entries(&open.ports, self.existing(&open.host).await?);
+                Ok(self.dataplane(|dataplane| dataplane.put_open(&entries))?)
+            }
+            Object::Links(links) => Ok(self.dataplane(|dataplane| dataplane.put_links(&links.ports))?),
             Object::Up(host) => Ok(self.links.set_running(host).await?),
             Object::Gateway(gateway) => self.put_gateway(gateway).await,
         }
@@ -186,6 +195,11 @@ impl Linux {
                 let entries = publish_entries(publish, index);
                 Ok(self.dataplane(|dataplane| dataplane.remove_publishes(&entries))?)
             }
+            Object::Open(open) => {
+                let entries = open_entries(&open.ports, 0);
+                Ok(self.dataplane(|dataplane| dataplane.remove_open(&entries))?)
+            }
+            Object::Links(links) => Ok(self.dataplane(|dataplane| dataplane.remove_links(&links.ports))?),
             Object::Up(host) => match self.links.set_down(host).await {
                 Err(error) if error.is_not_found() => Ok(()),
                 other => Ok(other?),
@@ -201,6 +215,8 @@ impl Machine for Linux {
         match step {
             Step::Put(object) => self.put(object).await,
             Step::Replace(Object::Files(old), Object::Files(new)) => self.put_files(Some(old), new),
+            Step::Replace(Object::Open(old), Object::Open(new)) => self.change_open(old, new).await,
+            Step::Replace(Object::Links(old), Object::Links(new)) => self.change_links(old, new),
             Step::Replace(_, new) => self.put(new).await,
             Step::Remove(object) => self.remove(object).await,
             Step::Probe(listens) => probe::probe(listens),

@@ -4,10 +4,11 @@ use super::Linux;
 use crate::{
     controller::{
         Error,
+        access::{Links, Open, OpenPort},
         apply::Machine,
         object::{self, Listen, Publish},
     },
-    dataplane::PublishEntry,
+    dataplane::{OpenEntry, PublishEntry},
 };
 
 impl Linux {
@@ -35,6 +36,33 @@ impl Linux {
         }
         self.reserved.remove(listens).await
     }
+
+    /// Opens what is new on an endpoint's own address, then closes what is open no more.
+    pub(super) async fn change_open(&mut self, old: &Open, new: &Open) -> Result<(), Error> {
+        let index = self.existing(&new.host).await?;
+        let fresh = open_entries(&without(&new.ports, &old.ports), index);
+        let gone = open_entries(&without(&old.ports, &new.ports), index);
+        self.dataplane(|dataplane| dataplane.put_open(&fresh).and_then(|()| dataplane.remove_open(&gone)))?;
+        Ok(())
+    }
+
+    /// Opens what a sandbox's links newly open, then closes what they open no more.
+    pub(super) fn change_links(&mut self, old: &Links, new: &Links) -> Result<(), Error> {
+        let (fresh, gone) = (without(&new.ports, &old.ports), without(&old.ports, &new.ports));
+        self.dataplane(|dataplane| dataplane.put_links(&fresh).and_then(|()| dataplane.remove_links(&gone)))?;
+        Ok(())
+    }
+}
+
+/// Returns what of an ascending list another one does not have.
+fn without<T: Ord + Copy>(ports: &[T], others: &[T]) -> Vec<T> {
+    ports.iter().filter(|port| others.binary_search(port).is_err()).copied().collect()
+}
+
+pub(super) fn open_entries(ports: &[OpenPort], ifindex: u32) -> Vec<OpenEntry> {
+    let entry =
+        |open: &OpenPort| OpenEntry { ip: open.ip, port: open.port, protocol: open.protocol, ifindex };
+    ports.iter().map(entry).collect()
 }
 
 pub(super) fn publish_entries(publish: &Publish, ifindex: u32) -> Vec<PublishEntry> {

@@ -1,6 +1,6 @@
 //! The configuration that all programs read.
 
-use netd_common::maps::{Config, PORT_RANGES, PortRange, Timeouts as Ticks};
+use netd_common::maps::{Config, PORT_RANGES, PortRange, Timeouts as Ticks, features};
 
 use super::super::{Error, Settings, Timeouts, flows, maps::Maps, raw};
 
@@ -22,7 +22,7 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
     }
     let config = Config {
         epoch: old.epoch.wrapping_add(1).max(1),
-        features: found,
+        features: found | if settings.direct.routing { features::DIRECT_ROUTING } else { 0 },
         netns_cookie: [(cookie & 0xffff_ffff) as u32, (cookie >> 32) as u32],
         secret,
         port_count: ports.iter().map(|range| u32::from(range.count)).sum(),
@@ -30,6 +30,8 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
         timeouts: in_ticks(&settings.timeouts),
         filter4: old.filter4,
         filter6: old.filter6,
+        accept_mark: settings.direct.mark.map_or(0, |(mark, mask)| mark & mask),
+        accept_mask: settings.direct.mark.map_or(0, |(_, mask)| mask),
     };
     maps.config.set(0, config, 0).map_err(|e| failed("write to map CONFIG")(Box::new(e)))?;
     Ok(config)

@@ -1,6 +1,7 @@
 //! The packet path in the running kernel: `Dataplane` over pinned maps and programs.
 
 mod config;
+mod direct;
 mod drops;
 mod ports;
 mod subnets;
@@ -17,16 +18,16 @@ use std::{
 use aya::{Ebpf, maps::lpm_trie::Key};
 use netd_common::{
     maps::{
-        Config, Endpoint, Network, Owner, Publish, PublishKey, Uplink, capacity, endpoint_flags, features,
-        flow_flags, port_set,
+        Config, Endpoint, Network, Owner, Publish, PublishKey, TrustKey, Uplink, capacity, endpoint_flags,
+        features, flow_flags, port_set,
     },
     net::{Addr4, Addr6, Mac as WireMac},
     wire::l4,
 };
 
 use super::{
-    AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, NetworkEntry, PublishEntry,
-    Settings, UplinkEntry,
+    AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry,
+    OpenEntry, PublishEntry, Settings, UplinkEntry,
     attach::{self, Side},
     flows,
     load::{self, pin_dir},
@@ -178,6 +179,7 @@ struct Passage {
     out: u32,
     to_sandbox: bool,
     proto: u8,
+    opener: IpAddr,
     host: (IpAddr, u16),
     shown: IpAddr,
 }
@@ -189,6 +191,7 @@ impl Passage {
             out: flow.out,
             to_sandbox: flow.flags & flow_flags::TO_SANDBOX != 0,
             proto: key.proto,
+            opener: key.src.ip(),
             host: (key.dst.ip(), key.dport.into()),
             shown: flow.src.ip(),
         }
@@ -243,17 +246,9 @@ where
 
 impl Dataplane for Kernel {
     fn put_network(&mut self, network: &NetworkEntry) -> Result<(), Error> {
-        let mut flags = 0;
-        for (on, flag) in [
-            (network.icc, endpoint_flags::ICC),
-            (network.internal, endpoint_flags::INTERNAL),
-            (network.masquerade, endpoint_flags::MASQUERADE),
-        ] {
-            flags |= if on { flag } else { 0 };
-        }
         let entry = Network {
             bridge: network.bridge,
-            flags,
+            flags: direct::flags(network),
             mac: wire(network.bridge_mac),
             pad: 0,
             gateway4: network.ipv4.and_then(|(_, gateway)| gateway).map(Addr4::from).unwrap_or_default(),
@@ -468,6 +463,28 @@ impl Dataplane for Kernel {
         Ok(())
     }
 
+    fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
+        self.open_ports(entries)
+    }
+
+    fn remove_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
+        self.close_ports(entries)
+    }
+
+    fn put_links(&mut self, entries: &[LinkEntry]) -> Result<(), Error> {
+        self.link_ports(entries)
+    }
+
+    fn remove_links(&mut self, entries: &[LinkEntry]) -> Result<(), Error> {
+        self.unlink_ports(entries)
+    }
+
+    fn set_trusted(&mut self, trusted: &[(u16, u32)]) -> Result<(), Error> {
+        let key =
+            |(network, ifindex): &(u16, u32)| TrustKey { network: u32::from(*network), ifindex: *ifindex };
+        sync(&mut self.maps.trust, &trusted.iter().map(key).collect(), &1).map(drop)
+    }
+
     fn routes_changed(&mut self) -> Result<(), Error> {
         self.config.epoch = self.config.epoch.wrapping_add(1).max(1);
         self.write_config()
@@ -502,6 +519,8 @@ impl Dataplane for Kernel {
         self.maps.v4.address.for_each(|_, owner| indexes.extend([owner.ifindex]))?;
         self.maps.v6.address.for_each(|_, owner| indexes.extend([owner.ifindex]))?;
         let mut inventory = Inventory {
+            open: self.open_entries()?,
+            links: self.link_entries()?,
             networks: self.networks.keys().copied().collect(),
             uplinks: self.uplinks.keys().copied().collect(),
             ..Inventory::default()

@@ -8,6 +8,7 @@ use nix::{
 };
 
 use super::*;
+use crate::model::GatewayMode;
 
 /// Runs a test on a thread with namespaces of its own and a bpffs that nobody else sees.
 fn with_bpffs(test: impl FnOnce(&Path) + Send + 'static) {
@@ -36,6 +37,7 @@ fn open(bpffs: &Path) -> Kernel {
         nat_port_ranges: vec![(20_000, 20_009)],
         timeouts: super::super::Timeouts::default(),
         attach: AttachMode::Auto,
+        direct: super::super::DirectAccess::default(),
     };
     Kernel::open(settings).expect("programs load")
 }
@@ -63,6 +65,9 @@ fn network(index: u16, ipv4: Option<&str>, ipv6: Option<&str>) -> NetworkEntry {
         icc: true,
         internal: false,
         masquerade: true,
+        gateway_mode_ipv4: GatewayMode::Nat,
+        gateway_mode_ipv6: GatewayMode::Nat,
+        trusts: false,
         host_ipv4: None,
         host_ipv6: None,
     }

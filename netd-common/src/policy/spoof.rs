@@ -1,9 +1,9 @@
-//! Who may talk to whom: anti-spoofing, inter-container control, isolation.
+//! Anti-spoofing: a sandbox uses its own addresses, and sends no control message that only a router may send.
 
 use crate::{
     env::Packet,
     family::{Address, Ip},
-    maps::{Endpoint, endpoint_flags},
+    maps::Endpoint,
     net::{Addr4, Be16, Mac},
     verdict::DropReason,
     wire::{
@@ -103,31 +103,4 @@ pub fn is_neighbour_discovery<F: Ip>(headers: &Headers<F>) -> bool {
     F::V6
         && headers.l4 == L4::Icmp
         && matches!(headers.icmp_type, l4::NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT)
-}
-
-/// Whether the destination lies in the endpoint's own subnet.
-#[inline(always)]
-pub fn same_network<F: Ip>(endpoint: &Endpoint, dst: &F::Addr) -> bool {
-    F::addr(endpoint).matches(dst, &F::mask(endpoint))
-}
-
-/// Whether a reply from this port may belong to a published one.
-#[inline(always)]
-pub const fn may_be_published(endpoint: &Endpoint, sport: u16) -> bool {
-    endpoint.published[(sport >> 5 & 1) as usize] >> (sport & 31) & 1 == 1
-}
-
-/// Whether an endpoint flag is set.
-#[inline(always)]
-pub const fn has(flags: u32, flag: u32) -> bool {
-    flags & flag != 0
-}
-
-/// Refuses frames that are neither IP nor ARP where only unicast to the gateway is wanted.
-///
-/// # Errors
-/// `UnknownL3` on networks whose sandboxes may not talk to each other.
-#[inline(always)]
-pub const fn check_other_frame(endpoint: &Endpoint) -> Result<(), DropReason> {
-    if has(endpoint.flags, endpoint_flags::ICC) { Ok(()) } else { Err(DropReason::UnknownL3) }
 }

@@ -1,0 +1,68 @@
+//! Sandboxes of one network: inter-container control, and the links that open single ports where it is off.
+
+use super::has;
+use crate::{
+    env::Env,
+    family::{Address, Ip},
+    maps::{Endpoint, LinkKey, endpoint_flags},
+    net::IfIndex,
+    verdict::DropReason,
+    wire::{Headers, L4},
+};
+
+/// Whether the destination lies in the endpoint's own subnet.
+#[inline(always)]
+pub fn same_network<F: Ip>(endpoint: &Endpoint, dst: &F::Addr) -> bool {
+    F::addr(endpoint).matches(dst, &F::mask(endpoint))
+}
+
+/// Whether a reply from this port may belong to a published one.
+#[inline(always)]
+pub const fn may_be_published(endpoint: &Endpoint, sport: u16) -> bool {
+    endpoint.published[(sport >> 5 & 1) as usize] >> (sport & 31) & 1 == 1
+}
+
+/// Refuses frames that are neither IP nor ARP where only unicast to the gateway is wanted.
+///
+/// # Errors
+/// `UnknownL3` on networks whose sandboxes may not talk to each other.
+#[inline(always)]
+pub const fn check_other_frame(endpoint: &Endpoint) -> Result<(), DropReason> {
+    if has(endpoint.flags, endpoint_flags::ICC) { Ok(()) } else { Err(DropReason::UnknownL3) }
+}
+
+/// What happens to a packet for the endpoint's own network that belongs to no flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Neighbour {
+    /// Nobody's address, or the subnet's broadcast address: the bridge knows.
+    Bridge,
+    /// Straight to this veth; without state.
+    Direct(IfIndex),
+    /// To this veth by a flow: only its answers may come back.
+    Linked(IfIndex),
+}
+
+/// Decides about a packet to the endpoint's own network (truth table T31, T61, T65 to T68).
+///
+/// # Errors
+/// `Icc` where neighbours may not talk and no link opens the port.
+#[inline(always)]
+pub fn neighbour<F: Ip, E: Env<F>>(
+    env: &E,
+    endpoint: &Endpoint,
+    headers: &Headers<F>,
+) -> Result<Neighbour, DropReason> {
+    let owner = env.owner(&headers.dst).filter(|owner| owner.network == endpoint.network);
+    if has(endpoint.flags, endpoint_flags::ICC) {
+        return Ok(owner.map_or(Neighbour::Bridge, |owner| Neighbour::Direct(owner.ifindex)));
+    }
+    let owner = owner.ok_or(DropReason::Icc)?;
+    let ported = matches!(headers.l4, L4::Tcp | L4::Udp);
+    let key =
+        LinkKey { src: headers.src, dst: headers.dst, port: headers.dport, proto: headers.proto, pad: 0 };
+    if ported && has(endpoint.flags, endpoint_flags::LINKS) && env.linked(&key) {
+        Ok(Neighbour::Linked(owner.ifindex))
+    } else {
+        Err(DropReason::Icc)
+    }
+}

@@ -1,0 +1,101 @@
+//! Ports that are open on a sandbox's own address, and ports that links open between two sandboxes.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::{World, flows::addresses, object::Ports};
+use crate::{
+    dataplane::LinkEntry,
+    model::{Endpoint, GatewayMode, Id, IfName, Network, Protocol, Sandbox},
+};
+
+/// A port on an endpoint's own address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpenPort {
+    /// The endpoint's address.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+/// Ports that are open on the addresses of one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    /// Host side of the endpoint's veth.
+    pub host: IfName,
+    /// The ports, in ascending order.
+    pub ports: Ports<OpenPort>,
+}
+
+/// Ports that one sandbox's links open for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Links {
+    /// The sandbox that may open connections.
+    pub sandbox: Id,
+    /// The ports, in ascending order.
+    pub ports: Ports<LinkEntry>,
+}
+
+/// Returns the ports that are open on an endpoint's own addresses: what it publishes, where its network or the daemon lets it be addressed
+/// directly (Docker semantics B8, B10, A12).
+pub fn open(world: &World, sandbox: &Sandbox, endpoint: &Endpoint, network: &Network) -> Option<Open> {
+    let opens = |mode| match mode {
+        GatewayMode::Routed => true,
+        GatewayMode::Nat => world.direct_routing() || !network.bridge.trusted_host_interfaces.is_empty(),
+        GatewayMode::NatUnprotected | GatewayMode::Isolated => false, // everything is, or nothing
+    };
+    let ipv4 = endpoint.ipv4.map(|net| (IpAddr::V4(net.addr()), network.bridge.gateway_mode_ipv4));
+    let ipv6 = endpoint.ipv6.map(|net| (IpAddr::V6(net.addr()), network.bridge.gateway_mode_ipv6));
+    let bindings = sandbox.bindings.iter().filter(|binding| binding.endpoint == endpoint.id);
+    let ports: BTreeSet<OpenPort> = bindings
+        .filter_map(|binding| {
+            let (ip, mode) = if binding.host_ip.is_ipv6() { ipv6.or(ipv4) } else { ipv4 }?;
+            opens(mode).then_some(OpenPort { ip, port: binding.port, protocol: binding.protocol })
+        })
+        .collect();
+    let ports: Ports<OpenPort> = ports.into_iter().collect();
+    (!ports.is_empty()).then(|| Open { host: endpoint.host_ifname.clone(), ports })
+}
+
+/// Returns what a sandbox's links open: the targets' exposed ports, on the default network, where sandboxes may not talk otherwise
+/// (Docker semantics G2, truth table T65 to T68).
+pub fn links(world: &World, sandbox: &Sandbox) -> Option<Links> {
+    let targets = sandbox.links.iter().filter_map(|(id, _)| world.sandbox_by_id(id));
+    let ports: BTreeSet<LinkEntry> = targets
+        .flat_map(|target| {
+            let exposed = exposed(target);
+            let pairs = pairs(world, sandbox, target);
+            pairs.into_iter().flat_map(move |(from, to)| {
+                let entry = move |&(port, protocol): &(u16, Protocol)| LinkEntry { from, to, port, protocol };
+                exposed.iter().map(entry).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let ports: Ports<LinkEntry> = ports.into_iter().collect();
+    (!ports.is_empty()).then(|| Links { sandbox: sandbox.id.clone(), ports })
+}
+
+/// Returns both sandboxes' addresses on the default network, by family; none where they may talk anyway.
+fn pairs(world: &World, sandbox: &Sandbox, target: &Sandbox) -> Vec<(IpAddr, IpAddr)> {
+    let endpoints = sandbox.endpoints.iter().filter_map(|from| {
+        let network = world.network_by_id(&from.network)?;
+        let closed = network.is_default_bridge() && !network.bridge.icc;
+        Some((from, target.endpoint_on(&network.id).filter(|_| closed)?))
+    });
+    let families = endpoints.flat_map(|(from, to)| {
+        let same =
+            |from: IpAddr| addresses(to).find(|to| to.is_ipv4() == from.is_ipv4()).map(|to| (from, to));
+        addresses(from).filter_map(same).collect::<Vec<_>>()
+    });
+    families.collect()
+}
+
+/// Returns the ports that a sandbox says it serves: `--expose` and `-p`.
+fn exposed(sandbox: &Sandbox) -> BTreeSet<(u16, Protocol)> {
+    let published = sandbox
+        .publish
+        .iter()
+        .flat_map(|spec| (spec.ports.0..=spec.ports.1).map(|port| (port, spec.protocol)));
+    sandbox.exposed.iter().copied().chain(published).collect()
+}
