@@ -1,9 +1,9 @@
 //! Rung: namespaces, dataplane §12 cases 55, 57, 59 to 61. Errors about translated flows reach whom they concern.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use netd_tests::{
-    Capture, Family, H, Lab, Options, Outcome, Proto, R, Server, Topology, at,
+    Capture, Family, H, Lab, Options, Outcome, PATIENCE, Proto, R, Server, Topology, at,
     far::{X, lab_with_a_far_host, quoted},
 };
 

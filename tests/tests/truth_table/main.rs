@@ -26,8 +26,6 @@ use netd_tests::{
 
 /// What netd does not do yet: row, the protocol or all, why. Expected as the table says, not run, and shown as pending.
 const PENDING: &[(u8, Option<&str>, &str)] = &[
-    (5, Some("sctp"), SCTP),
-    (6, Some("sctp"), SCTP),
     (7, None, "IPv6 clients of an IPv4 sandbox from outside"),
     (12, None, MODES),
     (13, None, MODES),
@@ -40,18 +38,15 @@ const PENDING: &[(u8, Option<&str>, &str)] = &[
     (33, None, MODES),
     (34, None, MODES),
     (36, None, MODES),
-    (37, Some("sctp"), SCTP),
     (41, None, "published ports at link-local addresses"),
     (65, None, LINKS),
     (66, None, LINKS),
     (67, None, LINKS),
-    (81, None, SCTP),
     (84, None, "sources of a published port"),
 ];
 
 const MODES: &str = "gateway modes routed and nat-unprotected";
 const LINKS: &str = "links that open ports";
-const SCTP: &str = "publishing SCTP";
 
 /// Every row of the table, by number.
 fn rows() -> Vec<Row> {
