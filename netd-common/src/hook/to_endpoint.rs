@@ -71,7 +71,7 @@ pub fn to_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if env.flow(&reply).is_some() {
         return Ok(Some(Verdict::Pass));
     }
-    admit(env, packet, &headers, endpoint, from)?;
+    admit(env, packet, headers, endpoint, from)?;
     opening.addressed(headers.tuple(UPLINK_ZONE), ifindex);
     opening.source = Source::Keep;
     Ok(None)
