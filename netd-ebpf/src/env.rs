@@ -14,8 +14,8 @@ use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish, PublishKey,
-        TICK_SHIFT, TrustKey, Tuple, Uplink,
+        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish,
+        PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -158,7 +158,7 @@ fn read<A: Copy>(field: &[u32; 4]) -> A {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $link:ident, $bits:literal, $af:expr, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $link:ident, $bits:literal, $af:expr, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -210,6 +210,24 @@ macro_rules! env_for {
             #[inline(always)]
             fn opened(&self, key: &PublishKey<$addr>) -> Option<Open> {
                 value(&maps::$open, key).copied()
+            }
+
+            #[inline(always)]
+            fn allows(&self, list: u32, source: &$addr) -> bool {
+                let key = AllowKey { list, addr: *source };
+                maps::$allow.get(&Key::new(32 + $bits, key)).is_some()
+            }
+
+            #[inline(always)]
+            fn keep_asked(&self, answer: &Tuple<$addr>) {
+                let now = Env::<$family>::now(self);
+                let _ = maps::$asked.insert(answer, &now, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn asked(&self, answer: &Tuple<$addr>) -> Option<u32> {
+                // SAFETY: the value is copied out at once.
+                unsafe { maps::$asked.get(answer) }.copied()
             }
 
             #[inline(always)]
@@ -340,6 +358,8 @@ env_for!(
     LOCAL4,
     PUBLISH4,
     OPEN4,
+    ALLOW4,
+    ASKED4,
     LINK4,
     32,
     AF_INET,
@@ -357,6 +377,8 @@ env_for!(
     LOCAL6,
     PUBLISH6,
     OPEN6,
+    ALLOW6,
+    ASKED6,
     LINK6,
     128,
     AF_INET6,

@@ -26,7 +26,6 @@ use netd_tests::{
 
 /// What netd does not do yet: row, the protocol or all, why. Expected as the table says, not run, and shown as pending.
 const PENDING: &[(u8, Option<&str>, &str)] = &[
-    (7, None, "IPv6 clients of an IPv4 sandbox from outside"),
     (12, None, MODES),
     (13, None, MODES),
     (15, None, MODES),

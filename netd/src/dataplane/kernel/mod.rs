@@ -1,5 +1,6 @@
 //! The packet path in the running kernel: `Dataplane` over pinned maps and programs.
 
+mod allow;
 mod config;
 mod direct;
 mod drops;
@@ -54,6 +55,8 @@ pub struct Kernel {
     uplinks: HashMap<u32, UplinkEntry>,
     /// Whether ports of removed publishes may still be in the sets of interest.
     stale_interest: bool,
+    /// Lists of sources that may come to a port.
+    lists: allow::Lists,
 }
 
 impl Kernel {
@@ -80,6 +83,7 @@ impl Kernel {
             networks: HashMap::new(),
             uplinks: HashMap::new(),
             stale_interest: true,
+            lists: allow::Lists::new(),
         };
         kernel.recall()?;
         Ok(kernel)
@@ -137,6 +141,7 @@ impl Kernel {
             let (ipv4, ipv6) = (option4(uplink.addr4), option6(uplink.addr6));
             self.uplinks.insert(ifindex, UplinkEntry { ifindex, ifname, ipv4, ipv6, mtu: uplink.mtu });
         }
+        self.recall_lists()?;
         self.refresh_interest(&HashSet::new(), true)
     }
 
@@ -445,6 +450,9 @@ impl Dataplane for Kernel {
 
     fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
         self.write_publishes(entries, false)?;
+        if entries.iter().any(|entry| !entry.allow.is_everybody()) {
+            self.forget_lists()?;
+        }
         let udp: HashSet<(IpAddr, u16)> = entries
             .iter()
             .filter(|entry| entry.protocol == Protocol::Udp)
