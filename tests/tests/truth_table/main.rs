@@ -46,7 +46,6 @@ const PENDING: &[(u8, Option<&str>, &str)] = &[
     (66, None, LINKS),
     (67, None, LINKS),
     (81, None, SCTP),
-    (84, None, "sources of a published port"),
 ];
 
 const MODES: &str = "gateway modes routed and nat-unprotected";

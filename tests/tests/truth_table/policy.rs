@@ -176,11 +176,19 @@ fn marked(family: Family) {
     rule("-D");
 }
 
+/// netd's list says who may come, where DOCKER-USER says who may not.
 fn access_list(family: Family) {
     let lab = Lab::new();
     let net = lab.network("netA", 20, &[]);
-    let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80", "-p", "8080:80/udp"]).serving(&[80]);
-    let denied_source = netd_tests::R.ip(family).to_string();
-    let _ = (&a1, denied_source, HOST, R2);
-    panic!("the publish ACL has no command line yet");
+    let (remote, other) = (netd_tests::R.ip(family), netd_tests::R2.ip(family));
+    let publish = ["8080:80", "8080:80/udp"].map(|spec| format!("{spec},allow={other}"));
+    let a1 = lab.sandbox("a1", net, 2, &["-p", &publish[0], "-p", &publish[1]]).serving(&[80]);
+    for proto in Proto::BOTH {
+        let to = at(HOST.ip(family), 8080);
+        denied(&lab, &a1, &["NOT_ALLOWED"], || {
+            assert_eq!(lab.r.probe(proto, to), Outcome::Timeout, "{proto:?} from {remote}");
+        });
+        let seen = lab.r2.reach(proto, to);
+        assert_eq!((seen.server.as_str(), seen.source.ip()), ("a1", other), "{proto:?}");
+    }
 }
