@@ -3,6 +3,8 @@
 //! The topology is the same for both families, so that one table of cases runs over either: sandboxes `a1` and `a2` on network A, `b1` on network
 //! B, `up0` towards the world.
 
+pub mod malformed;
+
 use core::cell::{Cell, RefCell, RefMut};
 use std::{collections::BTreeMap, vec::Vec};
 
