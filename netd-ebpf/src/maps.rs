@@ -16,6 +16,8 @@ use netd_common::{
     verdict::COUNTERS as REASONS,
 };
 
+use crate::fib::Asked;
+
 /// One entry: what all programs read.
 #[map]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
@@ -126,3 +128,9 @@ pub static DRAFT4: PerCpuArray<Draft<V4>> = PerCpuArray::with_max_entries(1, 0);
 /// Working memory for opening an IPv6 flow.
 #[map]
 pub static DRAFT6: PerCpuArray<Draft<V6>> = PerCpuArray::with_max_entries(1, 0);
+/// Working memory for asking for IPv4 routes.
+#[map]
+pub static ROUTING4: PerCpuArray<Asked<Addr4>> = PerCpuArray::with_max_entries(1, 0);
+/// Working memory for asking for IPv6 routes.
+#[map]
+pub static ROUTING6: PerCpuArray<Asked<Addr6>> = PerCpuArray::with_max_entries(1, 0);

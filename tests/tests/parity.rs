@@ -136,7 +136,8 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
     }
     let ifname = "up0".parse().expect("a name");
     let (ipv4, ipv6) = (Some(v4(Party::Host)), Some(v6(Party::Host)));
-    kernel.put_uplink(&UplinkEntry { ifindex: ifindex::UP0, ifname, ipv4, ipv6, mtu: 1500 }).expect("uplink");
+    let uplink = UplinkEntry { ifindex: ifindex::UP0, ifname, ipv4, ipv6, mtu: 1500, bare: false };
+    kernel.put_uplink(&uplink).expect("uplink");
     let local: Vec<IpAddr> = [Party::Host, Party::GatewayA, Party::GatewayB]
         .into_iter()
         .flat_map(|party| [IpAddr::from(v4(party)), IpAddr::from(v6(party))])

@@ -5,13 +5,14 @@
 
 pub mod fragment;
 mod tcp;
+pub mod way;
 
 pub use tcp::{State, seen};
 
 use crate::{
-    env::{ClaimError, Draft, Env, Packet, Route},
+    env::{ClaimError, Draft, Env, Packet},
     family::{Address, Ip},
-    maps::{Flow, Tuple, endpoint_flags, flow_flags},
+    maps::{Config, Flow, Tuple, endpoint_flags, flow_flags},
     nat::{
         icmp_error::{self, Quote},
         masquerade::{self, Candidates},
@@ -153,6 +154,8 @@ pub struct Opening<A> {
     pub target: Target,
     /// The source it shows.
     pub source: Source<A>,
+    /// The uplink by which it came, of a flow from outside.
+    pub arrived: IfIndex,
     /// Whether it crosses a router.
     pub routed: bool,
 }
@@ -200,7 +203,7 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
         dst: original.src,
         sport: original.dport,
         dport: original.sport,
-        out: original.zone,
+        out: if original.zone == UPLINK_ZONE { opening.arrived } else { original.zone },
         generation,
         created: now,
         ..Flow::default()
@@ -352,8 +355,8 @@ pub fn refresh<F: Ip, E: Env<F>>(
     bridge: IfIndex,
 ) -> Result<bool, DropReason> {
     let config = env.config().ok_or(DropReason::EndpointDown)?;
-    let (other, half, flags, out, dst) = match env.flow(key) {
-        Some(flow) => (key.counterpart(&flow), Half::of(&flow), flow.flags, flow.out, flow.dst),
+    let (other, half, flags, out) = match env.flow(key) {
+        Some(flow) => (key.counterpart(&flow), Half::of(&flow), flow.flags, flow.out),
         None => return Ok(false),
     };
     let reply =
@@ -377,13 +380,47 @@ pub fn refresh<F: Ip, E: Env<F>>(
         }
         return Ok(true);
     }
-    let Route::Forward { out, nexthop, mtu } = env.route(bridge, &key.src, &dst) else {
-        return Err(DropReason::NoRoute);
-    };
-    let uplink = env.uplink(out).ok_or(DropReason::NoRoute)?;
-    let mtu = if mtu == 0 { uplink.mtu as u16 } else { mtu };
+    leave(env, config, key, bridge, (flags, out))
+}
+
+/// Finds the way out of a flow that leaves by an uplink. False: it is to be forgotten, since its source belongs to another way.
+#[inline(always)]
+fn leave<F: Ip, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    key: &Tuple<F::Addr>,
+    bridge: IfIndex,
+    (flags, before): (u16, IfIndex),
+) -> Result<bool, DropReason> {
+    let original = flags & flow_flags::ORIGINAL != 0;
+    let mut asks = *key;
+    let Some(flow) = env.flow(key) else { return Ok(false) };
+    (asks.dst, asks.dport) = (flow.dst, flow.dport);
+    let shown = flow.src;
+    drop(flow);
+    if !original {
+        // The host's own address answers, and rules choose by it, as for a server on the host itself.
+        asks.src = shown;
+    }
+    let by = if original { UPLINK_ZONE } else { before };
+    let route = env.route(bridge, &asks, by);
+    let uplink = env.uplink(route.out).ok_or(DropReason::NoRoute)?; // 0 is none
+    if flags & flow_flags::MASQUERADED != 0 && original && before != UPLINK_ZONE && before != route.out {
+        // As nf_nat (nf_nat_oif_changed): answers to the old source would come by the old uplink, if at all.
+        let network = env.endpoint(key.zone).and_then(|endpoint| env.network(endpoint.network));
+        let network = network.ok_or(DropReason::EndpointDown)?;
+        if way::masquerade_source(env, network, uplink, route.source) != shown {
+            let Some(flow) = env.flow(key) else { return Ok(false) };
+            let other = key.counterpart(&flow);
+            drop(flow);
+            env.remove(key);
+            env.remove(&other);
+            return Ok(false);
+        }
+    }
+    let mtu = if route.mtu == 0 { uplink.mtu as u16 } else { route.mtu };
     if let Some(mut flow) = env.flow(key) {
-        (flow.out, flow.nexthop, flow.mtu) = (out, nexthop, mtu);
+        (flow.out, flow.nexthop, flow.mtu) = (route.out, route.nexthop, mtu);
         rewrite::prepare(key, &mut flow);
         flow.epoch = config.epoch;
     }

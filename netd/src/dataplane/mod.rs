@@ -220,6 +220,8 @@ pub struct UplinkEntry {
     pub ipv6: Option<Ipv6Addr>,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// Whether its packets begin with IP, without an Ethernet header.
+    pub bare: bool,
 }
 
 /// One live flow, seen from the side that opened it.
