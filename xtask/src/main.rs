@@ -12,6 +12,7 @@ mod stage;
 mod test;
 mod ui;
 mod verify;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,7 @@ enum Command {
     Test(test::Args),
     Verify(verify::Args),
     Bench(bench::Args),
+    Vm(vm::Args),
     Ci(ci::Args),
     #[command(hide = true)]
     Peer(peer::Args),
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Quickstart(args) => quickstart::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Vm(args) => vm::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Peer(args) => peer::run(args),
