@@ -82,20 +82,35 @@ pub struct ChecksumChange {
     pub zero_is_none: bool,
 }
 
-/// Where the host's routing table sends a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route<A> {
-    /// Out by a device.
-    Forward {
-        /// The device.
-        out: IfIndex,
-        /// The gateway, or the destination itself.
-        nexthop: A,
-        /// The route's MTU in bytes; 0: the device's.
-        mtu: u16,
-    },
-    /// No way that a program could take: local, broadcast, unreachable. The stack answers.
-    Stack,
+/// Where the host's routing table sends a packet. No enum: LLVM copies the undefined payload of another variant, which the verifier refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route<A> {
+    /// The device it leaves by; 0: no way that a program could take (local, broadcast, unreachable), the stack answers.
+    pub out: IfIndex,
+    /// The gateway, or the destination itself.
+    pub nexthop: A,
+    /// The route's MTU in bytes; 0: the device's.
+    pub mtu: u16,
+    /// The source that the host would take for packets of its own; unspecified: the kernel does not tell.
+    pub source: A,
+}
+
+impl<A> Route<A> {
+    /// Whether only the stack can answer.
+    pub const fn is_for_the_stack(&self) -> bool {
+        self.out == 0
+    }
+}
+
+/// The host's routing table and rules. The last answer stays with it: an IPv6 route is too large to be handed around on the kernel's stack.
+pub trait Routes<A> {
+    /// Asks for the way of a packet with this tuple that arrives on a device. Returns the device it leaves by; 0: only the stack can answer.
+    fn from(&mut self, device: IfIndex, asks: &Tuple<A>) -> IfIndex;
+    /// Asks for the way of a packet with this tuple that is to leave by a device, which forwards. Returns another one where the table knows no such
+    /// way.
+    fn by(&mut self, device: IfIndex, asks: &Tuple<A>) -> IfIndex;
+    /// Answers that the packet leaves by a device, to its destination itself.
+    fn answer(&mut self, device: IfIndex, asks: &Tuple<A>);
 }
 
 /// Why an entry was not inserted.
@@ -174,6 +189,12 @@ pub trait Env<F: Family> {
     fn publish(&self, key: &PublishKey<F::Addr>) -> Option<Publish<F::Addr>>;
     /// Returns the port that is open on a sandbox's own address, if it is.
     fn opened(&self, key: &PublishKey<F::Addr>) -> Option<Open>;
+    /// Whether a list allows a source.
+    fn allows(&self, list: u32, source: &F::Addr) -> bool;
+    /// Keeps in mind that the host sent a sandbox something to which this is the answer.
+    fn keep_asked(&self, answer: &Tuple<F::Addr>);
+    /// Returns the tick at which the host last sent something to which this is the answer.
+    fn asked(&self, answer: &Tuple<F::Addr>) -> Option<u32>;
     /// Whether a link opens a port between two sandboxes.
     fn linked(&self, key: &LinkKey<F::Addr>) -> bool;
     /// Whether an interface may reach a network's opened ports directly.
@@ -182,8 +203,9 @@ pub trait Env<F: Family> {
     fn in_port_set(&self, set: u32, port: u16) -> bool;
     /// Returns an uplink.
     fn uplink(&self, ifindex: IfIndex) -> Option<&Uplink>;
-    /// Asks the host's routing table, as a packet arriving on `from`.
-    fn route(&self, from: IfIndex, src: &F::Addr, dst: &F::Addr) -> Route<F::Addr>;
+    /// Asks the host's routing table for the way of a packet with this tuple: [`crate::conntrack::way::find`], a function of its own in the kernel
+    /// for the same reason as [`Env::reserve`].
+    fn route(&self, from: IfIndex, asks: &Tuple<F::Addr>, by: IfIndex) -> Route<F::Addr>;
     /// Whether a socket of the host itself would receive a packet with this tuple.
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
     /// A fragmented datagram in place. At most one is held at a time.

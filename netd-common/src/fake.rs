@@ -12,7 +12,7 @@ use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep, ip_number};
 
 use crate::{
     conntrack,
-    env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route},
+    env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route, Routes},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
         Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, PortRange,
@@ -38,6 +38,8 @@ pub mod ifindex {
     pub const BRIDGE_B: u32 = 31;
     /// The uplink.
     pub const UP0: u32 = 5;
+    /// Another uplink.
+    pub const UP1: u32 = 6;
 }
 
 /// The parties of the topology.
@@ -94,6 +96,10 @@ pub struct Tables<A: Ord> {
     pub publishes: BTreeMap<PublishKey<A>, Publish<A>>,
     /// Ports open on sandboxes' own addresses.
     pub opened: BTreeMap<PublishKey<A>, Open>,
+    /// Sources that lists allow, by list: address and mask.
+    pub allowed: BTreeMap<u32, Vec<(A, A)>>,
+    /// What the host asked, and when.
+    pub asked: RefCell<BTreeMap<Tuple<A>, u32>>,
     /// Ports that links open.
     pub links: Vec<LinkKey<A>>,
     /// The host's own addresses.
@@ -119,6 +125,10 @@ pub struct Fake {
     pub networks: BTreeMap<u16, Network>,
     /// Devices through which the outside is reached.
     pub uplinks: BTreeMap<IfIndex, Uplink>,
+    /// Devices that have a way to the world too, of a worse metric than the default route.
+    pub ways_back: Vec<IfIndex>,
+    /// The device of the default route.
+    pub default_out: IfIndex,
     /// Interfaces that a network trusts.
     pub trusted: Vec<(u16, IfIndex)>,
     ports: BTreeMap<u32, Vec<u16>>,
@@ -171,6 +181,8 @@ impl Fake {
             endpoints: BTreeMap::new(),
             networks: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            ways_back: Vec::new(),
+            default_out: ifindex::UP0,
             trusted: Vec::new(),
             ports: BTreeMap::new(),
             v4: Tables::default(),
@@ -239,7 +251,7 @@ impl Fake {
     /// Opens a sandbox's port on its own address.
     pub fn open_port<F: Cast>(&mut self, sandbox: Party, proto: u8, port: u16, ifindex: IfIndex) {
         let key = PublishKey { addr: F::of(sandbox), port: port.into(), proto, pad: 0 };
-        F::tables_mut(self).opened.insert(key, Open { ifindex });
+        F::tables_mut(self).opened.insert(key, Open { ifindex, allow: 0 });
     }
 
     /// Publishes a host port of an address (unspecified: every local one) on a sandbox's port.
@@ -254,7 +266,7 @@ impl Fake {
     ) {
         let network = self.endpoints.get(&ifindex).map_or(0, |endpoint| endpoint.network);
         let key = PublishKey { addr, port: port.into(), proto, pad: 0 };
-        let value = Publish { backend: F::of(backend), ifindex, port: to.into(), network };
+        let value = Publish { backend: F::of(backend), ifindex, port: to.into(), network, allow: 0 };
         F::tables_mut(self).publishes.insert(key, value);
         for purpose in [port_set::INTEREST, if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 }] {
             if let Some(set) = port_set::index(purpose, proto) {
@@ -269,6 +281,28 @@ impl Fake {
 
 macro_rules! env_for {
     ($family:ty, $addr:ty, $tables:ident, $other:ident, $in_other:expr) => {
+        impl Routes<$addr> for (&Fake, Route<$addr>) {
+            fn from(&mut self, _: IfIndex, asks: &Tuple<$addr>) -> IfIndex {
+                let tables = &self.0.$tables;
+                self.1 = if !tables.routed || tables.local.contains(&asks.dst) {
+                    Route::default()
+                } else {
+                    let (nexthop, source) = (<$family>::of(Party::Remote), <$addr>::UNSPECIFIED);
+                    Route { out: self.0.default_out, nexthop, mtu: 1500, source }
+                };
+                self.1.out
+            }
+            fn by(&mut self, device: IfIndex, asks: &Tuple<$addr>) -> IfIndex {
+                if Routes::from(self, device, asks) != 0 && self.0.ways_back.contains(&device) {
+                    self.1.out = device;
+                }
+                self.1.out
+            }
+            fn answer(&mut self, device: IfIndex, asks: &Tuple<$addr>) {
+                self.1 = Route { out: device, nexthop: asks.dst, ..Route::default() };
+            }
+        }
+
         impl Env<$family> for Fake {
             type FlowRef<'a> = RefMut<'a, Flow<$addr>>;
 
@@ -308,6 +342,16 @@ macro_rules! env_for {
             fn opened(&self, key: &PublishKey<$addr>) -> Option<Open> {
                 self.$tables.opened.get(key).copied()
             }
+            fn allows(&self, list: u32, source: &$addr) -> bool {
+                let prefixes = self.$tables.allowed.get(&list);
+                prefixes.is_some_and(|all| all.iter().any(|(addr, mask)| addr.matches(source, mask)))
+            }
+            fn keep_asked(&self, answer: &Tuple<$addr>) {
+                self.$tables.asked.borrow_mut().insert(*answer, self.now.get());
+            }
+            fn asked(&self, answer: &Tuple<$addr>) -> Option<u32> {
+                self.$tables.asked.borrow().get(answer).copied()
+            }
             fn linked(&self, key: &LinkKey<$addr>) -> bool {
                 self.$tables.links.contains(key)
             }
@@ -320,11 +364,10 @@ macro_rules! env_for {
             fn uplink(&self, ifindex: IfIndex) -> Option<&Uplink> {
                 self.uplinks.get(&ifindex)
             }
-            fn route(&self, _: IfIndex, _: &$addr, dst: &$addr) -> Route<$addr> {
-                if !self.$tables.routed || self.$tables.local.contains(dst) {
-                    return Route::Stack;
-                }
-                Route::Forward { out: ifindex::UP0, nexthop: <$family>::of(Party::Remote), mtu: 1500 }
+            fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex) -> Route<$addr> {
+                let mut table = (self, Route::default());
+                conntrack::way::find(&mut table, from, asks, by);
+                table.1
             }
             fn host_socket(&self, tuple: &Tuple<$addr>) -> bool {
                 self.$tables.sockets.contains(tuple)

@@ -5,7 +5,7 @@ use core::{arch::asm, ptr};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::generated::{
-        bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release,
         bpf_skc_lookup_tcp,
     },
     maps::{Array, HashMap, PerCpuArray, lpm_trie::Key},
@@ -14,7 +14,8 @@ use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink,
+        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish,
+        PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -22,6 +23,7 @@ use netd_common::{
 };
 
 use crate::{
+    fib::{self, ask4, ask6},
     maps,
     tc::{port_at, reserve4, reserve6},
 };
@@ -29,17 +31,8 @@ use crate::{
 /// The answer of `reserve4` and `reserve6` when the table is full.
 pub const FULL: i32 = DropReason::TableFull as i32;
 
-/// Address families as `bpf_fib_lookup` counts them.
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-/// The kernel's answers that name a way out.
-const FIB_SUCCESS: i64 = 0;
-const FIB_NO_NEIGHBOUR: i64 = 7;
 /// `BPF_F_CURRENT_NETNS`: the namespace of the packet's device.
 const CURRENT_NETNS: u64 = u64::MAX;
-/// `BPF_FIB_LOOKUP_SKIP_NEIGH` (kernel 6.3): the route alone, with its MTU; older kernels answer EINVAL.
-const SKIP_NEIGHBOUR: u32 = 1 << 4;
-const EINVAL: i64 = -22;
 /// The kernel's answers to an insertion.
 const E2BIG: i64 = -7;
 const ENOMEM: i64 = -12;
@@ -97,67 +90,8 @@ pub fn in_port_set(set: u32, port: u16) -> bool {
     element(&maps::PORTS, set).is_some_and(|ports| ports[usize::from(port >> 5)] >> (port & 31) & 1 == 1)
 }
 
-/// The kernel's `struct bpf_fib_lookup` (include/uapi/linux/bpf.h), with its unions as netd uses them.
-#[repr(C)]
-#[derive(Default)]
-struct FibQuery {
-    family: u8,
-    l4_protocol: u8,
-    sport: u16,
-    dport: u16,
-    /// In: the packet's length; 1 makes the kernel report the route's MTU without judging the packet. Out: that MTU.
-    length: u16,
-    /// In: where the packet came from. Out: where it goes.
-    ifindex: u32,
-    tos: u32,
-    src: [u32; 4],
-    /// In: the destination. Out: the next hop.
-    dst: [u32; 4],
-    table: u32,
-    smac: [u16; 3],
-    dmac: [u16; 3],
-}
-const _: () = assert!(size_of::<FibQuery>() == 64);
-
-impl FibQuery {
-    /// Asks the routing table; false: only the stack can answer.
-    #[inline(always)]
-    fn ask(&mut self, skb: *mut __sk_buff) -> bool {
-        let family = self.family;
-        let mut lookup = |flags| {
-            // SAFETY: the structure has the kernel's layout and size.
-            unsafe { bpf_fib_lookup(skb.cast(), ptr::from_mut(self).cast(), size_of::<Self>() as i32, flags) }
-        };
-        let mut answer = lookup(SKIP_NEIGHBOUR);
-        if answer == EINVAL {
-            answer = lookup(0);
-        }
-        if answer == FIB_NO_NEIGHBOUR {
-            self.length = 0; // the kernel has not come to the MTU
-        }
-        // An IPv6 next hop for IPv4 changes the family: the stack knows how.
-        matches!(answer, FIB_SUCCESS | FIB_NO_NEIGHBOUR) && self.family == family
-    }
-}
-
-/// Writes an address into the kernel's 16-byte field.
-#[inline(always)]
-fn write<A: Copy>(field: &mut [u32; 4], addr: &A) {
-    const { assert!(size_of::<A>() <= 16 && align_of::<A>() == 4) };
-    // SAFETY: A is an address newtype of one or four words, which the field holds.
-    unsafe { field.as_mut_ptr().cast::<A>().write(*addr) };
-}
-
-/// Reads an address from the kernel's 16-byte field.
-#[inline(always)]
-fn read<A: Copy>(field: &[u32; 4]) -> A {
-    const { assert!(size_of::<A>() <= 16 && align_of::<A>() == 4) };
-    // SAFETY: A is an address newtype of one or four words, for which every bit pattern is a value.
-    unsafe { field.as_ptr().cast::<A>().read() }
-}
-
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $link:ident, $bits:literal, $af:expr, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -212,6 +146,24 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
+            fn allows(&self, list: u32, source: &$addr) -> bool {
+                let key = AllowKey { list, addr: *source };
+                maps::$allow.get(&Key::new(32 + $bits, key)).is_some()
+            }
+
+            #[inline(always)]
+            fn keep_asked(&self, answer: &Tuple<$addr>) {
+                let now = Env::<$family>::now(self);
+                let _ = maps::$asked.insert(answer, &now, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn asked(&self, answer: &Tuple<$addr>) -> Option<u32> {
+                // SAFETY: the value is copied out at once.
+                unsafe { maps::$asked.get(answer) }.copied()
+            }
+
+            #[inline(always)]
             fn linked(&self, key: &LinkKey<$addr>) -> bool {
                 value(&maps::$link, key).is_some()
             }
@@ -232,14 +184,8 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
-            fn route(&self, from: IfIndex, src: &$addr, dst: &$addr) -> Route<$addr> {
-                let mut query = FibQuery { family: $af, length: 1, ifindex: from, ..FibQuery::default() };
-                write(&mut query.src, src);
-                write(&mut query.dst, dst);
-                if !query.ask(self.0) {
-                    return Route::Stack;
-                }
-                Route::Forward { out: query.ifindex, nexthop: read(&query.dst), mtu: query.length }
+            fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex) -> Route<$addr> {
+                fib::ask(&maps::$routing, asks, || $ask(self.0, from, by))
             }
 
             #[inline(always)]
@@ -329,10 +275,42 @@ macro_rules! env_for {
     };
 }
 env_for!(
-    V4, Addr4, FLOW4, DATAGRAM4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, OPEN4, LINK4, 32, AF_INET,
-    FLOW6, |key| Some(key.mapped())
+    V4,
+    Addr4,
+    FLOW4,
+    DATAGRAM4,
+    reserve4,
+    ADDRESS4,
+    SUBNET4,
+    LOCAL4,
+    PUBLISH4,
+    OPEN4,
+    ALLOW4,
+    ASKED4,
+    LINK4,
+    32,
+    ROUTING4,
+    ask4,
+    FLOW6,
+    |key| Some(key.mapped())
 );
 env_for!(
-    V6, Addr6, FLOW6, DATAGRAM6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, OPEN6, LINK6, 128, AF_INET6,
-    FLOW4, |key| key.as_mapped()
+    V6,
+    Addr6,
+    FLOW6,
+    DATAGRAM6,
+    reserve6,
+    ADDRESS6,
+    SUBNET6,
+    LOCAL6,
+    PUBLISH6,
+    OPEN6,
+    ALLOW6,
+    ASKED6,
+    LINK6,
+    128,
+    ROUTING6,
+    ask6,
+    FLOW4,
+    |key| key.as_mapped()
 );

@@ -44,7 +44,7 @@ macro_rules! parts {
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $uplink_fast(skb: *mut __sk_buff) -> i32 {
+        pub extern "C" fn $uplink_fast(skb: *mut __sk_buff) -> i32 {
             optional(skb, hook::from_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)))
         }
 
@@ -174,7 +174,7 @@ macro_rules! parts {
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $uplink_decide(skb: *mut __sk_buff) -> i32 {
+        pub extern "C" fn $uplink_decide(skb: *mut __sk_buff) -> i32 {
             let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
             let mut packet = Careful::new(skb);
             let decided =
@@ -225,7 +225,7 @@ macro_rules! parts {
 
         /// The parts after the fast one, as `hook::slow` has them.
         #[inline(always)]
-        fn $slow(skb: *mut __sk_buff, zone: u32, decide: extern "C" fn(*mut __sk_buff) -> i32) -> i32 {
+        pub fn $slow(skb: *mut __sk_buff, zone: u32, decide: extern "C" fn(*mut __sk_buff) -> i32) -> i32 {
             let unread = $read(skb);
             if unread != UNDECIDED {
                 // Garbage for the host is the host's to judge; a sandbox's goes nowhere.
@@ -403,7 +403,7 @@ extern "C" fn endpoint_decide4_or_6(skb: *mut __sk_buff) -> i32 {
 
 /// Carries out a part's decision, if it made one.
 #[inline(always)]
-fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
+pub fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
     match decision {
         Some(decision) => finish(skb, decision),
         None => UNDECIDED,
@@ -412,7 +412,7 @@ fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A
 
 /// Returns the ethertype in front of the payload, behind any VLAN tag in the packet's metadata.
 #[inline(always)]
-fn ethertype(skb: *mut __sk_buff) -> Be16 {
+pub fn ethertype(skb: *mut __sk_buff) -> Be16 {
     // SAFETY: the context the kernel passed to this program.
     let protocol = unsafe { (&raw const (*skb).protocol).read_volatile() } as u16;
     Be16::from_wire(protocol.to_ne_bytes())
@@ -420,7 +420,7 @@ fn ethertype(skb: *mut __sk_buff) -> Be16 {
 
 /// Returns the device the packet arrived on.
 #[inline(always)]
-fn ifindex(skb: *mut __sk_buff) -> u32 {
+pub fn ifindex(skb: *mut __sk_buff) -> u32 {
     // SAFETY: the context the kernel passed to this program.
     unsafe { (&raw const (*skb).ifindex).read_volatile() }
 }

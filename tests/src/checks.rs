@@ -1,10 +1,14 @@
 //! Negative checks: nothing reached the victim, and netd counted why.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
-use crate::{Capture, Lab, Ns, Packet};
+use crate::{Capture, Lab, Ns, PATIENCE, Packet};
 
 /// A watch on a victim's `eth0`, during which no packet may arrive that opens something.
 #[derive(Debug)]
@@ -75,4 +79,13 @@ fn read_drops(json: &Value) -> BTreeMap<String, u64> {
 
 pub(crate) fn plain(reason: &str) -> String {
     reason.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// Waits until a condition holds; fails after [`PATIENCE`].
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }

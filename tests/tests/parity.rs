@@ -14,7 +14,7 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 use netd::{
     dataplane::{Dataplane, EndpointEntry, Kernel, NetworkEntry, PublishEntry, Settings, UplinkEntry},
-    model::{GatewayMode, Mac, Protocol},
+    model::{GatewayMode, Mac, Protocol, Sources},
 };
 use netd_common::{
     env::Env,
@@ -123,6 +123,7 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
                 trusts: false,
                 host_ipv4: None,
                 host_ipv6: None,
+                host_closed: false,
             })
             .expect("network");
     }
@@ -135,7 +136,8 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
     }
     let ifname = "up0".parse().expect("a name");
     let (ipv4, ipv6) = (Some(v4(Party::Host)), Some(v6(Party::Host)));
-    kernel.put_uplink(&UplinkEntry { ifindex: ifindex::UP0, ifname, ipv4, ipv6, mtu: 1500 }).expect("uplink");
+    let uplink = UplinkEntry { ifindex: ifindex::UP0, ifname, ipv4, ipv6, mtu: 1500, bare: false };
+    kernel.put_uplink(&uplink).expect("uplink");
     let local: Vec<IpAddr> = [Party::Host, Party::GatewayA, Party::GatewayB]
         .into_iter()
         .flat_map(|party| [IpAddr::from(v4(party)), IpAddr::from(v6(party))])
@@ -153,7 +155,15 @@ fn publish<F: Cast>(fake: &mut Fake, kernel: &mut Kernel, proto: Protocol, port:
     } else {
         (Ipv4Addr::UNSPECIFIED.into(), v4(party).into())
     };
-    let entry = PublishEntry { host_ip, host_port: port, protocol: proto, backend, backend_port, ifindex };
+    let entry = PublishEntry {
+        host_ip,
+        host_port: port,
+        protocol: proto,
+        backend,
+        backend_port,
+        ifindex,
+        allow: Sources::default(),
+    };
     kernel.guard_ports(std::slice::from_ref(&entry)).expect("guard");
     kernel.put_publishes(&[entry]).expect("publish");
 }
@@ -325,6 +335,7 @@ fn exchanged(kernel: &mut Kernel) {
         backend: v4(A1).into(),
         backend_port: 80,
         ifindex: ifindex::A1,
+        allow: Sources::default(),
     };
     kernel.guard_ports(std::slice::from_ref(&entry)).expect("guard");
     kernel.put_publishes(&[entry]).expect("publish");

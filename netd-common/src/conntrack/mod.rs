@@ -5,13 +5,14 @@
 
 pub mod fragment;
 mod tcp;
+pub mod way;
 
 pub use tcp::{State, seen};
 
 use crate::{
-    env::{ClaimError, Draft, Env, Packet, Route},
+    env::{ClaimError, Draft, Env, Packet},
     family::{Address, Ip},
-    maps::{Flow, Tuple, endpoint_flags, flow_flags},
+    maps::{Config, Flow, Tuple, endpoint_flags, flow_flags},
     nat::{
         icmp_error::{self, Quote},
         masquerade::{self, Candidates},
@@ -106,9 +107,16 @@ pub fn exceeds<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>, flow: &Flow<F
     let size = if segment == 0 {
         packet.length() - crate::wire::headers::L3
     } else {
-        segment + headers.header_length()
+        segment + headers.header_length() - jumbo_header::<F, P>(packet)
     };
     flow.mtu != 0 && size > u32::from(flow.mtu)
+}
+
+/// Returns the bytes of the jumbo option (RFC 2675) in an IPv6 packet whose length field cannot hold its length: segmentation takes it off.
+#[inline(always)]
+fn jumbo_header<F: Ip, P: Packet>(packet: &P) -> u32 {
+    const LARGEST: u32 = crate::wire::headers::L3 + 40 + 65_535;
+    if F::V6 && packet.length() > LARGEST { 8 } else { 0 }
 }
 
 /// Where a new flow goes.
@@ -146,6 +154,8 @@ pub struct Opening<A> {
     pub target: Target,
     /// The source it shows.
     pub source: Source<A>,
+    /// The uplink by which it came, of a flow from outside.
+    pub arrived: IfIndex,
     /// Whether it crosses a router.
     pub routed: bool,
 }
@@ -193,7 +203,7 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
         dst: original.src,
         sport: original.dport,
         dport: original.sport,
-        out: original.zone,
+        out: if original.zone == UPLINK_ZONE { opening.arrived } else { original.zone },
         generation,
         created: now,
         ..Flow::default()
@@ -345,8 +355,8 @@ pub fn refresh<F: Ip, E: Env<F>>(
     bridge: IfIndex,
 ) -> Result<bool, DropReason> {
     let config = env.config().ok_or(DropReason::EndpointDown)?;
-    let (other, half, flags, out, dst) = match env.flow(key) {
-        Some(flow) => (key.counterpart(&flow), Half::of(&flow), flow.flags, flow.out, flow.dst),
+    let (other, half, flags, out) = match env.flow(key) {
+        Some(flow) => (key.counterpart(&flow), Half::of(&flow), flow.flags, flow.out),
         None => return Ok(false),
     };
     let reply =
@@ -370,13 +380,47 @@ pub fn refresh<F: Ip, E: Env<F>>(
         }
         return Ok(true);
     }
-    let Route::Forward { out, nexthop, mtu } = env.route(bridge, &key.src, &dst) else {
-        return Err(DropReason::NoRoute);
-    };
-    let uplink = env.uplink(out).ok_or(DropReason::NoRoute)?;
-    let mtu = if mtu == 0 { uplink.mtu as u16 } else { mtu };
+    leave(env, config, key, bridge, (flags, out))
+}
+
+/// Finds the way out of a flow that leaves by an uplink. False: it is to be forgotten, since its source belongs to another way.
+#[inline(always)]
+fn leave<F: Ip, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    key: &Tuple<F::Addr>,
+    bridge: IfIndex,
+    (flags, before): (u16, IfIndex),
+) -> Result<bool, DropReason> {
+    let original = flags & flow_flags::ORIGINAL != 0;
+    let mut asks = *key;
+    let Some(flow) = env.flow(key) else { return Ok(false) };
+    (asks.dst, asks.dport) = (flow.dst, flow.dport);
+    let shown = flow.src;
+    drop(flow);
+    if !original {
+        // The host's own address answers, and rules choose by it, as for a server on the host itself.
+        asks.src = shown;
+    }
+    let by = if original { UPLINK_ZONE } else { before };
+    let route = env.route(bridge, &asks, by);
+    let uplink = env.uplink(route.out).ok_or(DropReason::NoRoute)?; // 0 is none
+    if flags & flow_flags::MASQUERADED != 0 && original && before != UPLINK_ZONE && before != route.out {
+        // As nf_nat (nf_nat_oif_changed): answers to the old source would come by the old uplink, if at all.
+        let network = env.endpoint(key.zone).and_then(|endpoint| env.network(endpoint.network));
+        let network = network.ok_or(DropReason::EndpointDown)?;
+        if way::masquerade_source(env, network, uplink, route.source) != shown {
+            let Some(flow) = env.flow(key) else { return Ok(false) };
+            let other = key.counterpart(&flow);
+            drop(flow);
+            env.remove(key);
+            env.remove(&other);
+            return Ok(false);
+        }
+    }
+    let mtu = if route.mtu == 0 { uplink.mtu as u16 } else { route.mtu };
     if let Some(mut flow) = env.flow(key) {
-        (flow.out, flow.nexthop, flow.mtu) = (out, nexthop, mtu);
+        (flow.out, flow.nexthop, flow.mtu) = (route.out, route.nexthop, mtu);
         rewrite::prepare(key, &mut flow);
         flow.epoch = config.epoch;
     }
@@ -402,6 +446,23 @@ mod tests {
         maps::Timeouts,
         wire::l4::{ACK, TCP},
     };
+
+    #[test]
+    fn the_jumbo_header_of_a_large_packet_counts_for_no_segment() {
+        use crate::{fake::FakePacket, family::V6, net::Addr6, wire::Headers};
+        let exceeds = |length: usize, segment| {
+            let draft = Draft::<V6>::default();
+            // A hop-by-hop header of eight bytes, then TCP with timestamps.
+            let headers =
+                Headers { l4: L4::Tcp, proto: TCP, l4_offset: 14 + 48, tcp_header: 32, ..draft.headers };
+            let packet = FakePacket { segment, ..FakePacket::new(std::vec![0; length], 1) };
+            let flow = Flow::<Addr6> { mtu: 1500, ..Flow::default() };
+            super::exceeds::<V6, _>(&packet, &headers, &flow)
+        };
+        assert!(!exceeds(70_000, 1428), "segments of 1500 bytes");
+        assert!(exceeds(70_000, 1429));
+        assert!(exceeds(60_000, 1428), "another option stays in every segment");
+    }
 
     #[test]
     fn a_packet_that_came_after_the_clock_was_read_keeps_its_flow() {

@@ -6,9 +6,9 @@ use crate::{
     conntrack::{self, Moment, Opening, Source, Target},
     env::{Env, Packet},
     family::{Address, Ip},
-    maps::{Config, Owner, PublishKey},
+    maps::{Config, Owner, PublishKey, endpoint_flags},
     net::UPLINK_ZONE,
-    policy::{self, Access},
+    policy::{self, Access, has},
     verdict::{DropReason, Verdict},
     wire::{Fragment, Headers},
 };
@@ -29,6 +29,14 @@ pub fn from_uplink_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) ->
     }
     let moment = Moment { epoch: config.epoch, now: env.now() };
     conntrack::forward(env, packet, &headers, &headers.tuple(UPLINK_ZONE), moment)
+}
+
+/// Whether a packet from outside may be netd's: of a flow, for a published port or for a subnet. What is not plain may be.
+#[inline(always)]
+pub fn concerns_us<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &P) -> bool {
+    let Some(headers) = Headers::<F>::read_plain(packet) else { return true };
+    let Some(config) = env.config() else { return false };
+    interests(env, headers.proto, headers.dport) || F::may_be_ours(config, &headers.dst)
 }
 
 /// Everything else from outside that belongs to no flow. None: the opening says which flow to open.
@@ -68,15 +76,17 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     let Some(publish) = published(env, headers).filter(|_| env.is_local(&headers.dst)) else {
         return Ok(Some(Verdict::Pass));
     };
+    policy::check_allowed(env, publish.allow, &headers.src)?;
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
     opening.original = headers.tuple(UPLINK_ZONE);
     (opening.dst, opening.dport) = (publish.backend, publish.port);
     opening.target = Target::Sandbox(publish.ifindex);
     let gateway = super::gateway_of::<F>(&publish, target);
-    // IPv4 cannot show an IPv6 client's address (truth table T7).
-    opening.source =
-        if publish.backend.is_mapped() { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
+    // IPv4 cannot show an IPv6 client's address (truth table T7), and an internal network knows no way to a client outside.
+    let stranger = publish.backend.is_mapped() || has(target.flags, endpoint_flags::INTERNAL);
+    opening.source = if stranger { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
     opening.routed = true;
+    opening.arrived = packet.ifindex();
     Ok(None)
 }
 

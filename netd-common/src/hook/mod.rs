@@ -16,7 +16,7 @@ mod malformed;
 mod tests;
 
 pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
-pub use from_uplink::{from_uplink_decide, from_uplink_fast};
+pub use from_uplink::{concerns_us, from_uplink_decide, from_uplink_fast};
 pub use to_endpoint::{to_endpoint, to_endpoint_decide};
 pub use to_uplink::{to_uplink, to_uplink_fast};
 

@@ -40,6 +40,7 @@ EXAMPLES:
   netd run -d --name web --network app -p 8080:80 -- busybox httpd -f -p 80
   netd run --rm --network sandbox:web -- ss -ltn
   netd run --rm --network none -- make test")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Run {
     /// Remove the sandbox when the command ends
     #[arg(long)]

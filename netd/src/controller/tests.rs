@@ -252,7 +252,7 @@ async fn what_somebody_deletes_is_made_again_at_once() {
 }
 
 #[tokio::test]
-async fn flows_ask_again_for_their_way_after_settings_were_put_back() {
+async fn flows_ask_again_for_their_way_after_settings_were_put_back_or_ways_changed() {
     let mut bench = Bench::new().await;
     let disturbed = vec!["ipv4/conf/netd0/forwarding = 1".to_owned()];
     let told = |bench: &Bench| bench.controller.machine.dataplane.route_changes;
@@ -260,14 +260,15 @@ async fn flows_ask_again_for_their_way_after_settings_were_put_back() {
     for (changes, times) in [
         (Changes { links: true, ..Changes::default() }, 0),
         (Changes { settings: true, ..Changes::default() }, 1),
-        (Changes { lost: true, ..Changes::default() }, 2),
+        (Changes { ways: true, ..Changes::default() }, 2),
+        (Changes { lost: true, ..Changes::default() }, 4),
     ] {
         bench.controller.machine.disturbed.clone_from(&disturbed);
         bench.controller.host_changed(changes).await;
         assert_eq!(told(&bench) - before, times, "{changes:?}");
     }
     bench.controller.host_changed(Changes { settings: true, ..Changes::default() }).await;
-    assert_eq!(told(&bench) - before, 2, "nothing was put back");
+    assert_eq!(told(&bench) - before, 4, "nothing was put back");
 }
 
 #[tokio::test]

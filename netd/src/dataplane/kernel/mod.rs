@@ -1,5 +1,6 @@
 //! The packet path in the running kernel: `Dataplane` over pinned maps and programs.
 
+mod allow;
 mod config;
 mod direct;
 mod drops;
@@ -29,7 +30,7 @@ use super::{
     AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry,
     OpenEntry, PublishEntry, Settings, UplinkEntry,
     attach::{self, Side},
-    flows,
+    flows::{self, Printable as _},
     load::{self, pin_dir},
     maps::{FamilyMaps, Maps, Ports, Table},
     object::OBJECT_SHA256,
@@ -54,6 +55,8 @@ pub struct Kernel {
     uplinks: HashMap<u32, UplinkEntry>,
     /// Whether ports of removed publishes may still be in the sets of interest.
     stale_interest: bool,
+    /// Lists of sources that may come to a port.
+    lists: allow::Lists,
 }
 
 impl Kernel {
@@ -80,6 +83,7 @@ impl Kernel {
             networks: HashMap::new(),
             uplinks: HashMap::new(),
             stale_interest: true,
+            lists: allow::Lists::new(),
         };
         kernel.recall()?;
         Ok(kernel)
@@ -135,8 +139,10 @@ impl Kernel {
         for (ifindex, uplink) in self.maps.uplink.entries()? {
             let Ok(ifname) = format!("if{ifindex}").parse() else { continue };
             let (ipv4, ipv6) = (option4(uplink.addr4), option6(uplink.addr6));
-            self.uplinks.insert(ifindex, UplinkEntry { ifindex, ifname, ipv4, ipv6, mtu: uplink.mtu });
+            self.uplinks
+                .insert(ifindex, UplinkEntry { ifindex, ifname, ipv4, ipv6, mtu: uplink.mtu, bare: false });
         }
+        self.recall_lists()?;
         self.refresh_interest(&HashSet::new(), true)
     }
 
@@ -178,6 +184,7 @@ struct Passage {
     zone: u32,
     out: u32,
     to_sandbox: bool,
+    masqueraded: bool,
     proto: u8,
     opener: IpAddr,
     host: (IpAddr, u16),
@@ -190,6 +197,7 @@ impl Passage {
             zone: key.zone,
             out: flow.out,
             to_sandbox: flow.flags & flow_flags::TO_SANDBOX != 0,
+            masqueraded: flow.flags & flow_flags::MASQUERADED != 0,
             proto: key.proto,
             opener: key.src.ip(),
             host: (key.dst.ip(), key.dport.into()),
@@ -210,8 +218,8 @@ fn wire(mac: Mac) -> WireMac {
     WireMac::from(mac.0)
 }
 
-/// Makes a table hold exactly these keys.
-fn sync<K, V>(table: &mut Table<K, V>, wanted: &HashSet<K>, value: &V) -> Result<bool, Error>
+/// Makes a table hold exactly these keys. Returns those that went.
+fn sync<K, V>(table: &mut Table<K, V>, wanted: &HashSet<K>, value: &V) -> Result<Vec<K>, Error>
 where
     K: aya::Pod + Eq + std::hash::Hash,
     V: aya::Pod,
@@ -220,10 +228,11 @@ where
     for key in wanted.difference(&present) {
         table.put(key, value)?;
     }
-    for key in present.difference(wanted) {
+    let gone: Vec<K> = present.difference(wanted).copied().collect();
+    for key in &gone {
         table.remove(key)?;
     }
-    Ok(present != *wanted)
+    Ok(gone)
 }
 
 fn owner_of(entry: &EndpointEntry, flags: u32) -> Owner {
@@ -363,24 +372,20 @@ impl Dataplane for Kernel {
         self.mode = attach::interface(
             &mut self.ebpf,
             &links,
-            Side::Uplink,
+            if uplink.bare { Side::BareUplink } else { Side::Uplink },
             uplink.ifname.as_str(),
             uplink.ifindex,
             self.mode,
         )?;
-        if let Some(old) = self.uplinks.insert(uplink.ifindex, uplink.clone()) {
-            let lost = |old: Option<IpAddr>, new: Option<IpAddr>| old.filter(|_| old != new);
-            let lost4 = lost(old.ipv4.map(Into::into), uplink.ipv4.map(Into::into));
-            let lost6 = lost(old.ipv6.map(Into::into), uplink.ipv6.map(Into::into));
-            if lost4.is_some() || lost6.is_some() {
-                self.end_flows(|flow| !flow.to_sandbox && [lost4, lost6].contains(&Some(flow.shown)))?;
-            }
-        }
+        self.uplinks.insert(uplink.ifindex, uplink.clone());
         self.routes_changed()
     }
 
     fn remove_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
-        attach::detach(&pin_dir(&self.settings.bpffs).join("links"), Side::Uplink, uplink.ifindex)?;
+        let links = pin_dir(&self.settings.bpffs).join("links");
+        for side in [Side::Uplink, Side::BareUplink] {
+            attach::detach(&links, side, uplink.ifindex)?;
+        }
         self.maps.uplink.remove(&uplink.ifindex)?;
         self.uplinks.remove(&uplink.ifindex);
         let out = uplink.ifindex;
@@ -396,8 +401,18 @@ impl Dataplane for Kernel {
                 IpAddr::V6(addr) => v6.extend([Addr6::from(*addr)]),
             }
         }
-        sync(&mut self.maps.v4.local, &v4, &1)?;
-        sync(&mut self.maps.v6.local, &v6, &1)?;
+        let mut gone: HashSet<IpAddr> = HashSet::new();
+        gone.extend(sync(&mut self.maps.v4.local, &v4, &1)?.into_iter().map(|addr| addr.ip()));
+        gone.extend(sync(&mut self.maps.v6.local, &v6, &1)?.into_iter().map(|addr| addr.ip()));
+        if gone.is_empty() {
+            return Ok(());
+        }
+        // As nf_nat does (masq_inet_event): nobody can answer to them any more, and a new flow takes the new address.
+        let ended =
+            self.end_flows(|flow| flow.masqueraded && !flow.to_sandbox && gone.contains(&flow.shown))?;
+        if ended > 0 {
+            tracing::info!(?gone, flows = ended, "flows ended with the address that they showed");
+        }
         Ok(())
     }
 
@@ -445,6 +460,9 @@ impl Dataplane for Kernel {
 
     fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
         self.write_publishes(entries, false)?;
+        if entries.iter().any(|entry| !entry.allow.is_everybody()) {
+            self.forget_lists()?;
+        }
         let udp: HashSet<(IpAddr, u16)> = entries
             .iter()
             .filter(|entry| entry.protocol == Protocol::Udp)
