@@ -55,7 +55,9 @@ fn with_extensions(frame: &[u8], headers: &[(u8, [u8; 6])]) -> Vec<u8> {
 /// Changes bytes at places.
 fn set(frame: &[u8], changes: &[(usize, u8)]) -> Vec<u8> {
     let mut frame = frame.to_vec();
-    changes.iter().for_each(|&(at, byte)| frame[at] = byte);
+    for &(at, byte) in changes {
+        frame[at] = byte;
+    }
     frame
 }
 
