@@ -55,7 +55,7 @@ pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, headers: 
     if flow.flags & flow_flags::TRANSLATE == 0 {
         return if answers_direct(&flow) { Ok(Verdict::Pass) } else { Err(DropReason::LeakGuard) };
     }
-    conntrack::touch(&mut flow, &headers, now);
+    conntrack::touch(packet, &mut flow, &headers, now);
     rewrite::apply(packet, &headers, &flow, false).map(|()| Verdict::Pass)
 }
 
