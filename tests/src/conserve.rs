@@ -24,8 +24,9 @@ use aya::{
 pub const COUNT_VERDICTS: &str = "NETD_COUNT_VERDICTS";
 /// How long packets may be under way when a test ends.
 const REST: Duration = Duration::from_secs(5);
-/// The packet programs.
-const PROGRAMS: [&str; 4] = ["from_endpoint", "to_endpoint", "from_uplink", "to_uplink"];
+/// The packet programs, as far as the kernel keeps their names (15 bytes).
+const PROGRAMS: [&str; 6] =
+    ["from_endpoint", "to_endpoint", "from_uplink", "to_uplink", "from_bare_uplin", "to_bare_uplink"];
 
 /// Slots of the map `DROPS` that are no reasons (`netd_common::verdict::tally`), from the first one on.
 const TALLY: u32 = 56;
@@ -76,7 +77,8 @@ impl Ledger {
     }
 
     /// Compares both sides once no packet is under way; lists what does not add up. Nothing is checked when the instance was taken down.
-    pub fn faults(&self, bpffs: &Path) -> Vec<String> {
+    pub fn faults(&mut self, bpffs: &Path) -> Vec<String> {
+        self.note(bpffs); // some are loaded when a device wants them
         let Some(pin) = drops(bpffs) else { return Vec::new() };
         let id = MapInfo::from_pin(&pin).expect("the counters").id();
         let runs_now =

@@ -212,6 +212,7 @@ impl Daemon {
     /// Ends it with this signal and waits for its end.
     pub fn end(&mut self, signal: Signal) {
         let Some(mut child) = self.child.take() else { return };
+        self.ledger.note(&self.dirs.bpffs);
         child.signal(signal);
         let ended = child.wait_for(Duration::from_secs(10));
         assert!(ended.is_some(), "the daemon still runs 10 s after {signal}:\n{}", self.log());
@@ -238,7 +239,7 @@ impl Daemon {
     }
 
     /// Lists packets that vanished, or were counted twice.
-    pub fn unaccounted(&self) -> Vec<String> {
+    pub fn unaccounted(&mut self) -> Vec<String> {
         self.ledger.faults(&self.dirs.bpffs)
     }
 
