@@ -24,8 +24,8 @@ use crate::{
     env::{self, Kernel},
     hold, maps,
     report::{
-        AsNextHop, CONSUMED, DROP, FLOWLESS, FOUND, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet,
-        finish,
+        self, AsNextHop, FLOWLESS, FOUND, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet, finish,
+        leave,
     },
     skb::{Careful, Direct},
 };
@@ -102,7 +102,7 @@ macro_rules! parts {
             if Env::<$family>::datagram(&Kernel(skb), &key).is_some() && hold::withdraw(place as u32) != 0 {
                 return hold::arrive_anew(skb);
             }
-            CONSUMED
+            report::hold()
         }
 
         #[inline(never)]
@@ -196,11 +196,14 @@ macro_rules! parts {
         #[unsafe(no_mangle)]
         extern "C" fn $reset(skb: *mut __sk_buff) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            if !Env::<$family>::may_reset(&Kernel(skb), ifindex(skb)) {
-                return DROP; // counted already
+            // Counted as dropped already, whether it is answered or not.
+            if !Env::<$family>::may_reset(&Kernel(skb), ifindex(skb))
+                || reset::answer(&mut Careful::new(skb), &draft.headers).is_err()
+            {
+                return report::stop();
             }
-            let answered = reset::answer(&mut Careful::new(skb), &draft.headers);
-            finish::<<$family as Family>::Addr>(skb, answered.map(|()| Verdict::ToSandbox(ifindex(skb))))
+            report::answer();
+            finish::<<$family as Family>::Addr>(skb, Ok(Verdict::ToSandbox(ifindex(skb))))
         }
 
         /// Reserves the draft's reply tuple. The answer is 0, or the number of a drop reason.
@@ -485,7 +488,7 @@ pub fn ifindex(skb: *mut __sk_buff) -> u32 {
 #[classifier]
 pub fn from_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => match endpoint_fast4(skb) {
             UNDECIDED => match slow4(skb, ifindex(skb), endpoint_decide4_or_6) {
                 FOUND => slow6(skb, ifindex(skb), endpoint_decide6),
@@ -505,25 +508,27 @@ pub fn from_endpoint(ctx: TcContext) -> i32 {
                 Err(reason) => drop_packet(reason),
             }
         }
-    }
+    };
+    leave(action)
 }
 
 /// What the bridge or the stack delivers to a sandbox; egress of its veth's host side.
 #[classifier]
 pub fn to_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => gate4(skb),
         V6::ETHERTYPE => gate6(skb),
         _ => PASS,
-    }
+    };
+    leave(action)
 }
 
 /// What arrives from outside; ingress of an uplink.
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => match uplink_fast4(skb) {
             UNDECIDED => slow4(skb, UPLINK_ZONE, uplink_decide4),
             action => action,
@@ -533,18 +538,20 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
             action => action,
         },
         _ => PASS,
-    }
+    };
+    leave(action)
 }
 
 /// What leaves by an uplink; its egress.
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => guard4(skb),
         V6::ETHERTYPE => guard6(skb),
         _ => PASS,
-    }
+    };
+    leave(action)
 }
 
 /// Tells the daemon by BPF_PROG_TEST_RUN whether `bpf_l4_csum_replace` knows `BPF_F_IPV6`: 0 yes, 1 no.
