@@ -24,7 +24,10 @@ pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(
     let mut draft = Draft::<F> { headers: *headers, ..Draft::default() };
     match to_endpoint_decide(env, packet, headers, &mut draft.opening)? {
         Some(verdict) => Ok(verdict.widened()),
-        None => conntrack::open(env, &mut draft).map(|()| Verdict::Pass),
+        None => {
+            conntrack::admit(env, &mut draft)?;
+            conntrack::open(env, &mut draft).map(|()| Verdict::Pass)
+        }
     }
 }
 

@@ -225,6 +225,18 @@ impl<F: Readable> Headers<F> {
         matches!(self.l4, L4::Tcp) && self.tcp_flags & (l4::SYN | l4::ACK | l4::RST | l4::FIN) == l4::SYN
     }
 
+    /// Whether it resets a TCP connection.
+    pub const fn is_reset(&self) -> bool {
+        matches!(self.l4, L4::Tcp) && self.tcp_flags & l4::RST != 0
+    }
+
+    /// Whether it may end a TCP connection at once or begin another one under the same tuple: more than one look-up is needed.
+    pub const fn is_turning(&self) -> bool {
+        let (opens, resets) =
+            (self.tcp_flags & (l4::SYN | l4::ACK) == l4::SYN, self.tcp_flags & l4::RST != 0);
+        matches!(self.l4, L4::Tcp) && (opens || resets)
+    }
+
     /// Returns the length of the headers from IP on, in bytes.
     pub const fn header_length(&self) -> u32 {
         let transport = match self.l4 {

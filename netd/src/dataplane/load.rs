@@ -57,7 +57,10 @@ pub fn load(settings: &Settings) -> Result<Ebpf, Error> {
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.join(name));
     }
-    for (name, entries) in [("FLOW4", settings.flow_entries), ("FLOW6", settings.flow_entries.div_ceil(4))] {
+    let (v4, v6) = (settings.flow_entries, settings.flow_entries.div_ceil(super::IPV6_SHARE));
+    for (name, entries) in
+        [("FLOW4", v4), ("FLOW6", v6), ("PENDING4", v4.div_ceil(2)), ("PENDING6", v6.div_ceil(2))]
+    {
         loader.map_max_entries(name, entries);
     }
     let mut ebpf =
