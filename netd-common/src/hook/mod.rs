@@ -11,6 +11,8 @@ mod to_endpoint;
 mod to_uplink;
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod malformed;
 #[cfg(test)]
 #[macro_use]
