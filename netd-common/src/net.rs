@@ -33,6 +33,9 @@ pub type Zone = u32;
 /// The zone of everything that arrives by an uplink.
 pub const UPLINK_ZONE: Zone = 0;
 
+/// The zone of what the host sends to itself: the index of `lo`, the same in every namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+pub const LOOPBACK_ZONE: Zone = 1;
+
 impl From<u16> for Be16 {
     fn from(host: u16) -> Self {
         Self(host.to_be())

@@ -218,7 +218,7 @@ macro_rules! parts {
             let unread = $read(skb);
             if unread != UNDECIDED {
                 // Garbage for the host is the host's to judge; a sandbox's goes nowhere.
-                return if zone == UPLINK_ZONE { PASS } else { drop_number(unread) };
+                return if hook::is_of_a_sandbox(zone) { drop_number(unread) } else { PASS };
             }
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
             let (fragment, l4) = (draft.headers.fragment, draft.headers.l4);

@@ -18,7 +18,7 @@ use crate::{
         masquerade::{self, Candidates},
         rewrite,
     },
-    net::{IfIndex, UPLINK_ZONE},
+    net::{IfIndex, LOOPBACK_ZONE, UPLINK_ZONE},
     verdict::{DropReason, Verdict},
     wire::{
         Headers, L4,
@@ -147,7 +147,7 @@ pub struct Opening<A> {
     pub target: Target,
     /// The source it shows.
     pub source: Source<A>,
-    /// The uplink by which it came, of a flow from outside.
+    /// The uplink by which it came, of a flow from outside; 0: it came through the stack.
     pub arrived: IfIndex,
     /// Whether it crosses a router.
     pub routed: bool,
@@ -161,6 +161,7 @@ impl<A: Address> Opening<A> {
         self.original = original;
         self.target = Target::Sandbox(ifindex);
         self.routed = true;
+        self.arrived = UPLINK_ZONE;
     }
 }
 
@@ -243,7 +244,7 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
 }
 
 const fn to_sandbox(zone: IfIndex) -> u16 {
-    if zone == UPLINK_ZONE { 0 } else { flow_flags::TO_SANDBOX }
+    if zone == UPLINK_ZONE || zone == LOOPBACK_ZONE { 0 } else { flow_flags::TO_SANDBOX }
 }
 
 /// Inserts the draft's reply entry; takes over one whose flow is dead.
@@ -368,6 +369,13 @@ pub fn refresh<F: Ip, E: Env<F>>(
         let (dmac, smac) = (endpoint.mac, network.mac);
         if let Some(mut flow) = env.flow(key) {
             (flow.dmac, flow.smac) = (dmac, smac);
+            rewrite::prepare(key, &mut flow);
+            flow.epoch = config.epoch;
+        }
+        return Ok(true);
+    }
+    if out == LOOPBACK_ZONE {
+        if let Some(mut flow) = env.flow(key) {
             rewrite::prepare(key, &mut flow);
             flow.epoch = config.epoch;
         }

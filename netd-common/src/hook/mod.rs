@@ -6,6 +6,7 @@
 //! once. What they share lies in a [`crate::env::Draft`].
 
 mod from_endpoint;
+mod from_loopback;
 mod from_uplink;
 mod to_endpoint;
 mod to_uplink;
@@ -14,6 +15,7 @@ mod to_uplink;
 mod tests;
 
 pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
+pub use from_loopback::{dials_published, from_loopback_decide};
 pub use from_uplink::{concerns_us, from_uplink_decide, from_uplink_fast};
 pub use to_endpoint::{to_endpoint, to_endpoint_decide};
 pub use to_uplink::{to_uplink, to_uplink_fast};
@@ -27,7 +29,7 @@ use crate::{
         icmp_error::{self, Quote},
         siit,
     },
-    net::{Be16, IfIndex, UPLINK_ZONE, Zone},
+    net::{Be16, IfIndex, LOOPBACK_ZONE, UPLINK_ZONE, Zone},
     verdict::{DropReason, Judgement, Verdict},
     wire::{Headers, L4, reset},
 };
@@ -87,7 +89,7 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
 ) -> Partial<F> {
     let Some(config) = env.config() else { return Ok(None) };
     let key = headers.tuple(zone);
-    let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
+    let bridge = if is_of_a_sandbox(zone) { bridge_of(env, zone)? } else { packet.ifindex() };
     if !conntrack::refresh(env, headers, &key, bridge)? {
         return Ok(None);
     }
@@ -112,7 +114,7 @@ pub fn refresh_quoted<F: Ip, P: Packet, E: Env<F>>(
     quote: &Quote<F::Addr>,
 ) -> Result<bool, DropReason> {
     let zone = quote.against.zone;
-    let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
+    let bridge = if is_of_a_sandbox(zone) { bridge_of(env, zone)? } else { packet.ifindex() };
     conntrack::refresh(env, headers, &quote.against, bridge)
 }
 
@@ -135,6 +137,12 @@ fn settle_error<F: Ip, P: Packet, E: Env<F>>(
         siit::error_to_v4(packet)?;
     }
     Ok(Some(verdict))
+}
+
+/// Whether a zone is that of a sandbox's packets.
+#[inline(always)]
+pub const fn is_of_a_sandbox(zone: Zone) -> bool {
+    zone != UPLINK_ZONE && zone != LOOPBACK_ZONE
 }
 
 /// Returns the bridge of an endpoint's network, as which its packets ask for their route.
