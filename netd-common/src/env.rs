@@ -189,6 +189,12 @@ pub trait Env<F: Family> {
     fn publish(&self, key: &PublishKey<F::Addr>) -> Option<Publish<F::Addr>>;
     /// Returns the port that is open on a sandbox's own address, if it is.
     fn opened(&self, key: &PublishKey<F::Addr>) -> Option<Open>;
+    /// Whether a list allows a source.
+    fn allows(&self, list: u32, source: &F::Addr) -> bool;
+    /// Keeps in mind that the host sent a sandbox something to which this is the answer.
+    fn keep_asked(&self, answer: &Tuple<F::Addr>);
+    /// Returns the tick at which the host last sent something to which this is the answer.
+    fn asked(&self, answer: &Tuple<F::Addr>) -> Option<u32>;
     /// Whether a link opens a port between two sandboxes.
     fn linked(&self, key: &LinkKey<F::Addr>) -> bool;
     /// Whether an interface may reach a network's opened ports directly.

@@ -3,6 +3,8 @@
 //! The topology is the same for both families, so that one table of cases runs over either: sandboxes `a1` and `a2` on network A, `b1` on network
 //! B, `up0` towards the world.
 
+pub mod malformed;
+
 use core::cell::{Cell, RefCell, RefMut};
 use std::{collections::BTreeMap, vec::Vec};
 
@@ -94,6 +96,10 @@ pub struct Tables<A: Ord> {
     pub publishes: BTreeMap<PublishKey<A>, Publish<A>>,
     /// Ports open on sandboxes' own addresses.
     pub opened: BTreeMap<PublishKey<A>, Open>,
+    /// Sources that lists allow, by list: address and mask.
+    pub allowed: BTreeMap<u32, Vec<(A, A)>>,
+    /// What the host asked, and when.
+    pub asked: RefCell<BTreeMap<Tuple<A>, u32>>,
     /// Ports that links open.
     pub links: Vec<LinkKey<A>>,
     /// The host's own addresses.
@@ -245,7 +251,7 @@ impl Fake {
     /// Opens a sandbox's port on its own address.
     pub fn open_port<F: Cast>(&mut self, sandbox: Party, proto: u8, port: u16, ifindex: IfIndex) {
         let key = PublishKey { addr: F::of(sandbox), port: port.into(), proto, pad: 0 };
-        F::tables_mut(self).opened.insert(key, Open { ifindex });
+        F::tables_mut(self).opened.insert(key, Open { ifindex, allow: 0 });
     }
 
     /// Publishes a host port of an address (unspecified: every local one) on a sandbox's port.
@@ -260,7 +266,7 @@ impl Fake {
     ) {
         let network = self.endpoints.get(&ifindex).map_or(0, |endpoint| endpoint.network);
         let key = PublishKey { addr, port: port.into(), proto, pad: 0 };
-        let value = Publish { backend: F::of(backend), ifindex, port: to.into(), network };
+        let value = Publish { backend: F::of(backend), ifindex, port: to.into(), network, allow: 0 };
         F::tables_mut(self).publishes.insert(key, value);
         for purpose in [port_set::INTEREST, if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 }] {
             if let Some(set) = port_set::index(purpose, proto) {
@@ -335,6 +341,16 @@ macro_rules! env_for {
             }
             fn opened(&self, key: &PublishKey<$addr>) -> Option<Open> {
                 self.$tables.opened.get(key).copied()
+            }
+            fn allows(&self, list: u32, source: &$addr) -> bool {
+                let prefixes = self.$tables.allowed.get(&list);
+                prefixes.is_some_and(|all| all.iter().any(|(addr, mask)| addr.matches(source, mask)))
+            }
+            fn keep_asked(&self, answer: &Tuple<$addr>) {
+                self.$tables.asked.borrow_mut().insert(*answer, self.now.get());
+            }
+            fn asked(&self, answer: &Tuple<$addr>) -> Option<u32> {
+                self.$tables.asked.borrow().get(answer).copied()
             }
             fn linked(&self, key: &LinkKey<$addr>) -> bool {
                 self.$tables.links.contains(key)

@@ -56,7 +56,7 @@ pub trait Family: Copy + 'static {
     const ECHO_REPLY: u8;
     /// Whether ICMP's checksum covers the addresses.
     const ICMP_PSEUDO_HEADER: bool;
-    /// Whether a zero UDP checksum means "none".
+    /// Whether a zero UDP checksum means "none", so that one that comes out as zero is written as ones (RFC 768; over IPv6 RFC 8200 §8.1, RFC 6935).
     const UDP_ZERO_IS_NONE: bool;
     /// Offset of the header's own checksum, where it has one.
     const HEADER_CHECKSUM: Option<u32>;
@@ -114,7 +114,7 @@ impl Family for V6 {
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;
     const ICMP_PSEUDO_HEADER: bool = true;
-    const UDP_ZERO_IS_NONE: bool = false;
+    const UDP_ZERO_IS_NONE: bool = true;
     const HEADER_CHECKSUM: Option<u32> = None;
     const V6: bool = true;
     const MASQUERADE: u32 = endpoint_flags::MASQUERADE6;

@@ -141,6 +141,8 @@ pub mod endpoint_flags {
     pub const UNPROTECTED6: u32 = 1 << 8;
     /// `TRUST` names interfaces that may reach opened ports of its network directly.
     pub const TRUSTS: u32 = 1 << 9;
+    /// Its network reaches no service of the host but those that `OPEN4` and `OPEN6` name by the bridge's address.
+    pub const HOST_CLOSED: u32 = 1 << 11;
     /// Sandboxes of its network may be linked: `LINK4` and `LINK6` know the ports.
     pub const LINKS: u32 = 1 << 10;
 }
@@ -219,6 +221,8 @@ pub struct Publish<A> {
     pub port: Be16,
     /// Slot of its network.
     pub network: u16,
+    /// Who may come: a list in `ALLOW4` and `ALLOW6`; 0: everybody.
+    pub allow: u32,
 }
 
 /// A port that is open on a sandbox's own address: the value of `OPEN4` and `OPEN6`, by that address.
@@ -227,6 +231,18 @@ pub struct Publish<A> {
 pub struct Open {
     /// Host side of the endpoint's veth.
     pub ifindex: IfIndex,
+    /// Who may come: a list in `ALLOW4` and `ALLOW6`; 0: everybody.
+    pub allow: u32,
+}
+
+/// A source that a list allows: the data of `ALLOW4` and `ALLOW6` keys, behind its length, which counts the list's 32 bits too.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AllowKey<A> {
+    /// The list.
+    pub list: u32,
+    /// The address.
+    pub addr: A,
 }
 
 /// A port that a link opens between two sandboxes of one network: the key of `LINK4` and `LINK6`.
@@ -494,6 +510,10 @@ pub mod capacity {
     pub const PUBLISH: u32 = 131_072;
     /// `OPEN4`, `OPEN6`.
     pub const OPEN: u32 = 131_072;
+    /// `ALLOW4`, `ALLOW6`.
+    pub const ALLOW: u32 = 65_536;
+    /// `ASKED4`, `ASKED6`.
+    pub const ASKED: u32 = 8_192;
     /// `LINK4`, `LINK6`.
     pub const LINK: u32 = 16_384;
     /// `TRUST`.
@@ -573,9 +593,11 @@ no_padding! {
     Uplink = 4, 16, 4;
     PublishKey<Addr4> = 4, 2, 1, 1;
     PublishKey<Addr6> = 16, 2, 1, 1;
-    Publish<Addr4> = 4, 4, 2, 2;
-    Publish<Addr6> = 16, 4, 2, 2;
-    Open = 4;
+    Publish<Addr4> = 4, 4, 2, 2, 4;
+    Publish<Addr6> = 16, 4, 2, 2, 4;
+    Open = 4, 4;
+    AllowKey<Addr4> = 4, 4;
+    AllowKey<Addr6> = 4, 16;
     LinkKey<Addr4> = 4, 4, 2, 1, 1;
     LinkKey<Addr6> = 16, 16, 2, 1, 1;
     TrustKey = 4, 4;
@@ -614,6 +636,8 @@ mod user {
         Publish<Addr4>,
         Publish<Addr6>,
         Open,
+        AllowKey<Addr4>,
+        AllowKey<Addr6>,
         LinkKey<Addr4>,
         LinkKey<Addr6>,
         TrustKey,

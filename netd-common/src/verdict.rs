@@ -113,6 +113,10 @@ drop_reasons! {
     25 FragTiny "FRAG_TINY";
     /// The sender prescribes the packet's way (IPv4 source route, IPv6 routing header).
     26 SourceRoute "SOURCE_ROUTE";
+    /// A published port that is closed to this source (`allow=`).
+    27 NotAllowed "NOT_ALLOWED";
+    /// A service of the host, from a network that may not reach it (`netd.host_access`).
+    28 HostAccess "HOST_ACCESS";
 }
 
 /// Slots of the counter array: more than reasons exist, so that a new reason does not change the map.

@@ -14,7 +14,8 @@ use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink,
+        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish,
+        PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -90,7 +91,7 @@ pub fn in_port_set(set: u32, port: u16) -> bool {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $link:ident, $bits:literal, $asked:ident, $ask:ident, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -145,6 +146,24 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
+            fn allows(&self, list: u32, source: &$addr) -> bool {
+                let key = AllowKey { list, addr: *source };
+                maps::$allow.get(&Key::new(32 + $bits, key)).is_some()
+            }
+
+            #[inline(always)]
+            fn keep_asked(&self, answer: &Tuple<$addr>) {
+                let now = Env::<$family>::now(self);
+                let _ = maps::$asked.insert(answer, &now, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn asked(&self, answer: &Tuple<$addr>) -> Option<u32> {
+                // SAFETY: the value is copied out at once.
+                unsafe { maps::$asked.get(answer) }.copied()
+            }
+
+            #[inline(always)]
             fn linked(&self, key: &LinkKey<$addr>) -> bool {
                 value(&maps::$link, key).is_some()
             }
@@ -166,7 +185,7 @@ macro_rules! env_for {
 
             #[inline(always)]
             fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex) -> Route<$addr> {
-                fib::ask(&maps::$asked, asks, || $ask(self.0, from, by))
+                fib::ask(&maps::$routing, asks, || $ask(self.0, from, by))
             }
 
             #[inline(always)]
@@ -256,10 +275,42 @@ macro_rules! env_for {
     };
 }
 env_for!(
-    V4, Addr4, FLOW4, DATAGRAM4, reserve4, ADDRESS4, SUBNET4, LOCAL4, PUBLISH4, OPEN4, LINK4, 32, ASKED4, ask4,
-    FLOW6, |key| Some(key.mapped())
+    V4,
+    Addr4,
+    FLOW4,
+    DATAGRAM4,
+    reserve4,
+    ADDRESS4,
+    SUBNET4,
+    LOCAL4,
+    PUBLISH4,
+    OPEN4,
+    ALLOW4,
+    ASKED4,
+    LINK4,
+    32,
+    ROUTING4,
+    ask4,
+    FLOW6,
+    |key| Some(key.mapped())
 );
 env_for!(
-    V6, Addr6, FLOW6, DATAGRAM6, reserve6, ADDRESS6, SUBNET6, LOCAL6, PUBLISH6, OPEN6, LINK6, 128, ASKED6, ask6,
-    FLOW4, |key| key.as_mapped()
+    V6,
+    Addr6,
+    FLOW6,
+    DATAGRAM6,
+    reserve6,
+    ADDRESS6,
+    SUBNET6,
+    LOCAL6,
+    PUBLISH6,
+    OPEN6,
+    ALLOW6,
+    ASKED6,
+    LINK6,
+    128,
+    ROUTING6,
+    ask6,
+    FLOW4,
+    |key| key.as_mapped()
 );

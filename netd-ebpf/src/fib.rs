@@ -130,8 +130,8 @@ macro_rules! table {
         }
     };
 }
-table!(Addr4, AF_INET, ASKED4, ask4);
-table!(Addr6, AF_INET6, ASKED6, ask6);
+table!(Addr4, AF_INET, ROUTING4, ask4);
+table!(Addr6, AF_INET6, ROUTING6, ask6);
 
 impl<A: Address> Table<'_, A> {
     /// Asks the kernel, first for all that is wished.

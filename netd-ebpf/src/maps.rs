@@ -9,7 +9,8 @@ use netd_common::{
     env::Draft,
     family::{V4, V6},
     maps::{
-        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network, Open, Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, capacity, held, port_set,
+        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network,
+        Open, Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, capacity, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
@@ -66,6 +67,20 @@ pub static OPEN4: HashMap<PublishKey<Addr4>, Open> =
 #[map]
 pub static OPEN6: HashMap<PublishKey<Addr6>, Open> =
     HashMap::with_max_entries(capacity::OPEN, BPF_F_NO_PREALLOC);
+/// Lists of sources that may come to a port, IPv4.
+#[map]
+pub static ALLOW4: LpmTrie<AllowKey<Addr4>, u32> =
+    LpmTrie::with_max_entries(capacity::ALLOW, BPF_F_NO_PREALLOC);
+/// Lists of sources that may come to a port, IPv6.
+#[map]
+pub static ALLOW6: LpmTrie<AllowKey<Addr6>, u32> =
+    LpmTrie::with_max_entries(capacity::ALLOW, BPF_F_NO_PREALLOC);
+/// Ticks at which the host sent something to sandboxes that may not reach it, by the answer's tuple. LRU: a lost entry costs an answer.
+#[map]
+pub static ASKED4: LruHashMap<Tuple<Addr4>, u32> = LruHashMap::with_max_entries(capacity::ASKED, 0);
+/// The same for IPv6.
+#[map]
+pub static ASKED6: LruHashMap<Tuple<Addr6>, u32> = LruHashMap::with_max_entries(capacity::ASKED, 0);
 /// Ports that links open between two IPv4 addresses.
 #[map]
 pub static LINK4: HashMap<LinkKey<Addr4>, u32> = HashMap::with_max_entries(capacity::LINK, BPF_F_NO_PREALLOC);
@@ -115,7 +130,7 @@ pub static DRAFT4: PerCpuArray<Draft<V4>> = PerCpuArray::with_max_entries(1, 0);
 pub static DRAFT6: PerCpuArray<Draft<V6>> = PerCpuArray::with_max_entries(1, 0);
 /// Working memory for asking for IPv4 routes.
 #[map]
-pub static ASKED4: PerCpuArray<Asked<Addr4>> = PerCpuArray::with_max_entries(1, 0);
+pub static ROUTING4: PerCpuArray<Asked<Addr4>> = PerCpuArray::with_max_entries(1, 0);
 /// Working memory for asking for IPv6 routes.
 #[map]
-pub static ASKED6: PerCpuArray<Asked<Addr6>> = PerCpuArray::with_max_entries(1, 0);
+pub static ROUTING6: PerCpuArray<Asked<Addr6>> = PerCpuArray::with_max_entries(1, 0);

@@ -17,7 +17,7 @@ use netd_common::{
     nat::{icmp_error, masquerade, siit},
     net::{Be16, UPLINK_ZONE},
     verdict::{DropReason, Verdict},
-    wire::{Fragment, Headers, L4, l4, reset},
+    wire::{Fragment, Headers, L4, l4, reset, sane},
 };
 
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident) => {
+     $reset:ident, $reserve:ident, $check:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -202,6 +202,17 @@ macro_rules! parts {
             }
         }
 
+        /// Checks a packet that is about to open a flow. The answer is `UNDECIDED`, or the number of a drop reason.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $check(skb: *mut __sk_buff) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
+            match sane::check::<$family, _>(&Careful::new(skb), &draft.headers) {
+                Ok(()) => UNDECIDED,
+                Err(reason) => reason as i32,
+            }
+        }
+
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $open(skb: *mut __sk_buff) -> i32 {
@@ -240,6 +251,10 @@ macro_rules! parts {
             }
             if action != UNDECIDED {
                 return action;
+            }
+            let unsound = $check(skb);
+            if unsound != UNDECIDED {
+                return drop_number(unsound);
             }
             action = $open(skb);
             if action != UNDECIDED {
@@ -309,6 +324,7 @@ parts!(
     forward_error4,
     reset4,
     reserve4,
+    check4,
     open4,
     gate4,
     gate_decide4,
@@ -332,6 +348,7 @@ parts!(
     forward_error6,
     reset6,
     reserve6,
+    check6,
     open6,
     gate6,
     gate_decide6,

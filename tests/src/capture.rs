@@ -90,6 +90,21 @@ impl Capture {
         }
     }
 
+    /// Waits as [`Self::wait`] does, and returns everything that came with it and before.
+    pub fn until(&self, what: &str, limit: Duration, wanted: impl Fn(&Packet) -> bool) -> Vec<Packet> {
+        let (end, mut all) = (Instant::now() + limit, Vec::new());
+        loop {
+            all.extend(self.take());
+            if all.iter().any(&wanted) {
+                return all;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{what}: no such packet within {limit:?}");
+            let mut waiting = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut waiting, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        }
+    }
+
     /// Sends a frame out of the interface.
     pub fn send(&self, frame: &[u8]) {
         let mut address = LinkAddrStorage::new(self.index);

@@ -1,6 +1,9 @@
 //! Rung: parity. Each vector goes through the hooks on the host and through the same programs in the kernel (`BPF_PROG_TEST_RUN`):
 //! the verdict and every byte have to agree. What could differ is the compiler, the helpers and the maps; this is where it shows.
 
+#[path = "parity/malformed.rs"]
+mod malformed_table;
+
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -11,7 +14,7 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 use netd::{
     dataplane::{Dataplane, EndpointEntry, Kernel, NetworkEntry, PublishEntry, Settings, UplinkEntry},
-    model::{GatewayMode, Mac, Protocol},
+    model::{GatewayMode, Mac, Protocol, Sources},
 };
 use netd_common::{
     env::Env,
@@ -120,6 +123,7 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
                 trusts: false,
                 host_ipv4: None,
                 host_ipv6: None,
+                host_closed: false,
             })
             .expect("network");
     }
@@ -151,13 +155,30 @@ fn publish<F: Cast>(fake: &mut Fake, kernel: &mut Kernel, proto: Protocol, port:
     } else {
         (Ipv4Addr::UNSPECIFIED.into(), v4(party).into())
     };
-    let entry = PublishEntry { host_ip, host_port: port, protocol: proto, backend, backend_port, ifindex };
+    let entry = PublishEntry {
+        host_ip,
+        host_port: port,
+        protocol: proto,
+        backend,
+        backend_port,
+        ifindex,
+        allow: Sources::default(),
+    };
     kernel.guard_ports(std::slice::from_ref(&entry)).expect("guard");
     kernel.put_publishes(&[entry]).expect("publish");
 }
 
-/// Runs a packet through the hooks on the host, as the programs compose them.
+/// Runs a packet through the hooks on the host and returns the action that the program would answer.
 fn on_the_host<F: Cast>(fake: &Fake, at: At, frame: &[u8]) -> (i32, Vec<u8>)
+where
+    Fake: Env<F>,
+{
+    let (decision, bytes) = decided_on_the_host::<F>(fake, at, frame);
+    (action::<F>(&decision), bytes)
+}
+
+/// Runs a packet through the hooks on the host, as the programs compose them.
+fn decided_on_the_host<F: Cast>(fake: &Fake, at: At, frame: &[u8]) -> (hook::Decision<F>, Vec<u8>)
 where
     Fake: Env<F>,
 {
@@ -181,12 +202,16 @@ where
                 .and_then(|headers| hook::to_uplink::<F, _, _>(fake, &mut packet, &headers))
         }),
     };
-    let action = match decision {
+    (decision, packet.bytes)
+}
+
+/// The action that the program answers a decision with.
+fn action<F: Cast>(decision: &hook::Decision<F>) -> i32 {
+    match decision {
         Ok(Verdict::Pass) => NEXT,
         Ok(Verdict::ToSandbox(_) | Verdict::ToNeighbour(..)) => REDIRECT,
         Ok(Verdict::Drop(_) | Verdict::Refuse(_) | Verdict::Hold) | Err(_) => SHOT,
-    };
-    (action, packet.bytes)
+    }
 }
 
 fn in_the_kernel(kernel: &mut Kernel, at: At, frame: &[u8]) -> (i32, Vec<u8>) {
@@ -310,6 +335,7 @@ fn exchanged(kernel: &mut Kernel) {
         backend: v4(A1).into(),
         backend_port: 80,
         ifindex: ifindex::A1,
+        allow: Sources::default(),
     };
     kernel.guard_ports(std::slice::from_ref(&entry)).expect("guard");
     kernel.put_publishes(&[entry]).expect("publish");
@@ -360,6 +386,8 @@ fn host_and_kernel_decide_alike_and_write_the_same_bytes() {
             compare::<V4>(&mut kernel);
             compare::<V6>(&mut kernel);
             exchanged(&mut kernel);
+            malformed_table::compare::<V4>(&mut kernel);
+            malformed_table::compare::<V6>(&mut kernel);
         });
         fs::remove_dir_all(&bpffs).expect("the pins are removed");
         ran

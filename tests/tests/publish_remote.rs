@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use netd_tests::{Family, H, H1, Lab, Ns, Outcome, Proto, R, Sandbox, Server, at};
+use netd_tests::{Family, H, H1, Lab, Ns, Outcome, Proto, R, Sandbox, Server, at, denied};
 
 const WEB: [&str; 4] = ["-p", "8080:80", "-p", "8080:80/udp"];
 
@@ -43,6 +43,28 @@ fn t05_a_stream_through_a_published_port_carries_its_data() {
         for _ in 0..200 {
             stream.echo(&chunk).expect("what was sent comes back");
         }
+    }
+}
+
+#[test]
+fn t05_a_gateways_address_is_one_of_the_hosts_own() {
+    let (lab, a1) = lab_with_web(&WEB);
+    for family in Family::BOTH {
+        let (gateway, subnet) = match family {
+            Family::V4 => ("172.20.0.1", "172.20.0.1/32"),
+            Family::V6 => ("fd00:c:20::1", "fd00:c:20::1/128"),
+        };
+        lab.allow_on_uplinks(subnet);
+        let gateway: std::net::IpAddr = gateway.parse().expect("an address");
+        for proto in Proto::BOTH {
+            let from = at(R.ip(family), 40_000);
+            reaches_as_itself(&lab.r, proto, at(gateway, 8080), from, "a1");
+        }
+        // What nobody published is refused at once by the host itself, and the sandbox's own address stays closed.
+        assert_eq!(lab.r.probe(Proto::Tcp, at(gateway, 8081)), Outcome::Refused);
+        denied(&lab, &a1, &["DIRECT_ACCESS"], || {
+            assert_eq!(lab.r.probe(Proto::Tcp, at(a1.ip(family), 80)), Outcome::Timeout);
+        });
     }
 }
 

@@ -22,7 +22,8 @@ fn run_passes_output_and_exit_code_and_leaves_nothing() {
     let before = lab.snapshot();
     for code in [0, 1, 7, 42] {
         let script = format!("echo out; echo err >&2; exit {code}");
-        let run = lab.netd(&["run", "--rm", "--network", "netA", "--", "sh", "-c", &script]);
+        // With docker's -it, which changes nothing, and without a `--`.
+        let run = lab.netd(&["run", "-it", "--rm", "--network", "netA", "sh", "-c", &script]);
         assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (code, "out\n", "err\n"));
     }
     assert_eq!(lab.netd(&["sandbox", "ls", "-q"]).ok(), "");

@@ -6,6 +6,7 @@ mod ci;
 mod command;
 mod debian;
 mod layout;
+mod oracle;
 mod peer;
 mod quickstart;
 mod stage;
@@ -32,6 +33,7 @@ enum Command {
     Quickstart(quickstart::Args),
     Test(test::Args),
     Verify(verify::Args),
+    Oracle(oracle::Args),
     Bench(bench::Args),
     Ci(ci::Args),
     #[command(hide = true)]
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Quickstart(args) => quickstart::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Oracle(args) => oracle::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Peer(args) => peer::run(args),

@@ -38,28 +38,33 @@ impl Args {
 /// Runs `cargo xtask test`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
-    install_programs()?;
-    let netd = build::netd(&layout, false)?;
-    let cargo = |what: &[&str]| {
-        let mut test = build::cargo(&layout);
-        // So that the lab does not ask cargo for it, as another user perhaps.
-        test.env("NETD_BIN", &netd);
-        test.args(["test", "--locked", "--no-fail-fast"]).args(what);
-        test.args(&args.filter).arg("--").args(&args.rest);
-        test
+    let tests = |what: &[&str]| {
+        let mut tests = prepare(&layout)?;
+        tests.arg("--no-fail-fast").args(what).args(&args.filter).arg("--").args(&args.rest);
+        anyhow::Ok(tests)
     };
-    let mut others = cargo(&["--workspace"]);
+    let mut others = tests(&["--workspace"])?;
     others.env("NETD_TESTS_TABLE_LATER", "1");
-    let mut table = cargo(&["--package", "netd-tests", "--test", "truth_table"]);
-    if !command::is_root() {
-        through_sudo(&mut others)?;
-        through_sudo(&mut table)?;
-    }
+    let mut table = tests(&["--package", "netd-tests", "--test", "truth_table"])?;
     let (others, table) = (command::status(&mut others)?, command::status(&mut table)?);
     if !others.success() {
         ui::note("Tests failed before the truth table: see above.");
     }
     Ok(if others.success() && table.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Returns `cargo test`, without arguments of its own yet, with what the tests need in place.
+pub fn prepare(layout: &Layout) -> Result<Command> {
+    install_programs()?;
+    let netd = build::netd(layout, false)?;
+    let mut tests = build::cargo(layout);
+    // So that the lab does not ask cargo for it, as another user perhaps.
+    tests.env("NETD_BIN", netd);
+    tests.args(["test", "--locked"]);
+    if !command::is_root() {
+        through_sudo(&mut tests)?;
+    }
+    Ok(tests)
 }
 
 fn install_programs() -> Result<()> {

@@ -107,9 +107,16 @@ pub fn exceeds<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>, flow: &Flow<F
     let size = if segment == 0 {
         packet.length() - crate::wire::headers::L3
     } else {
-        segment + headers.header_length()
+        segment + headers.header_length() - jumbo_header::<F, P>(packet)
     };
     flow.mtu != 0 && size > u32::from(flow.mtu)
+}
+
+/// Returns the bytes of the jumbo option (RFC 2675) in an IPv6 packet whose length field cannot hold its length: segmentation takes it off.
+#[inline(always)]
+fn jumbo_header<F: Ip, P: Packet>(packet: &P) -> u32 {
+    const LARGEST: u32 = crate::wire::headers::L3 + 40 + 65_535;
+    if F::V6 && packet.length() > LARGEST { 8 } else { 0 }
 }
 
 /// Where a new flow goes.
@@ -447,6 +454,23 @@ mod tests {
         maps::Timeouts,
         wire::l4::{ACK, TCP},
     };
+
+    #[test]
+    fn the_jumbo_header_of_a_large_packet_counts_for_no_segment() {
+        use crate::{fake::FakePacket, family::V6, net::Addr6, wire::Headers};
+        let exceeds = |length: usize, segment| {
+            let draft = Draft::<V6>::default();
+            // A hop-by-hop header of eight bytes, then TCP with timestamps.
+            let headers =
+                Headers { l4: L4::Tcp, proto: TCP, l4_offset: 14 + 48, tcp_header: 32, ..draft.headers };
+            let packet = FakePacket { segment, ..FakePacket::new(std::vec![0; length], 1) };
+            let flow = Flow::<Addr6> { mtu: 1500, ..Flow::default() };
+            super::exceeds::<V6, _>(&packet, &headers, &flow)
+        };
+        assert!(!exceeds(70_000, 1428), "segments of 1500 bytes");
+        assert!(exceeds(70_000, 1429));
+        assert!(exceeds(60_000, 1428), "another option stays in every segment");
+    }
 
     #[test]
     fn a_packet_that_came_after_the_clock_was_read_keeps_its_flow() {

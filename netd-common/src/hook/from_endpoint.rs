@@ -62,7 +62,8 @@ pub fn from_endpoint_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) 
         }
         // Gateway traffic first: DNS and host services meet no table.
         if headers.dst == F::gateway(endpoint) {
-            if !interests(env, headers.proto, headers.dport) {
+            let closed = has(endpoint.flags, endpoint_flags::HOST_CLOSED);
+            if !closed && !interests(env, headers.proto, headers.dport) {
                 return Some(Ok(Verdict::Pass));
             }
         } else if icc && !policy::may_be_published(endpoint, headers.sport.into()) {
@@ -94,9 +95,12 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     policy::check_mac(packet, endpoint)?;
     policy::check_source(endpoint, headers)?;
     policy::check_control(packet, endpoint, headers)?;
-    let on_the_link = headers.dst.is_link_local() && !env.is_local(&headers.dst);
-    if headers.dst.is_multicast() || on_the_link || policy::is_neighbour_discovery(headers) {
+    if headers.dst.is_multicast() || policy::is_neighbour_discovery(headers) {
         return Ok(Some(Verdict::Pass)); // the bridge's business
+    }
+    if headers.dst.is_link_local() && !env.is_local(&headers.dst) {
+        // The bridge's business too, but the host may be who has the address.
+        return policy::check_host(env, endpoint, headers, ifindex).map(|()| Some(Verdict::Pass));
     }
     if headers.fragment == Fragment::Later {
         return Ok(Some(Verdict::Hold));
@@ -106,7 +110,7 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
             Some(publish) if may_open(headers) => {
                 to_published(env, endpoint, headers, ifindex, &publish, opening).map(|()| None)
             }
-            _ => Ok(Some(Verdict::Pass)),
+            _ => policy::check_host(env, endpoint, headers, ifindex).map(|()| Some(Verdict::Pass)),
         };
     }
     if policy::same_network::<F>(endpoint, &headers.dst) {
@@ -248,6 +252,7 @@ fn to_published<F: Ip, E: Env<F>>(
     publish: &Publish<F::Addr>,
     opening: &mut Opening<F::Addr>,
 ) -> Result<(), DropReason> {
+    policy::check_allowed(env, publish.allow, &headers.src)?;
     let same_network = publish.network == endpoint.network;
     if has(endpoint.flags, endpoint_flags::INTERNAL) && !same_network {
         return Err(DropReason::Internal);

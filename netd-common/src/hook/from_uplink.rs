@@ -6,9 +6,9 @@ use crate::{
     conntrack::{self, Moment, Opening, Source, Target},
     env::{Env, Packet},
     family::{Address, Ip},
-    maps::{Config, Owner, PublishKey},
+    maps::{Config, Owner, PublishKey, endpoint_flags},
     net::UPLINK_ZONE,
-    policy::{self, Access},
+    policy::{self, Access, has},
     verdict::{DropReason, Verdict},
     wire::{Fragment, Headers},
 };
@@ -77,17 +77,16 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     let Some(publish) = published(env, headers).filter(|_| env.is_local(&headers.dst)) else {
         return Ok(Some(Verdict::Pass));
     };
+    policy::check_allowed(env, publish.allow, &headers.src)?;
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
     opening.original = headers.tuple(UPLINK_ZONE);
     (opening.dst, opening.dport) = (publish.backend, publish.port);
     opening.target = Target::Sandbox(publish.ifindex);
     let gateway = super::gateway_of::<F>(&publish, target);
-    // IPv4 cannot show an IPv6 client's address (truth table T7), and a link-local one means another host on the sandbox's link.
-    opening.source = if publish.backend.is_mapped() || on_the_link {
-        Source::Masquerade(gateway)
-    } else {
-        Source::KeepOr(gateway)
-    };
+    // IPv4 cannot show an IPv6 client's address (truth table T7), an internal network knows no way to a client outside, and a link-local address means
+    // another host on the sandbox's link.
+    let stranger = publish.backend.is_mapped() || has(target.flags, endpoint_flags::INTERNAL) || on_the_link;
+    opening.source = if stranger { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
     opening.routed = true;
     opening.arrived = packet.ifindex();
     Ok(None)

@@ -12,6 +12,8 @@ mod to_endpoint;
 mod to_uplink;
 
 #[cfg(test)]
+mod malformed;
+#[cfg(test)]
 mod tests;
 
 pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
@@ -31,7 +33,7 @@ use crate::{
     },
     net::{Be16, IfIndex, LOOPBACK_ZONE, UPLINK_ZONE, Zone},
     verdict::{DropReason, Judgement, Verdict},
-    wire::{Headers, L4, reset},
+    wire::{Headers, L4, reset, sane},
 };
 
 /// A hook's answer; the error is the reason of a drop.
@@ -185,6 +187,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
         Some(verdict) => return Ok(verdict.widened()),
         None => {}
     }
+    sane::check(packet, &draft.headers)?;
     conntrack::open(env, &mut draft)?;
     settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)
 }

@@ -139,7 +139,8 @@ macro_rules! both_families {
 const SYN_ACK: u8 = SYN | ACK;
 const TCP_SYN: Kind = Kind::Tcp(SYN);
 
-mod direct; // behind the macro that it uses
+mod direct; // behind the macro that they use
+mod own;
 
 both_families! {
     fn a_connection_leaves_with_the_hosts_address_and_its_replies_come_back<F>() {
@@ -414,7 +415,10 @@ both_families! {
         assert_eq!((known.headers().src, known.headers().sport), (sent.src, sent.sport));
         let unknown = via_stack(&wire::<F>(Party::A1, 40_001, Party::Remote, 80, Kind::Tcp(ACK)));
         assert_eq!(unknown.decision, Err(DropReason::LeakGuard));
-        assert_eq!(via_stack(&wire::<F>(Party::Host, 1, Party::Remote, 80, TCP_SYN)).decision, Ok(Verdict::Pass));
+        for host in [Party::Host, Party::GatewayA] {
+            let own = via_stack(&wire::<F>(host, 1, Party::Remote, 80, TCP_SYN));
+            assert_eq!(own.decision, Ok(Verdict::Pass), "{host:?}");
+        }
     }
 
     fn the_gate_lets_in_the_host_and_flows_and_nothing_else<F>() {

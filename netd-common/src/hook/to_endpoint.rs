@@ -41,11 +41,13 @@ pub fn to_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     opening: &mut Opening<F::Addr>,
 ) -> Decided {
     let from = packet.ingress_ifindex();
+    let ifindex = packet.ifindex();
+    let endpoint = env.endpoint(ifindex);
     if from == 0 {
+        policy::remember(env, endpoint.map_or(0, |endpoint| endpoint.flags), headers, ifindex);
         return Ok(Some(Verdict::Pass)); // the host may reach every port of its sandboxes (truth table T42)
     }
-    let ifindex = packet.ifindex();
-    let endpoint = env.endpoint(ifindex).ok_or(DropReason::EndpointDown)?;
+    let endpoint = endpoint.ok_or(DropReason::EndpointDown)?;
     if let Some(neighbour) = env.endpoint(from).filter(|n| has(n.flags, endpoint_flags::ACTIVE)) {
         return if neighbour.network != endpoint.network {
             Err(DropReason::Isolation)

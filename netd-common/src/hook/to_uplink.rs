@@ -29,6 +29,9 @@ pub fn to_uplink_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) -> O
 pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, headers: &Headers<F>) -> Decision<F> {
     let network = env.subnet(&headers.src).and_then(|slot| env.network(slot));
     let Some(network) = network else { return Ok(Verdict::Pass) };
+    if env.is_local(&headers.src) {
+        return Ok(Verdict::Pass); // a gateway's address is the host's own: dialled from outside, it answers (truth table T5)
+    }
     if has(network.flags, endpoint_flags::INTERNAL) {
         return Err(DropReason::Internal);
     }

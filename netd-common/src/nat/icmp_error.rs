@@ -122,7 +122,11 @@ fn transport_checksum<F: Ip, P: Packet>(
     if udp && F::UDP_ZERO_IS_NONE && old == [0, 0] {
         return Ok(0);
     }
-    update(packet, at, delta)
+    let change = update(packet, at, delta)?;
+    if udp && packet.load::<2>(at)? == [0, 0] {
+        packet.store(at, [0xff, 0xff])?; // zero would mean "none"; in a sum they are the same
+    }
+    Ok(change)
 }
 
 /// Changes a checksum inside the packet by a delta. Returns what that adds to a checksum over it.

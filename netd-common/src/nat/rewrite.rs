@@ -143,3 +143,56 @@ fn sctp_ports<F: Ip, P: Packet>(
     }
     packet.store(at + l4::PORTS, new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fake::{Cast, FakePacket, Kind, Party, Wire, mac},
+        family::{V4, V6},
+        net::UPLINK_ZONE,
+        wire::l4::UDP_CHECKSUM,
+    };
+
+    /// Translates a datagram that carries this word; returns its checksum.
+    fn checksum_after<F: Cast>(word: [u8; 2]) -> [u8; 2] {
+        let (from, to) = (Party::A1, Party::Remote);
+        let wire = Wire {
+            from: mac(from),
+            src: F::of(from),
+            dst: F::of(to),
+            sport: 5000,
+            dport: 53,
+            kind: Kind::Udp,
+            ttl: 64,
+        };
+        let mut packet = FakePacket::new(wire.build::<F>(), 0);
+        let headers = Headers::<F>::read(&packet).expect("a datagram");
+        let at = headers.l4_offset + UDP_CHECKSUM;
+        let payload = headers.l4_offset + 8;
+        let old = packet.load::<2>(payload).expect("the payload");
+        let sum = csum::delta(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(word)));
+        packet.store(payload, word).expect("the payload");
+        let udp = ChecksumChange { pseudo_header: false, ipv6: F::V6, zero_is_none: true };
+        packet.update_checksum(at, sum, udp).expect("the checksum");
+        let key = headers.tuple(UPLINK_ZONE);
+        let (src, dst, sport, dport) = (F::of(Party::Host), key.dst, Be16::from(20_000), key.dport);
+        let mut flow = Flow { src, dst, sport, dport, flags: flow_flags::TRANSLATE, ..Flow::default() };
+        prepare(&key, &mut flow);
+        apply(&mut packet, &headers, &flow, false).expect("a translation");
+        packet.load::<2>(at).expect("the checksum")
+    }
+
+    fn a_udp_checksum_never_becomes_none<F: Cast>() {
+        let zero = checksum_after::<F>([0, 0]);
+        // The word that adds what the checksum lacks: a sum of ones, whose complement is zero.
+        assert_eq!(checksum_after::<F>(zero), [0xff, 0xff]);
+        assert_ne!(zero, [0xff, 0xff], "an ordinary word leaves an ordinary checksum");
+    }
+
+    #[test]
+    fn a_udp_checksum_never_becomes_none_in_either_family() {
+        a_udp_checksum_never_becomes_none::<V4>();
+        a_udp_checksum_never_becomes_none::<V6>();
+    }
+}

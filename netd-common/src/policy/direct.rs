@@ -1,7 +1,7 @@
 //! Sandboxes addressed directly, by their own address and from beyond their network: what Docker's gateway modes, trusted interfaces and
 //! accepted marks allow (Docker semantics B6 to B10, A12, A13).
 
-use super::has;
+use super::{check_allowed, has};
 use crate::{
     env::{Env, Packet},
     family::{Address, Ip},
@@ -52,8 +52,10 @@ pub fn direct<F: Ip, P: Packet, E: Env<F>>(
         return Ok(Access::Granted);
     }
     let key = PublishKey { addr: headers.dst, port: headers.dport, proto: headers.proto, pad: 0 };
-    if matches!(headers.l4, L4::Tcp | L4::Udp) && env.opened(&key).is_some() {
-        return Ok(Access::Granted);
+    if matches!(headers.l4, L4::Tcp | L4::Udp | L4::Sctp)
+        && let Some(open) = env.opened(&key)
+    {
+        return check_allowed(env, open.allow, &headers.src).map(|()| Access::Granted);
     }
     match config.accept_mask {
         0 => Err(DropReason::Unpublished),

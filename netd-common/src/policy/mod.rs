@@ -1,11 +1,15 @@
-//! Who may talk to whom: anti-spoofing, neighbours on one network, and sandboxes addressed directly from beyond it.
+//! Who may talk to whom: anti-spoofing, neighbours on one network, sandboxes addressed directly from beyond it, published ports, the host.
 
 mod direct;
+mod host;
 mod neighbours;
+mod publish;
 mod spoof;
 
 pub use direct::{Access, direct};
+pub use host::{check_host, remember};
 pub use neighbours::{Neighbour, check_other_frame, may_be_published, neighbour, same_network};
+pub use publish::check_allowed;
 pub use spoof::{check_arp, check_control, check_mac, check_source, is_neighbour_discovery};
 
 /// Whether an endpoint flag is set.

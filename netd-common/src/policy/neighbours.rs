@@ -57,7 +57,7 @@ pub fn neighbour<F: Ip, E: Env<F>>(
         return Ok(owner.map_or(Neighbour::Bridge, |owner| Neighbour::Direct(owner.ifindex)));
     }
     let owner = owner.ok_or(DropReason::Icc)?;
-    let ported = matches!(headers.l4, L4::Tcp | L4::Udp);
+    let ported = matches!(headers.l4, L4::Tcp | L4::Udp | L4::Sctp);
     let key =
         LinkKey { src: headers.src, dst: headers.dst, port: headers.dport, proto: headers.proto, pad: 0 };
     if ported && has(endpoint.flags, endpoint_flags::LINKS) && env.linked(&key) {

@@ -399,6 +399,9 @@ impl Readable for crate::family::V6 {
                 break;
             }
             let f = packet.load::<8>(ip.l4_offset)?;
+            if ip.proto == ipv6::ROUTING && f[3] != 0 {
+                return Err(DropReason::Malformed); // on its way to somewhere else than it says (RFC 5095)
+            }
             let length = match ip.proto {
                 ipv6::FRAGMENT => 8,
                 ipv6::AUTH => (u32::from(f[1]) + 2) * 4,

@@ -25,3 +25,14 @@ pub const PLAIN: u8 = 0x45;
 pub const OFFSET_MASK: u16 = 0x1fff;
 /// More fragments follow.
 pub const MORE: u16 = 0x2000;
+
+/// Option: the options end here (RFC 791 §3.1).
+pub const OPTIONS_END: u8 = 0;
+/// Option: one byte that says nothing.
+pub const NO_OPERATION: u8 = 1;
+/// Option: loose source route.
+pub const LOOSE_ROUTE: u8 = 131;
+/// Option: strict source route.
+pub const STRICT_ROUTE: u8 = 137;
+/// Options that are walked; a header of more is refused. Real ones have one or two, and up to three bytes that say nothing beside each.
+pub const MOST_OPTIONS: u32 = 10;

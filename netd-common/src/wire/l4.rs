@@ -54,6 +54,13 @@ pub const ICMP_ERROR_HEADER: u32 = 8;
 /// TCP data offset; the flags follow at once.
 pub const TCP_OFFSET: u32 = 12;
 
+/// Length of a TCP header without options.
+pub const TCP_HEADER: u32 = 20;
+/// Length of a UDP header, and of an ICMP echo's.
+pub const UDP_HEADER: u32 = 8;
+/// Length of a UDP datagram with its header.
+pub const UDP_LENGTH: u32 = 4;
+
 /// Checksum of TCP.
 pub const TCP_CHECKSUM: u32 = 16;
 /// Checksum of UDP.

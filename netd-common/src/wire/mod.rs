@@ -10,6 +10,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod l4;
 pub mod reset;
+pub mod sane;
 
 pub use fragment::{Fragment, Place, Span};
 pub use headers::{Headers, L4};

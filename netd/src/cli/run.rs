@@ -27,7 +27,7 @@ use crate::{
 ///
 /// The command has its own network, /etc/hosts, /etc/resolv.conf, host name and /sys; files and processes are the host's.
 /// There is no image: the first word is the command. Terminal, environment and working directory are the caller's, so
-/// that docker's -i, -t, -e, -v and -w have no counterpart.
+/// that docker's -e, -v and -w have no counterpart, and -i and -t change nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 EXIT CODES:
@@ -40,6 +40,7 @@ EXAMPLES:
   netd run -d --name web --network app -p 8080:80 -- busybox httpd -f -p 80
   netd run --rm --network sandbox:web -- ss -ltn
   netd run --rm --network none -- make test")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Run {
     /// Remove the sandbox when the command ends
     #[arg(long)]
@@ -47,6 +48,12 @@ pub(super) struct Run {
     /// Run in the background and print the sandbox's id; its output goes to `LogPath` of inspect
     #[arg(short, long)]
     detach: bool,
+    /// Accepted as in docker: standard input is the caller's anyway
+    #[arg(short, long)]
+    interactive: bool,
+    /// Accepted as in docker: the terminal is the caller's anyway
+    #[arg(short, long)]
+    tty: bool,
     /// Name of the sandbox [default: a made-up one]
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
@@ -60,7 +67,7 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(self, client: &Client) -> Outcome {
         let signals = Signals::block()?;
-        let Self { rm, detach, name, endpoints, command } = self;
+        let Self { rm, detach, name, endpoints, command, .. } = self;
         let mut request = endpoints.request(name)?;
         request.command = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         let sandbox = block_on(async {

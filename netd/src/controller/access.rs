@@ -1,15 +1,15 @@
-//! Ports that are open on a sandbox's own address, and ports that links open between two sandboxes.
+//! Ports that are open on a sandbox's own address, on the host for one network, and between two sandboxes by a link.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{World, flows::addresses, object::Ports};
 use crate::{
     dataplane::LinkEntry,
-    model::{Endpoint, GatewayMode, Id, IfName, Network, Protocol, Sandbox},
+    model::{Endpoint, GatewayMode, HostAccess, Id, IfName, Network, Protocol, Sandbox, Sources},
 };
 
 /// A port on an endpoint's own address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OpenPort {
     /// The endpoint's address.
     pub ip: IpAddr,
@@ -17,12 +17,14 @@ pub struct OpenPort {
     pub port: u16,
     /// The protocol.
     pub protocol: Protocol,
+    /// Who may come.
+    pub allow: Sources,
 }
 
-/// Ports that are open on the addresses of one endpoint.
+/// Ports that are open on the addresses of one endpoint, or on those of a bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
-    /// Host side of the endpoint's veth.
+    /// Host side of the endpoint's veth, or the bridge.
     pub host: IfName,
     /// The ports, in ascending order.
     pub ports: Ports<OpenPort>,
@@ -51,11 +53,31 @@ pub fn open(world: &World, sandbox: &Sandbox, endpoint: &Endpoint, network: &Net
     let ports: BTreeSet<OpenPort> = bindings
         .filter_map(|binding| {
             let (ip, mode) = if binding.host_ip.is_ipv6() { ipv6.or(ipv4) } else { ipv4 }?;
-            opens(mode).then_some(OpenPort { ip, port: binding.port, protocol: binding.protocol })
+            let (port, protocol, allow) = (binding.port, binding.protocol, binding.allow.clone());
+            opens(mode).then_some(OpenPort { ip, port, protocol, allow })
         })
         .collect();
     let ports: Ports<OpenPort> = ports.into_iter().collect();
     (!ports.is_empty()).then(|| Open { host: endpoint.host_ifname.clone(), ports })
+}
+
+/// Returns the ports of the host that a network reaches where it does not reach all of them, on its bridge's addresses. They stand for every address
+/// of the host.
+pub fn open_on_host(network: &Network) -> Option<Open> {
+    let HostAccess::Only(allowed) = &network.bridge.host_access else { return None };
+    let gateways = [false, true].into_iter().filter_map(|ipv6| network.pool_for(ipv6)?.gateway);
+    let ports = gateways.flat_map(|ip| {
+        let open = move |&(port, protocol): &(u16, Protocol)| OpenPort {
+            ip,
+            port,
+            protocol,
+            allow: Sources::default(),
+        };
+        allowed.iter().map(open)
+    });
+    let ports: BTreeSet<OpenPort> = ports.collect();
+    let ports: Ports<OpenPort> = ports.into_iter().collect();
+    (!ports.is_empty()).then(|| Open { host: network.bridge.ifname.clone(), ports })
 }
 
 /// Returns what a sandbox's links open: the targets' exposed ports, on the default network, where sandboxes may not talk otherwise

@@ -85,7 +85,12 @@ impl FakeMachine {
                 let guarded = p.ports.iter().all(|port| self.guarded.contains(&port.listen));
                 vec![(record(&p.host), "a port needs its endpoint"), (guarded, "a port needs its guard")]
             }
-            Object::Open(open) => vec![(record(&open.host), "an open port needs its endpoint")],
+            Object::Open(open) => {
+                vec![(
+                    record(&open.host) || bridge(&open.host),
+                    "an open port needs its endpoint or its bridge",
+                )]
+            }
             Object::Up(host) => {
                 vec![
                     (record(host), "no link is up before its endpoint"),
@@ -143,7 +148,7 @@ impl FakeMachine {
         match (object, present) {
             (Object::Guard(listens), _) => self.guarded.extend(listens.iter().copied()),
             (Object::Publish(p), _) => {
-                let ports = p.ports.iter().map(|port| (port.listen, (p.host.clone(), *port)));
+                let ports = p.ports.iter().map(|port| (port.listen, (p.host.clone(), port.clone())));
                 self.published.extend(ports);
             }
             (object, Some(index)) => self.objects[index] = object.clone(),

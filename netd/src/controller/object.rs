@@ -19,8 +19,8 @@ use super::{
 use crate::{
     dataplane::PublishEntry,
     model::{
-        Binding, BridgeOptions, Driver, Endpoint, GatewayMode, Id, IfName, Mac, Name, Netns, Network,
-        Protocol, Sandbox, SandboxMode,
+        Binding, BridgeOptions, Driver, Endpoint, GatewayMode, HostAccess, Id, IfName, Mac, Name, Netns,
+        Network, Protocol, Sandbox, SandboxMode, Sources,
     },
 };
 
@@ -47,7 +47,7 @@ pub enum Object {
     Guard(Ports<Listen>),
     /// Host ports that lead to an endpoint.
     Publish(Publish),
-    /// Ports that are open on an endpoint's own address.
+    /// Ports that are open on an endpoint's own address, or on a bridge's for its network.
     Open(Open),
     /// Ports that a sandbox's links open for it.
     Links(Links),
@@ -110,6 +110,8 @@ pub struct Slot {
     pub host_ipv4: Option<Ipv4Addr>,
     /// Fixed source of masqueraded IPv6 flows.
     pub host_ipv6: Option<Ipv6Addr>,
+    /// Whether it reaches no service of the host but those that are open on the bridge's addresses.
+    pub host_closed: bool,
 }
 
 /// The files of a sandbox, by content.
@@ -186,7 +188,7 @@ pub struct Listen {
 }
 
 /// A published port without its endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Port {
     /// What it answers on.
     pub listen: Listen,
@@ -194,6 +196,8 @@ pub struct Port {
     pub backend: IpAddr,
     /// Port there.
     pub backend_port: u16,
+    /// Who may come.
+    pub allow: Sources,
 }
 
 /// Published ports that lead to one endpoint.
@@ -298,14 +302,15 @@ pub fn of_network(network: &Network) -> Vec<Object> {
         ipv4.and_then(|(subnet, ip)| Some(IpNet::from(Ipv4Net::new(ip?, subnet.prefix_len()).ok()?)));
     let address6 =
         ipv6.and_then(|(subnet, ip)| Some(IpNet::from(Ipv6Net::new(ip?, subnet.prefix_len()).ok()?)));
-    vec![
+    let mut objects = vec![
         Object::Bridge(Bridge {
             ifname: options.ifname.clone(),
             network: network.id.clone(),
             mac: mac_of(&network.id),
             mtu: options.mtu.unwrap_or(MTU),
             addresses: address4.into_iter().chain(address6).collect(),
-            internal: network.internal,
+            // Answers of published ports ask for their way as packets of the bridge.
+            internal: network.internal && !options.publish_internal,
             ipv6: network.ipv6,
             adoptable: network.options.contains_key(BridgeOptions::NAME),
         }),
@@ -321,8 +326,11 @@ pub fn of_network(network: &Network) -> Vec<Object> {
             trusts: !options.trusted_host_interfaces.is_empty(),
             host_ipv4: options.host_ipv4,
             host_ipv6: options.host_ipv6,
+            host_closed: options.host_access != HostAccess::All,
         }),
-    ]
+    ];
+    objects.extend(access::open_on_host(network).map(Object::Open));
+    objects
 }
 
 /// Returns what a sandbox consists of, in a world that holds its networks.
@@ -407,7 +415,12 @@ fn published(sandbox: &Sandbox, endpoint: &Endpoint) -> Option<Object> {
         .filter(|binding| binding.endpoint == endpoint.id && binding.takes_host_port())
         .filter_map(|binding| {
             let backend = if binding.host_ip.is_ipv6() { ipv6.or(ipv4) } else { ipv4 };
-            Some(Port { listen: binding.into(), backend: backend?, backend_port: binding.port })
+            Some(Port {
+                listen: binding.into(),
+                backend: backend?,
+                backend_port: binding.port,
+                allow: binding.allow.clone(),
+            })
         })
         .collect();
     (!ports.is_empty()).then(|| Object::Publish(Publish { host: endpoint.host_ifname.clone(), ports }))

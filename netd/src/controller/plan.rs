@@ -123,8 +123,8 @@ impl Changes {
 
 /// What serves each host port before and after: the host side of a veth and a port behind it.
 struct PortChanges<'a> {
-    old: HashMap<Listen, (&'a IfName, Port)>,
-    new: HashMap<Listen, (&'a IfName, Port)>,
+    old: HashMap<Listen, (&'a IfName, &'a Port)>,
+    new: HashMap<Listen, (&'a IfName, &'a Port)>,
 }
 
 impl<'a> PortChanges<'a> {
@@ -135,7 +135,7 @@ impl<'a> PortChanges<'a> {
                 _ => None,
             });
             publishes
-                .flat_map(|publish| publish.ports.iter().map(|port| (port.listen, (&publish.host, *port))))
+                .flat_map(|publish| publish.ports.iter().map(|port| (port.listen, (&publish.host, port))))
                 .collect()
         };
         Self { old: index(old), new: index(new) }
@@ -158,12 +158,12 @@ impl<'a> PortChanges<'a> {
         let mut moved: HashMap<&IfName, (Vec<Port>, Vec<Port>)> = HashMap::new();
         for port in publish.ports.iter() {
             match self.old.get(&port.listen) {
-                None => fresh.push(*port),
-                Some((host, old)) if **host == publish.host && old == port => {}
+                None => fresh.push(port.clone()),
+                Some((host, old)) if **host == publish.host && *old == port => {}
                 Some((host, old)) => {
                     let (from, to) = moved.entry(host).or_default();
-                    from.push(*old);
-                    to.push(*port);
+                    from.push((*old).clone());
+                    to.push(port.clone());
                 }
             }
         }
@@ -178,7 +178,7 @@ impl<'a> PortChanges<'a> {
     /// Stops serving the ports that nobody serves any more.
     fn withdraw(&self, publish: &Publish, steps: &mut Vec<Step>) {
         let gone: Ports<Port> =
-            publish.ports.iter().filter(|port| !self.new.contains_key(&port.listen)).copied().collect();
+            publish.ports.iter().filter(|port| !self.new.contains_key(&port.listen)).cloned().collect();
         if !gone.is_empty() {
             steps.push(Step::Remove(Object::Publish(Publish { host: publish.host.clone(), ports: gone })));
         }

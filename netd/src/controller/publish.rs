@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Code, Error, World, gateway, object::Listen};
-use crate::model::{Binding, BridgeOptions, Endpoint, GatewayMode, Protocol, PublishSpec, Sandbox};
+use crate::model::{Binding, BridgeOptions, Endpoint, GatewayMode, Protocol, PublishSpec, Sandbox, Sources};
 
 /// Tries for one ephemeral port (moby `daemon/libnetwork/portmappers/nat`, `maxAllocatePortAttempts`).
 const EPHEMERAL_TRIES: usize = 10;
@@ -70,6 +70,7 @@ pub fn requested(sandbox: &Sandbox) -> Vec<PublishSpec> {
             host_ports: None,
             ports: (port, port),
             protocol,
+            allow: Sources::default(),
         });
     sandbox.publish.iter().cloned().chain(implied).collect()
 }
@@ -95,7 +96,7 @@ pub fn bind(
     }
     let mut bindings = Vec::new();
     for group in groups(specs) {
-        let &PublishSpec { ports, host_ports, protocol, .. } = group[0];
+        let PublishSpec { ports, host_ports, protocol, allow, .. } = group[0].clone();
         let addresses: Vec<(IpAddr, &Endpoint)> =
             group.iter().flat_map(|spec| served.addresses(spec.host_ip)).collect();
         bindings.extend(group.iter().flat_map(|spec| served.opened(spec)));
@@ -118,8 +119,9 @@ pub fn bind(
                 wanted => choose(wanted, port, protocol, kept, &listens, taken, host)?,
             };
             for (ip, endpoint) in &addresses {
+                let endpoint = endpoint.id.clone();
                 let binding =
-                    Binding { host_ip: *ip, host_port, port, protocol, endpoint: endpoint.id.clone() };
+                    Binding { host_ip: *ip, host_port, port, protocol, endpoint, allow: allow.clone() };
                 taken.add((&binding).into());
                 bindings.push(binding);
             }
@@ -196,7 +198,7 @@ fn groups(specs: &[PublishSpec]) -> Vec<Vec<&PublishSpec>> {
     let mut groups: Vec<Vec<&PublishSpec>> = Vec::new();
     let mut seen: HashMap<_, Vec<usize>> = HashMap::new();
     for spec in specs {
-        let same = seen.entry((spec.host_ports, spec.ports, spec.protocol)).or_default();
+        let same = seen.entry((spec.host_ports, spec.ports, spec.protocol, &spec.allow)).or_default();
         let joins = same.iter().copied().find(|index| {
             groups[*index].iter().all(|other| match (other.host_ip, spec.host_ip) {
                 (Some(a), Some(b)) => a != b,
@@ -225,8 +227,9 @@ struct Served<'a> {
 
 impl<'a> Served<'a> {
     fn of(world: &World, sandbox: &'a Sandbox, host_ipv6: bool) -> Self {
-        let ipv4 = gateway::provider(world, sandbox, false);
-        let ipv6 = gateway::provider(world, sandbox, true);
+        let serving =
+            |ipv6| gateway::provider(world, sandbox, ipv6).or_else(|| opted_in(world, sandbox, ipv6));
+        let (ipv4, ipv6) = (serving(false), serving(true));
         let configured =
             ipv4.or(ipv6).and_then(|endpoint| world.network_by_id(&endpoint.network)?.bridge.host_binding);
         let everywhere = [
@@ -246,17 +249,18 @@ impl<'a> Served<'a> {
     fn opened(&self, spec: &PublishSpec) -> impl Iterator<Item = Binding> {
         let of_family =
             |(ipv6, _): &&(bool, &'a Endpoint)| spec.host_ip.is_none_or(|ip| ip.is_ipv6() == *ipv6);
-        let (ports, protocol) = (spec.ports, spec.protocol);
+        let PublishSpec { ports, protocol, allow, .. } = spec.clone();
         self.routed.iter().filter(of_family).flat_map(move |(ipv6, endpoint)| {
             let host_ip: IpAddr =
                 if *ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-            let endpoint = endpoint.id.clone();
+            let (endpoint, allow) = (endpoint.id.clone(), allow.clone());
             (ports.0..=ports.1).map(move |port| Binding {
                 host_ip,
                 host_port: 0,
                 port,
                 protocol,
                 endpoint: endpoint.clone(),
+                allow: allow.clone(),
             })
         })
     }
@@ -275,6 +279,21 @@ impl<'a> Served<'a> {
             .filter(|(ip, endpoint)| self.translates(*ip, endpoint))
             .collect()
     }
+}
+
+/// Returns the first endpoint on an internal network that publishes all the same (`netd.publish_internal`, truth table T58).
+fn opted_in<'a>(world: &World, sandbox: &'a Sandbox, ipv6: bool) -> Option<&'a Endpoint> {
+    sandbox.endpoints.iter().find(|endpoint| {
+        let network = world.network_by_id(&endpoint.network);
+        let has_address = if ipv6 { endpoint.ipv6.is_some() } else { endpoint.ipv4.is_some() };
+        // Clients outside are shown as the bridge: a network without its address can't serve them.
+        let serves = network.is_some_and(|network| {
+            network.internal
+                && network.bridge.publish_internal
+                && network.pool_for(ipv6).is_some_and(|pool| pool.gateway.is_some())
+        });
+        has_address && serves
+    })
 }
 
 /// Returns a sandbox's endpoints in gateway mode `routed`, by family (true: IPv6).
@@ -362,7 +381,8 @@ fn runs(bindings: &[&Binding]) -> Vec<PublishSpec> {
     let mut specs: Vec<PublishSpec> = Vec::new();
     for binding in sorted {
         let next = |spec: &PublishSpec| {
-            (spec.protocol, spec.host_ip) == (binding.protocol, Some(binding.host_ip))
+            (spec.protocol, spec.host_ip, &spec.allow)
+                == (binding.protocol, Some(binding.host_ip), &binding.allow)
                 && spec.ports.1.checked_add(1) == Some(binding.port)
                 && spec.host_ports.map_or(Some(0), |(_, last)| last.checked_add(1)) == Some(binding.host_port)
         };
@@ -376,6 +396,7 @@ fn runs(bindings: &[&Binding]) -> Vec<PublishSpec> {
                 host_ports: binding.takes_host_port().then_some((binding.host_port, binding.host_port)),
                 ports: (binding.port, binding.port),
                 protocol: binding.protocol,
+                allow: binding.allow.clone(),
             }),
         }
     }

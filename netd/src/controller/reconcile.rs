@@ -8,7 +8,6 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Code, Error, World,
-    access::OpenPort,
     apply::{Machine, Owned},
     default_bridge,
     object::{Listen, Object},
@@ -132,7 +131,9 @@ impl<M: Machine> Controller<M> {
             match step {
                 Step::Put(Object::Record(record)) => hosts.push(&record.host),
                 Step::Put(Object::Guard(guard)) => listens.extend(guard.iter().copied()),
-                Step::Put(Object::Open(object)) => open.extend(object.ports.iter().copied()),
+                Step::Put(Object::Open(object)) => {
+                    open.extend(object.ports.iter().map(|port| (port.ip, port.port, port.protocol)));
+                }
                 Step::Put(Object::Links(object)) => links.extend(object.ports.iter().copied()),
                 _ => {}
             }
@@ -152,9 +153,7 @@ impl<M: Machine> Controller<M> {
             self.machine.apply(&Step::Remove(Object::Guard(guard))).await?;
         }
         self.machine.dataplane(|dataplane| {
-            let is_open = |entry: &OpenEntry| {
-                open.contains(&OpenPort { ip: entry.ip, port: entry.port, protocol: entry.protocol })
-            };
+            let is_open = |entry: &OpenEntry| open.contains(&(entry.ip, entry.port, entry.protocol));
             let closed: Vec<_> = inventory.open.into_iter().filter(|entry| !is_open(entry)).collect();
             dataplane.remove_open(&closed)?;
             let unlinked: Vec<_> =
@@ -262,6 +261,7 @@ fn empty_network(index: u16) -> dataplane::NetworkEntry {
         trusts: false,
         host_ipv4: None,
         host_ipv6: None,
+        host_closed: false,
     }
 }
 

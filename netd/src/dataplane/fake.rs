@@ -132,8 +132,10 @@ impl Dataplane for Fake {
 
     fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
         for entry in entries {
-            order(!self.endpoints.contains_key(&entry.ifindex), "port opened before its endpoint")?;
-            self.open.insert(*entry);
+            let bridge = self.networks.values().any(|network| network.bridge == entry.ifindex);
+            let known = bridge || self.endpoints.contains_key(&entry.ifindex);
+            order(!known, "port opened before its endpoint or its network")?;
+            self.open.insert(entry.clone());
         }
         Ok(())
     }
@@ -186,7 +188,7 @@ impl Dataplane for Fake {
         Ok(Inventory {
             endpoints: self.endpoints.values().cloned().collect(),
             publishes: self.publishes.values().cloned().collect(),
-            open: self.open.iter().copied().collect(),
+            open: self.open.iter().cloned().collect(),
             links: self.links.iter().copied().collect(),
             networks: self.networks.keys().copied().collect(),
             uplinks: self.uplinks.keys().copied().collect(),

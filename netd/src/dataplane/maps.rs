@@ -13,8 +13,8 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network, Open,
-        Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, held, port_set,
+        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network,
+        Open, Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -22,7 +22,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 27] = [
+pub const NAMES: [&str; 31] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -45,6 +45,10 @@ pub const NAMES: [&str; 27] = [
     "LINK4",
     "LINK6",
     "TRUST",
+    "ALLOW4",
+    "ALLOW6",
+    "ASKED4",
+    "ASKED6",
     "DATAGRAM4",
     "DATAGRAM6",
     "HELD",
@@ -172,6 +176,8 @@ pub struct FamilyMaps<A> {
     pub publish: Table<PublishKey<A>, Publish<A>>,
     /// Ports open on sandboxes' own addresses.
     pub open: Table<PublishKey<A>, Open>,
+    /// Lists of sources that may come to a port.
+    pub allow: LpmTrie<MapData, AllowKey<A>, u32>,
     /// Ports that links open.
     pub link: Table<LinkKey<A>, u32>,
 }
@@ -238,6 +244,7 @@ impl Maps {
                 local: Table::open(pins, "LOCAL4")?,
                 publish: Table::open(pins, "PUBLISH4")?,
                 open: Table::open(pins, "OPEN4")?,
+                allow: trie(pins, "ALLOW4")?,
                 link: Table::open(pins, "LINK4")?,
             },
             v6: FamilyMaps {
@@ -247,6 +254,7 @@ impl Maps {
                 local: Table::open(pins, "LOCAL6")?,
                 publish: Table::open(pins, "PUBLISH6")?,
                 open: Table::open(pins, "OPEN6")?,
+                allow: trie(pins, "ALLOW6")?,
                 link: Table::open(pins, "LINK6")?,
             },
         })
@@ -312,6 +320,10 @@ pub fn shapes() -> Vec<Shape> {
         of::<DialledKey, Dialled>("DIALLED"),
         of::<PublishKey<Addr4>, Open>("OPEN4"),
         of::<PublishKey<Addr6>, Open>("OPEN6"),
+        Shape { name: "ALLOW4", key: 12, value: 4 },
+        Shape { name: "ALLOW6", key: 24, value: 4 },
+        of::<Tuple<Addr4>, u32>("ASKED4"),
+        of::<Tuple<Addr6>, u32>("ASKED6"),
         of::<LinkKey<Addr4>, u32>("LINK4"),
         of::<LinkKey<Addr6>, u32>("LINK6"),
         of::<TrustKey, u32>("TRUST"),

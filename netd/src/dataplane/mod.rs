@@ -27,7 +27,7 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::model::{GatewayMode, IfName, Mac, Protocol};
+use crate::model::{GatewayMode, IfName, Mac, Protocol, Sources};
 
 /// Where the programs, pins and cgroup of one instance live.
 #[derive(Debug, Clone)]
@@ -141,6 +141,8 @@ pub struct NetworkEntry {
     pub host_ipv4: Option<Ipv4Addr>,
     /// Fixed source of masqueraded IPv6 flows.
     pub host_ipv6: Option<Ipv6Addr>,
+    /// Whether it reaches no service of the host but those that are open on the bridge's addresses.
+    pub host_closed: bool,
 }
 
 /// An endpoint in the dataplane.
@@ -173,10 +175,12 @@ pub struct PublishEntry {
     pub backend_port: u16,
     /// Host side of the endpoint's veth.
     pub ifindex: u32,
+    /// Who may come.
+    pub allow: Sources,
 }
 
-/// A port that is open on an endpoint's own address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A port that is open on an endpoint's own address, or, by the bridge's address, on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OpenEntry {
     /// The endpoint's address.
     pub ip: IpAddr,
@@ -186,6 +190,8 @@ pub struct OpenEntry {
     pub protocol: Protocol,
     /// Host side of the endpoint's veth.
     pub ifindex: u32,
+    /// Who may come.
+    pub allow: Sources,
 }
 
 /// A port that a link opens between two endpoints of a network without ICC.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::{Binding, Id, Protocol};
+use super::{Binding, Id, Protocol, Sources};
 
 /// Bindings whose host port and port count up together.
 #[derive(Serialize, Deserialize)]
@@ -14,6 +14,8 @@ struct Run {
     ports: (u16, u16),
     protocol: Protocol,
     endpoint: Id,
+    #[serde(default, skip_serializing_if = "Sources::is_everybody")]
+    allow: Sources,
 }
 
 impl Run {
@@ -24,13 +26,14 @@ impl Run {
             ports: (binding.port, binding.port),
             protocol: binding.protocol,
             endpoint: binding.endpoint.clone(),
+            allow: binding.allow.clone(),
         }
     }
 
     /// Takes the binding in where it continues the run.
     fn extend(&mut self, binding: &Binding) -> bool {
-        let follows = (self.host_ip, self.protocol, &self.endpoint)
-            == (binding.host_ip, binding.protocol, &binding.endpoint)
+        let follows = (self.host_ip, self.protocol, &self.endpoint, &self.allow)
+            == (binding.host_ip, binding.protocol, &binding.endpoint, &binding.allow)
             && self.next_host_port() == Some(binding.host_port)
             && self.ports.1.checked_add(1) == Some(binding.port);
         if follows {
@@ -56,6 +59,7 @@ impl Run {
                 port: self.ports.0 + offset,
                 protocol: self.protocol,
                 endpoint: self.endpoint.clone(),
+                allow: self.allow.clone(),
             })
         })
     }

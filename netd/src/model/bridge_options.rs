@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{BridgeOptions, GatewayMode, Id, IfName};
+use super::{BridgeOptions, GatewayMode, HostAccess, Id, IfName, publish_spec::parse_expose};
 
 /// Smallest MTU that IPv4 works with (RFC 791).
 const MIN_MTU: u32 = 68;
@@ -55,6 +55,8 @@ impl BridgeOptions {
             trusted_host_interfaces: Vec::new(),
             iface_prefix: "eth".to_owned(),
             inhibit_ipv4: false,
+            publish_internal: false,
+            host_access: HostAccess::All,
         })
     }
 
@@ -114,6 +116,10 @@ impl BridgeOptions {
             }
             "com.docker.network.advertise_addr_nmsgs" => check_range(key, value, "", 0, 3)?,
             "com.docker.network.advertise_addr_ms" => check_range(key, value, "ms", 100, 2000)?,
+            "netd.publish_internal" => {
+                self.publish_internal = parse_bool(value).map_err(|why| refused(&why))?;
+            }
+            "netd.host_access" => self.host_access = parse_host_access(value).map_err(|why| refused(&why))?,
             key if key.starts_with("netd.") => {
                 return Err(InvalidOption(format!("unknown option {key}: netd has no such key")));
             }
@@ -172,6 +178,25 @@ fn parse_mode(value: &str) -> Result<GatewayMode, String> {
         "routed" => Ok(GatewayMode::Routed),
         "isolated" => Ok(GatewayMode::Isolated),
         _ => Err(format!("unknown gateway mode {value}")),
+    }
+}
+
+/// Parses `all`, `none`, or ports with commas between them: `53/udp,53/tcp,8000-8010`.
+fn parse_host_access(value: &str) -> Result<HostAccess, String> {
+    match value {
+        "all" => Ok(HostAccess::All),
+        "none" => Ok(HostAccess::Only(Vec::new())),
+        _ => {
+            let ports = value.split(',').map(|text| {
+                parse_expose(text).map_err(|_| {
+                    format!("{text:?} is no port; it is all, none, or ports such as 53/udp,80/tcp")
+                })
+            });
+            let mut ports: Vec<_> = ports.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+            ports.sort_unstable();
+            ports.dedup();
+            Ok(HostAccess::Only(ports))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Id, IfName, IfPattern, Name};
+use super::{Id, IfName, IfPattern, Name, Protocol};
 
 /// How a network moves packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +116,24 @@ pub struct BridgeOptions {
     /// Whether the bridge goes without its IPv4 address (`inhibit_ipv4`); endpoints are still told the gateway.
     #[serde(default)]
     pub inhibit_ipv4: bool,
+    /// Whether an internal network's published ports are served all the same (`netd.publish_internal`).
+    #[serde(default)]
+    pub publish_internal: bool,
+    /// Which services of the host the network reaches (`netd.host_access`).
+    #[serde(default)]
+    pub host_access: HostAccess,
+}
+
+/// Which services of the host a network reaches. What netd itself needs there (ARP, neighbour discovery) and answers to the host always pass, and so
+/// do published ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostAccess {
+    /// All that the host's own firewall lets in, as under Docker.
+    #[default]
+    All,
+    /// These ports alone; none: nothing, ping included.
+    Only(Vec<(u16, Protocol)>),
 }
 
 impl Network {

@@ -114,7 +114,7 @@ fn sorted(bindings: &[Binding]) -> impl Iterator<Item = &Binding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Id;
+    use crate::model::{Id, Sources};
 
     /// Parses `IP:HOST->PORT/PROTO`.
     fn bindings(texts: &[&str]) -> Vec<Binding> {
@@ -123,7 +123,14 @@ mod tests {
             let host: SocketAddr = host.parse().expect("a host address");
             let (port, protocol) = parse_expose(inner).expect("a port")[0];
             let endpoint = Id::from_bytes(&[1; 32]);
-            Binding { host_ip: host.ip(), host_port: host.port(), port, protocol, endpoint }
+            Binding {
+                host_ip: host.ip(),
+                host_port: host.port(),
+                port,
+                protocol,
+                endpoint,
+                allow: Sources::default(),
+            }
         };
         texts.iter().map(parse).collect()
     }

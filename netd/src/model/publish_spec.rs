@@ -2,7 +2,9 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use super::{Protocol, PublishSpec};
+use ipnet::IpNet;
+
+use super::{Protocol, PublishSpec, sources};
 
 /// Says which port specification was refused and why, in Docker's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,8 +43,12 @@ impl PublishSpec {
 impl FromStr for PublishSpec {
     type Err = InvalidPorts;
 
-    /// Parses `[[IP:][HOST]:]PORT[/PROTOCOL]`, where HOST and PORT may be ranges and an IPv6 address may stand in brackets.
+    /// Parses `[[IP:][HOST]:]PORT[/PROTOCOL][,allow=CIDR]...`, where HOST and PORT may be ranges and an IPv6 address may stand in brackets. The
+    /// options are netd's own: no form of docker's has a comma.
     fn from_str(text: &str) -> Result<Self, InvalidPorts> {
+        let mut options = text.split(',');
+        let text = options.next().unwrap_or_default();
+        let allow = options.map(parse_option).collect::<Result<Vec<_>, _>>()?.into();
         let mut from_the_right = text.rsplitn(3, ':');
         let inner = from_the_right.next().unwrap_or_default();
         let (outer, ip) =
@@ -71,7 +77,7 @@ impl FromStr for PublishSpec {
                 "invalid ranges specified for container and host Ports: {ports_text} and {outer}"
             )));
         }
-        Ok(Self { host_ip, host_ports, ports, protocol })
+        Ok(Self { host_ip, host_ports, ports, protocol, allow })
     }
 }
 
@@ -85,7 +91,7 @@ impl fmt::Display for PublishSpec {
             None if host.is_empty() => {}
             None => write!(f, "{host}:")?,
         }
-        write!(f, "{ports}/{}", self.protocol)
+        write!(f, "{ports}/{}{}", self.protocol, self.allow)
     }
 }
 
@@ -100,6 +106,14 @@ pub fn parse_expose(text: &str) -> Result<Vec<(u16, Protocol)>, InvalidPorts> {
         .ok_or_else(|| InvalidPorts(format!("invalid range format for --expose: {text}")))?;
     let protocol = parse_protocol(protocol)?;
     Ok((first..=last).map(|port| (port, protocol)).collect())
+}
+
+/// Parses what stands behind a comma.
+fn parse_option(text: &str) -> Result<IpNet, InvalidPorts> {
+    match text.split_once('=') {
+        Some(("allow", source)) => sources::parse_prefix(source).map_err(InvalidPorts),
+        _ => Err(InvalidPorts(format!("invalid option {text:?}: it is allow=CIDR"))),
+    }
 }
 
 /// Parses the protocol behind the slash; without one it is TCP.
@@ -168,6 +182,11 @@ mod tests {
             ("10.0.0.2::9000-9010/Tcp", "10.0.0.2::9000-9010/tcp"),
             ("80/", "80/tcp"),
             ("1-65535", "1-65535/tcp"),
+            ("8080:80,allow=10.0.0.3", "8080:80/tcp,allow=10.0.0.3/32"),
+            (
+                "[::1]:53:53/udp,allow=fd00::/8,allow=10.0.0.0/8",
+                "[::1]:53:53/udp,allow=10.0.0.0/8,allow=fd00::/8",
+            ),
         ] {
             assert_eq!(parse(text).to_string(), printed, "{text}");
         }
@@ -198,6 +217,9 @@ mod tests {
                 "invalid ranges specified for container and host Ports: 9000-9005 and 8000-8010",
             ),
             ("8000:9000-9005", "invalid ranges specified for container and host Ports: 9000-9005 and 8000"),
+            ("80,", "invalid option \"\": it is allow=CIDR"),
+            ("80,deny=10.0.0.0/8", "invalid option \"deny=10.0.0.0/8\": it is allow=CIDR"),
+            ("80,allow=10.0.0.1/8", "invalid source \"10.0.0.1/8\": it should be 10.0.0.0/8"),
         ] {
             let error = text.parse::<PublishSpec>().expect_err(text);
             assert_eq!(error.to_string(), message, "{text}");
@@ -234,12 +256,16 @@ mod tests {
             any::<[u8; 16]>().prop_map(|octets| Some(IpAddr::from(octets).to_canonical())),
         ];
         let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
-        (ip, 1..=60_000_u16, 0..=5_000_u16, prop::option::of(1..=60_000_u16), protocol).prop_map(
-            |(host_ip, first, length, host, protocol)| PublishSpec {
+        let prefix =
+            (any::<[u8; 4]>(), 0..=32_u8).prop_map(|(ip, bits)| IpNet::new(ip.into(), bits).expect("bits"));
+        let allow = prop::collection::vec(prefix, 0..3);
+        (ip, 1..=60_000_u16, 0..=5_000_u16, prop::option::of(1..=60_000_u16), protocol, allow).prop_map(
+            |(host_ip, first, length, host, protocol, allow)| PublishSpec {
                 host_ip,
                 host_ports: host.map(|host| (host, host + length)),
                 ports: (first, first + length),
                 protocol,
+                allow: allow.into_iter().collect::<Vec<_>>().into(),
             },
         )
     }

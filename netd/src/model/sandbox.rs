@@ -11,7 +11,7 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::{Id, IfName, Name};
+use super::{Id, IfName, Name, Sources};
 
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -149,6 +149,9 @@ pub struct PublishSpec {
     pub ports: (u16, u16),
     /// The protocol.
     pub protocol: Protocol,
+    /// Who may come.
+    #[serde(default)]
+    pub allow: Sources,
 }
 
 /// A published port: a host address and port that lead to an endpoint's.
@@ -164,6 +167,8 @@ pub struct Binding {
     pub protocol: Protocol,
     /// The endpoint that serves it.
     pub endpoint: Id,
+    /// Who may come.
+    pub allow: Sources,
 }
 
 impl Binding {

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     controller::{self, CreateNetwork, Facts},
     ipam::{World, docker_default_pools},
-    model::{Binding, DnsConfig, Protocol, SandboxMode},
+    model::{Binding, DnsConfig, Protocol, SandboxMode, Sources},
 };
 
 fn network(name: &str, id: u8) -> Network {
@@ -27,6 +27,7 @@ fn sandbox(id: u8, ports: u16) -> Sandbox {
         port: 1000 + offset,
         protocol: Protocol::Tcp,
         endpoint: Id::from_bytes(&[id; 32]),
+        allow: Sources::default(),
     };
     let v4 = (0..ports).map(|offset| binding(offset, "0.0.0.0"));
     Sandbox {

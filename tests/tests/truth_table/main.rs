@@ -28,7 +28,6 @@ use netd_tests::{
 const PENDING: &[(u8, Option<&str>, &str)] = &[
     (5, Some("sctp"), SCTP),
     (6, Some("sctp"), SCTP),
-    (7, None, "IPv6 clients of an IPv4 sandbox from outside"),
     (12, None, MODES),
     (13, None, MODES),
     (15, None, MODES),

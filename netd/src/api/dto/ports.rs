@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Binding, Id, Protocol, Sandbox, parse_expose};
+use crate::model::{Binding, Id, Protocol, Sandbox, Sources, parse_expose};
 
 /// Published ports by `PORT/PROTO`; null: exposed only (Docker semantics E29).
 pub type PortMap = BTreeMap<String, Option<Vec<PortBinding>>>;
@@ -17,6 +17,9 @@ pub struct PortBinding {
     pub host_ip: String,
     /// Host port in decimal.
     pub host_port: String,
+    /// Who may come, netd's own word; everybody where it is missing.
+    #[serde(skip_serializing_if = "Sources::is_everybody")]
+    pub allow: Sources,
 }
 
 /// A port in `GET /containers/json`.
@@ -64,7 +67,8 @@ pub(in crate::api) fn port_map(exposed: &[(u16, Protocol)], bindings: &[Binding]
         let key = format!("{}/{}", binding.port, binding.protocol);
         // Docker's shape for a port of a routed network: an address, and no port of the host (test TestDisableNAT).
         let host_port = if binding.takes_host_port() { binding.host_port.to_string() } else { String::new() };
-        let shown = PortBinding { host_ip: binding.host_ip.to_string(), host_port };
+        let shown =
+            PortBinding { host_ip: binding.host_ip.to_string(), host_port, allow: binding.allow.clone() };
         ports.entry(key).or_default().get_or_insert_default().push(shown);
     }
     ports
@@ -84,7 +88,8 @@ pub fn bindings_of(ports: &PortMap) -> (Vec<Binding>, Vec<(u16, Protocol)>) {
             Some(hosts) => bindings.extend(hosts.iter().filter_map(|host| {
                 let host_ip = host.host_ip.parse().ok()?;
                 let host_port = if host.host_port.is_empty() { 0 } else { host.host_port.parse().ok()? };
-                Some(Binding { host_ip, host_port, port, protocol, endpoint: endpoint.clone() })
+                let allow = host.allow.clone();
+                Some(Binding { host_ip, host_port, port, protocol, endpoint: endpoint.clone(), allow })
             })),
         }
     }
@@ -106,7 +111,14 @@ mod tests {
 
     fn binding(ip: &str, host_port: u16, port: u16, protocol: Protocol, endpoint: u8) -> Binding {
         let endpoint = Id::from_bytes(&[endpoint; 32]);
-        Binding { host_ip: ip.parse().expect("an address"), host_port, port, protocol, endpoint }
+        Binding {
+            host_ip: ip.parse().expect("an address"),
+            host_port,
+            port,
+            protocol,
+            endpoint,
+            allow: Sources::default(),
+        }
     }
 
     #[test]

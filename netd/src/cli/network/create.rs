@@ -30,6 +30,8 @@ OPTIONS FOR -o (docker's keys):
                                                         sandbox's own address; nat-unprotected: every port is open there
   com.docker.network.bridge.trusted_host_interfaces=A:B interfaces (also wg*) that may reach published ports there
   com.docker.network.bridge.name=IFNAME                 name of the bridge
+  netd.publish_internal=true                            -p works on an --internal network too
+  netd.host_access=none | 53/udp,53/tcp                 reach no service of the host, or these alone
   com.docker.network.driver.mtu=BYTES                   MTU of bridge and interfaces
 
 EXAMPLES:

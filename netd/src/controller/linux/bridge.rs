@@ -79,6 +79,7 @@ impl Linux {
             trusts: slot.trusts,
             host_ipv4: slot.host_ipv4,
             host_ipv6: slot.host_ipv6,
+            host_closed: slot.host_closed,
         })
     }
 }

@@ -9,6 +9,7 @@ use crate::{
         object::{self, Listen, Publish},
     },
     dataplane::{OpenEntry, PublishEntry},
+    model::Sources,
 };
 
 impl Linux {
@@ -55,13 +56,18 @@ impl Linux {
 }
 
 /// Returns what of an ascending list another one does not have.
-fn without<T: Ord + Copy>(ports: &[T], others: &[T]) -> Vec<T> {
-    ports.iter().filter(|port| others.binary_search(port).is_err()).copied().collect()
+fn without<T: Ord + Clone>(ports: &[T], others: &[T]) -> Vec<T> {
+    ports.iter().filter(|port| others.binary_search(port).is_err()).cloned().collect()
 }
 
 pub(super) fn open_entries(ports: &[OpenPort], ifindex: u32) -> Vec<OpenEntry> {
-    let entry =
-        |open: &OpenPort| OpenEntry { ip: open.ip, port: open.port, protocol: open.protocol, ifindex };
+    let entry = |open: &OpenPort| OpenEntry {
+        ip: open.ip,
+        port: open.port,
+        protocol: open.protocol,
+        ifindex,
+        allow: open.allow.clone(),
+    };
     ports.iter().map(entry).collect()
 }
 
@@ -72,6 +78,7 @@ pub(super) fn publish_entries(publish: &Publish, ifindex: u32) -> Vec<PublishEnt
         protocol: port.listen.protocol,
         backend: port.backend,
         backend_port: port.backend_port,
+        allow: port.allow.clone(),
         ifindex,
     };
     publish.ports.iter().map(entry).collect()
@@ -85,6 +92,7 @@ pub(super) fn guard_entries(listens: &[Listen]) -> Vec<PublishEntry> {
         protocol: listen.protocol,
         backend: listen.ip,
         backend_port: 0,
+        allow: Sources::default(),
         ifindex: 0,
     };
     listens.iter().map(entry).collect()

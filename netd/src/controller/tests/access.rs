@@ -14,7 +14,7 @@ async fn network_with_options(bench: &mut Bench, name: &str, options: &[(&str, &
 /// Returns the open ports of every endpoint as `PORT/PROTO`, by family.
 fn open(bench: &Bench) -> Vec<String> {
     let ports = bench.controller.machine.objects.iter().filter_map(|object| match object {
-        Object::Open(open) => Some(open.ports.iter().copied()),
+        Object::Open(open) => Some(open.ports.iter().cloned()),
         _ => None,
     });
     let family = |ip: IpAddr| if ip.is_ipv4() { 4 } else { 6 };

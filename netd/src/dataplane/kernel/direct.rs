@@ -14,8 +14,9 @@ use netd_common::{
 use super::{
     super::{Error, LinkEntry, NetworkEntry, OpenEntry},
     Kernel,
+    ports::protocol,
 };
-use crate::model::{GatewayMode, Protocol};
+use crate::model::{GatewayMode, Protocol, Sources};
 
 /// Returns the flags that a network's endpoints inherit.
 pub(super) fn flags(network: &NetworkEntry) -> u32 {
@@ -30,6 +31,7 @@ pub(super) fn flags(network: &NetworkEntry) -> u32 {
     set(!network.icc, flag::LINKS);
     set(network.internal, flag::INTERNAL);
     set(network.trusts, flag::TRUSTS);
+    set(network.host_closed, flag::HOST_CLOSED);
     for (mode, masquerade, routed, unprotected) in modes {
         set(network.masquerade && mode != GatewayMode::Routed, masquerade);
         set(mode == GatewayMode::Routed, routed);
@@ -43,7 +45,7 @@ impl Kernel {
     pub(super) fn open_ports(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for entry in entries {
-            let open = Open { ifindex: entry.ifindex };
+            let open = Open { ifindex: entry.ifindex, allow: self.list_of(&entry.allow)? };
             match entry.ip {
                 IpAddr::V4(ip) => v4.push((key(Addr4::from(ip), entry), open)),
                 IpAddr::V6(ip) => v6.push((key(Addr6::from(ip), entry), open)),
@@ -60,6 +62,9 @@ impl Kernel {
                 IpAddr::V4(ip) => self.maps.v4.open.remove(&key(Addr4::from(ip), entry))?,
                 IpAddr::V6(ip) => self.maps.v6.open.remove(&key(Addr6::from(ip), entry))?,
             }
+        }
+        if entries.iter().any(|entry| !entry.allow.is_everybody()) {
+            self.forget_lists()?;
         }
         let udp = entries.iter().filter(|entry| entry.protocol == Protocol::Udp);
         let udp: HashSet<(IpAddr, u16)> = udp.map(|entry| (entry.ip, entry.port)).collect();
@@ -130,15 +135,8 @@ fn key<A>(addr: A, entry: &OpenEntry) -> PublishKey<A> {
 }
 
 fn opened(ip: IpAddr, port: Be16, proto: u8, open: Open) -> Option<OpenEntry> {
-    Some(OpenEntry { ip, port: port.into(), protocol: protocol(proto)?, ifindex: open.ifindex })
-}
-
-fn protocol(proto: u8) -> Option<Protocol> {
-    match proto {
-        l4::TCP => Some(Protocol::Tcp),
-        l4::UDP => Some(Protocol::Udp),
-        _ => None,
-    }
+    let (ifindex, allow) = (open.ifindex, Sources::default());
+    Some(OpenEntry { ip, port: port.into(), protocol: protocol(proto)?, ifindex, allow })
 }
 
 /// A link's key in the map of its family.

@@ -1,5 +1,6 @@
 //! The packet path in the running kernel: `Dataplane` over pinned maps and programs.
 
+mod allow;
 mod config;
 mod direct;
 mod drops;
@@ -56,6 +57,8 @@ pub struct Kernel {
     loopback: bool,
     /// Whether ports of removed publishes may still be in the sets of interest.
     stale_interest: bool,
+    /// Lists of sources that may come to a port.
+    lists: allow::Lists,
 }
 
 impl Kernel {
@@ -83,6 +86,7 @@ impl Kernel {
             uplinks: HashMap::new(),
             loopback: false,
             stale_interest: true,
+            lists: allow::Lists::new(),
         };
         kernel.recall()?;
         if !kernel.reserved.is_empty() {
@@ -155,6 +159,7 @@ impl Kernel {
             self.uplinks
                 .insert(ifindex, UplinkEntry { ifindex, ifname, ipv4, ipv6, mtu: uplink.mtu, bare: false });
         }
+        self.recall_lists()?;
         self.refresh_interest(&HashSet::new(), true)
     }
 
@@ -475,6 +480,9 @@ impl Dataplane for Kernel {
 
     fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
         self.write_publishes(entries, false)?;
+        if entries.iter().any(|entry| !entry.allow.is_everybody()) {
+            self.forget_lists()?;
+        }
         let udp: HashSet<(IpAddr, u16)> = entries
             .iter()
             .filter(|entry| entry.protocol == Protocol::Udp)

@@ -12,7 +12,7 @@ use super::{
     super::{Error, PublishEntry, maps::Ports},
     Kernel,
 };
-use crate::model::Protocol;
+use crate::model::{Protocol, Sources};
 
 impl Kernel {
     /// Makes the sets of interest what ranges, publishes and live flows need.
@@ -78,17 +78,21 @@ impl Kernel {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for entry in entries {
             let network = if live { self.network_of(entry.ifindex)? } else { 0 };
+            let allow = if live { self.list_of(&entry.allow)? } else { 0 };
             match entry.host_ip {
                 IpAddr::V4(addr) => {
                     let IpAddr::V4(backend) = entry.backend else { continue };
-                    v4.push((key(Addr4::from(addr), entry), publish(backend.into(), entry, network, live)));
+                    v4.push((
+                        key(Addr4::from(addr), entry),
+                        publish(backend.into(), entry, (network, allow), live),
+                    ));
                 }
                 IpAddr::V6(addr) => {
                     let backend = match entry.backend {
                         IpAddr::V4(backend) => Addr6::mapped(backend.into()),
                         IpAddr::V6(backend) => backend.into(),
                     };
-                    v6.push((key(Addr6::from(addr), entry), publish(backend, entry, network, live)));
+                    v6.push((key(Addr6::from(addr), entry), publish(backend, entry, (network, allow), live)));
                 }
             }
         }
@@ -109,11 +113,27 @@ pub(super) fn key<A>(addr: A, entry: &PublishEntry) -> PublishKey<A> {
     PublishKey { addr, port: Be16::from(entry.host_port), proto: entry.protocol as u8, pad: 0 }
 }
 
-pub(super) fn publish<A: Default>(backend: A, entry: &PublishEntry, network: u16, live: bool) -> Publish<A> {
+pub(super) fn publish<A: Default>(
+    backend: A,
+    entry: &PublishEntry,
+    (network, allow): (u16, u32),
+    live: bool,
+) -> Publish<A> {
     let backend = if live { backend } else { A::default() };
-    Publish { backend, ifindex: entry.ifindex, port: Be16::from(entry.backend_port), network }
+    Publish { backend, ifindex: entry.ifindex, port: Be16::from(entry.backend_port), network, allow }
 }
 
+/// Returns the protocol with this number, if its ports can be published.
+pub(super) fn protocol(proto: u8) -> Option<Protocol> {
+    match proto {
+        l4::TCP => Some(Protocol::Tcp),
+        l4::UDP => Some(Protocol::Udp),
+        l4::SCTP => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+/// Returns a publish as the maps tell it; of who may come they know but a number.
 pub(super) fn published<A>(
     host_ip: IpAddr,
     port: Be16,
@@ -121,12 +141,8 @@ pub(super) fn published<A>(
     backend: IpAddr,
     value: &Publish<A>,
 ) -> Option<PublishEntry> {
-    let protocol = match proto {
-        l4::TCP => Protocol::Tcp,
-        l4::UDP => Protocol::Udp,
-        l4::SCTP => Protocol::Sctp,
-        _ => return None,
-    };
+    let protocol = protocol(proto)?;
     let (host_port, backend_port) = (port.into(), value.port.into());
-    Some(PublishEntry { host_ip, host_port, protocol, backend, backend_port, ifindex: value.ifindex })
+    let (ifindex, allow) = (value.ifindex, Sources::default());
+    Some(PublishEntry { host_ip, host_port, protocol, backend, backend_port, ifindex, allow })
 }

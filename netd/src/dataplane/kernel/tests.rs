@@ -8,7 +8,7 @@ use nix::{
 };
 
 use super::*;
-use crate::model::GatewayMode;
+use crate::model::{GatewayMode, Sources};
 
 /// Runs a test on a thread with namespaces of its own and a bpffs that nobody else sees.
 fn with_bpffs(test: impl FnOnce(&Path) + Send + 'static) {
@@ -50,6 +50,7 @@ fn guard(host_ip: &str, ports: impl Iterator<Item = u16>, protocol: Protocol) ->
         protocol,
         backend: host_ip,
         backend_port: 0,
+        allow: Sources::default(),
         ifindex: 0,
     };
     ports.map(entry).collect()
@@ -70,6 +71,7 @@ fn network(index: u16, ipv4: Option<&str>, ipv6: Option<&str>) -> NetworkEntry {
         trusts: false,
         host_ipv4: None,
         host_ipv6: None,
+        host_closed: false,
     }
 }
 

@@ -1,0 +1,140 @@
+//! What netd has and Docker has not: sources allowed per publish, publishing on internal networks, networks kept from the host's services.
+
+use super::*;
+use crate::maps::PublishKey;
+
+/// The slot of network A.
+const A: u16 = 1;
+/// A list that allows the remote and a2.
+const LIST: u32 = 7;
+
+/// Publishes a1's port for the list alone.
+fn publish_for_list<F: Cast>(fake: &mut Fake) {
+    fake.publish_port::<F>(F::Addr::UNSPECIFIED, 6, 8080, Party::A1, ifindex::A1, 80);
+    let tables = F::tables_mut(fake);
+    tables.publishes.values_mut().for_each(|publish| publish.allow = LIST);
+    let ones = F::of(Party::Remote);
+    tables.allowed.insert(LIST, [(ones, F::netmask()), (F::of(Party::A2), F::netmask())].to_vec());
+}
+
+/// The gate in front of a1, for what the host sends.
+fn host_sends<F: Cast>(fake: &Fake, wire: &Wire<F::Addr>)
+where
+    Fake: Env<F>,
+{
+    let mut packet = FakePacket::new(wire.build::<F>(), ifindex::A1);
+    packet.ingress = 0;
+    let headers = Headers::<F>::read(&packet).expect("readable");
+    assert_eq!(to_endpoint::<F, _, _>(fake, &mut packet, &headers), Ok(Verdict::Pass));
+}
+
+both_families! {
+    fn t84_a_publish_with_a_list_is_closed_to_everybody_else<F>() {
+        let mut fake = Fake::new(10_000, 100);
+        publish_for_list::<F>(&mut fake);
+        let from = |party| arrive::<F>(&fake, &wire::<F>(party, 50_000, Party::Host, 8080, TCP_SYN)).decision;
+        assert_eq!(from(Party::Remote), Ok(Verdict::ToSandbox(ifindex::A1)));
+        assert_eq!(from(Party::Remote2), Err(DropReason::NotAllowed));
+        let inside = |ifindex, party| leave::<F>(&fake, ifindex, &wire::<F>(party, 50_000, Party::Host, 8080, TCP_SYN)).decision;
+        assert_eq!(inside(ifindex::A2, Party::A2), Ok(Verdict::ToSandbox(ifindex::A1)));
+        assert_eq!(inside(ifindex::B1, Party::B1), Err(DropReason::NotAllowed));
+        assert_eq!(arrive::<F>(&fake, &wire::<F>(Party::Remote2, 1, Party::Host, 8081, TCP_SYN)).decision, Ok(Verdict::Pass), "other ports are the host's");
+    }
+
+    fn a_list_that_shrinks_leaves_established_connections_alone<F>() {
+        let mut fake = Fake::new(10_000, 100);
+        publish_for_list::<F>(&mut fake);
+        let syn = wire::<F>(Party::Remote, 50_000, Party::Host, 8080, TCP_SYN);
+        assert!(arrive::<F>(&fake, &syn).decision.is_ok());
+        F::tables_mut(&mut fake).allowed.clear();
+        assert!(arrive::<F>(&fake, &Wire { kind: Kind::Tcp(ACK), ..syn }).decision.is_ok());
+        assert_eq!(arrive::<F>(&fake, &Wire { sport: 50_001, ..syn }).decision, Err(DropReason::NotAllowed));
+    }
+
+    fn an_opened_port_has_its_list_too<F>() {
+        let mut fake = Fake::new(10_000, 100);
+        publish_for_list::<F>(&mut fake);
+        fake.flag(A, F::ROUTED, true);
+        fake.open_port::<F>(Party::A1, 6, 80, ifindex::A1);
+        F::tables_mut(&mut fake).opened.values_mut().for_each(|open| open.allow = LIST);
+        let from = |party| arrive::<F>(&fake, &wire::<F>(party, 50_000, Party::A1, 80, TCP_SYN)).decision;
+        assert_eq!(from(Party::Remote), Ok(Verdict::ToSandbox(ifindex::A1)));
+        assert_eq!(from(Party::Remote2), Err(DropReason::NotAllowed));
+    }
+
+    fn t58_an_internal_network_that_publishes_meets_clients_as_its_gateway<F>() {
+        let mut fake = Fake::new(10_000, 100);
+        fake.flag(A, endpoint_flags::INTERNAL, true);
+        fake.publish_port::<F>(F::Addr::UNSPECIFIED, 6, 6060, Party::A1, ifindex::A1, 60);
+        let out = arrive::<F>(&fake, &wire::<F>(Party::Remote, 50_000, Party::Host, 6060, TCP_SYN));
+        assert_eq!(out.decision, Ok(Verdict::ToSandbox(ifindex::A1)));
+        let got = out.headers();
+        assert_eq!((got.src, got.dst, u16::from(got.dport)), (F::of(Party::GatewayA), F::of(Party::A1), 60));
+        let reply = Wire { from: mac(Party::A1), ..answer::<F>(&got, Kind::Tcp(SYN_ACK)) };
+        let sent = leave::<F>(&fake, ifindex::A1, &reply);
+        assert_eq!(sent.decision, Ok(Verdict::ToNeighbour(ifindex::UP0, F::of(Party::Remote))));
+        let sent = sent.headers();
+        assert_eq!((sent.src, u16::from(sent.sport), u16::from(sent.dport)), (F::of(Party::Host), 6060, 50_000));
+        let own = leave::<F>(&fake, ifindex::A1, &wire::<F>(Party::A1, 1, Party::Remote, 80, TCP_SYN));
+        assert_eq!(own.decision, Err(DropReason::Internal), "it still reaches nobody itself");
+    }
+
+    fn t50_a_network_may_be_kept_from_the_hosts_services<F>() {
+        let mut fake = Fake::new(10_000, 100);
+        fake.publish_port::<F>(F::Addr::UNSPECIFIED, 6, 9090, Party::B1, ifindex::B1, 90);
+        let to = |fake: &Fake, party, dport, kind| leave::<F>(fake, ifindex::A1, &wire::<F>(Party::A1, 40_000, party, dport, kind)).decision;
+        let probes = [(22, TCP_SYN), (53, Kind::Udp), (0, Kind::Echo { reply: false }), (0, Kind::Other(47))];
+        for host in [Party::GatewayA, Party::Host] {
+            for (dport, kind) in probes {
+                assert_eq!(to(&fake, host, dport, kind), Ok(Verdict::Pass), "open: {host:?} {dport} {kind:?}");
+            }
+        }
+        fake.flag(A, endpoint_flags::HOST_CLOSED, true);
+        for host in [Party::GatewayA, Party::Host, Party::GatewayB] {
+            for (dport, kind) in probes {
+                assert_eq!(to(&fake, host, dport, kind), Err(DropReason::HostAccess), "{host:?} {dport} {kind:?}");
+            }
+            assert_eq!(to(&fake, host, 9090, TCP_SYN), Ok(Verdict::ToSandbox(ifindex::B1)), "published");
+        }
+        assert!(matches!(to(&fake, Party::Remote, 80, TCP_SYN), Ok(Verdict::ToNeighbour(..))), "the world");
+        assert_eq!(to(&fake, Party::A2, 80, TCP_SYN), Ok(Verdict::ToSandbox(ifindex::A2)), "a neighbour");
+    }
+
+    fn a_network_kept_from_the_host_reaches_the_ports_that_are_named<F>() {
+        let mut fake = Fake::new(10_000, 100);
+        fake.flag(A, endpoint_flags::HOST_CLOSED, true);
+        let key = PublishKey { addr: F::of(Party::GatewayA), port: 53.into(), proto: 17, pad: 0 };
+        F::tables_mut(&mut fake).opened.insert(key, crate::maps::Open::default());
+        let to = |party, dport, kind| leave::<F>(&fake, ifindex::A1, &wire::<F>(Party::A1, 40_000, party, dport, kind)).decision;
+        for host in [Party::GatewayA, Party::Host] {
+            assert_eq!(to(host, 53, Kind::Udp), Ok(Verdict::Pass));
+            assert_eq!(to(host, 53, TCP_SYN), Err(DropReason::HostAccess), "another protocol");
+            assert_eq!(to(host, 54, Kind::Udp), Err(DropReason::HostAccess));
+        }
+        let b1 = leave::<F>(&fake, ifindex::B1, &wire::<F>(Party::B1, 1, Party::GatewayA, 54, Kind::Udp));
+        assert_eq!(b1.decision, Ok(Verdict::Pass), "another network's rule is its own");
+    }
+
+    fn what_answers_the_host_reaches_it_always<F>() {
+        let mut fake = Fake::new(10_000, 100);
+        fake.flag(A, endpoint_flags::HOST_CLOSED, true);
+        for (sport, kind, back) in [
+            (50_000, Kind::Udp, Kind::Udp),
+            (50_000, TCP_SYN, Kind::Tcp(SYN_ACK)),
+            (77, Kind::Echo { reply: false }, Kind::Echo { reply: true }),
+        ] {
+            let dport = if matches!(kind, Kind::Echo { .. }) { 0 } else { 80 };
+            let asked = wire::<F>(Party::GatewayA, sport, Party::A1, dport, kind);
+            host_sends::<F>(&fake, &asked);
+            let reply = wire::<F>(Party::A1, dport, Party::GatewayA, sport, back);
+            assert_eq!(leave::<F>(&fake, ifindex::A1, &reply).decision, Ok(Verdict::Pass), "{kind:?}");
+            if kind != TCP_SYN {
+                let other = if dport == 0 { Wire { dport: 78, ..reply } } else { Wire { sport: 81, ..reply } };
+                assert_eq!(leave::<F>(&fake, ifindex::A1, &other).decision, Err(DropReason::HostAccess), "{kind:?}");
+            }
+        }
+        let late = wire::<F>(Party::A1, 80, Party::GatewayA, 50_000, Kind::Udp);
+        fake.now.set(fake.now.get() + 121);
+        assert_eq!(leave::<F>(&fake, ifindex::A1, &late).decision, Err(DropReason::HostAccess), "too late");
+    }
+}

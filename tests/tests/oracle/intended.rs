@@ -1,0 +1,372 @@
+//! The differences that are meant: what netd does otherwise than the kernel under Docker's rules, and why.
+//!
+//! Reviewed data: each entry names the row or paragraph it rests on, recognises nothing beyond it, and has an example that a test plays, so that
+//! the list does not outlive its reasons.
+
+use netd_tests::Family;
+
+use crate::{
+    canon::Delivery,
+    difference::Difference,
+    plan::{Edge, HostAddress, is_host},
+    sequence::{ErrorKind, Event, Flow, Proto, Quote, Sequence, Target, Twist, What, flag},
+    world::gateway_role,
+};
+
+/// A difference that is meant.
+#[derive(Debug)]
+pub struct Intended {
+    /// The row of the truth table or the paragraph that says so.
+    pub id: &'static str,
+    /// Why netd does so.
+    pub reason: &'static str,
+    /// Whether a difference is this one.
+    pub explains: fn(&Difference<'_>) -> bool,
+    /// Whether the worlds' states are the same afterwards, so that the sequence is compared further.
+    pub goes_on: bool,
+    /// A sequence whose last event shows it.
+    pub example: Example,
+}
+
+/// A sequence as data.
+#[derive(Clone, Copy, Debug)]
+pub struct Example {
+    /// Whether it is of IPv6.
+    pub v6: bool,
+    /// Its flows.
+    pub flows: &'static [Flow],
+    /// Its events.
+    pub events: &'static [Event],
+}
+
+impl Example {
+    const fn v4(flows: &'static [Flow], events: &'static [Event]) -> Self {
+        Self { v6: false, flows, events }
+    }
+
+    /// Returns the sequence.
+    pub fn sequence(&self) -> Sequence {
+        let family = if self.v6 { Family::V6 } else { Family::V4 };
+        Sequence { family, flows: self.flows.to_vec(), events: self.events.to_vec() }
+    }
+}
+
+/// An ordinary packet of a protocol that has no flags.
+const PLAIN: What = What::packet(0);
+const SYN: What = What::packet(flag::SYN);
+const SYN_ACK: What = What::packet(flag::SYN | flag::ACK);
+const ACK: What = What::packet(flag::ACK);
+const RST: What = What::packet(flag::RST);
+const IN_ORDER: What = What::Fragments { order: [0, 1, 2], lost: None };
+const PORT_UNREACHABLE: What = What::Error { kind: ErrorKind::Port, quote: Quote::Short, by_router: false };
+const CUT_SHORT: What = What::Error { kind: ErrorKind::Port, quote: Quote::Cut, by_router: false };
+const TO_R: Target = Target::Remote(Edge::R);
+const TO_A1: Target = Target::Host(HostAddress::Uplink, 8080);
+const TO_C1: Target = Target::Host(HostAddress::Uplink, 7070);
+const TO_LOOPBACK: Target = Target::Host(HostAddress::Loopback, 8080);
+
+/// All of them.
+pub const INTENDED: &[Intended] = &[
+    Intended {
+        id: "T69 spoofed source",
+        reason: "a sandbox speaks for itself alone: another address or Ethernet address than its own goes nowhere",
+        explains: |d| {
+            let spoofed = matches!(d.event.twist, Twist::SpoofedAddress | Twist::SpoofedMac);
+            spoofed && d.sandbox_sends() && d.netd.is_empty()
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Udp, Edge::A1, TO_R)],
+            &[Event::there(PLAIN), Event::there(PLAIN).but(Twist::SpoofedAddress)],
+        ),
+    },
+    Intended {
+        id: "T70 leak",
+        reason: "what belongs to no flow and opens none never leaves with the sandbox's address; a segment's sender is told by a reset",
+        explains: |d| {
+            let leaks = |seen: &Delivery| {
+                seen.edge.is_remote() && seen.source().is_some_and(|ip| Some(ip) == d.sender_ip())
+            };
+            d.sandbox_sends()
+                && d.kernel.iter().all(leaks)
+                && d.netd.iter().all(|seen| Some(seen.edge) == d.sender() && seen.is_host_reset())
+                && (!d.kernel.is_empty() || !d.netd.is_empty())
+        },
+        goes_on: true,
+        example: Example::v4(&[Flow::new(Proto::Tcp, Edge::A1, TO_R)], &[Event::there(ACK)]),
+    },
+    Intended {
+        id: "T39, T40 bridged",
+        reason: "a published port dialled by a neighbour is answered by the gateway's Ethernet address, where br_netfilter leaves the opener's: \
+                 what was dialled is behind the gateway",
+        explains: |d| {
+            let bridged =
+                d.flow.responder().is_some_and(|to| to == d.flow.from || to.is_neighbour_of(d.flow.from));
+            let gateway = |seen: &Delivery| seen.bytes[11] == gateway_role(seen.edge);
+            let rest = |seen: &[Delivery]| -> Vec<Vec<u8>> {
+                seen.iter().map(|seen| seen.bytes[12..].to_vec()).collect()
+            };
+            bridged && d.netd.iter().all(gateway) && rest(&d.netd) == rest(&d.kernel)
+        },
+        goes_on: true,
+        example: Example::v4(&[Flow::new(Proto::Udp, Edge::A2, TO_A1)], &[Event::there(PLAIN)]),
+    },
+    Intended {
+        id: "7.7 state table",
+        reason: "netd keeps no window and judges no order: a segment of a known flow is translated and its receiver judges it, where the kernel \
+                 finds it invalid and leaks it untranslated, lets the host answer it, or drops it",
+        explains: |d| {
+            let [netd] = &d.netd[..] else { return false };
+            let outside = netd.edge.is_remote() && d.receiver().is_some_and(Edge::is_remote);
+            let expected = netd.is_tcp() && (Some(netd.edge) == d.receiver() || outside);
+            let invalid = |seen: &Delivery| seen.is_host_reset() || seen.source() == d.sender_ip();
+            d.is_known && d.is_irregular_segment() && expected && d.kernel.iter().all(invalid)
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::R, TO_A1)],
+            &[Event::there(SYN), Event::back(SYN_ACK), Event::there(ACK), Event::back(SYN)],
+        ),
+    },
+    Intended {
+        id: "T64 published within icc=false",
+        reason: "a published port is reached through the host by the sandboxes of its own network too, also where they may not talk directly",
+        explains: |d| {
+            let closed = d.flow.from.place().is_some_and(|(network, _)| !network.icc);
+            let same =
+                d.flow.responder().is_some_and(|to| to == d.flow.from || to.is_neighbour_of(d.flow.from));
+            let there = |seen: &Delivery| Some(seen.edge) == d.receiver();
+            let published = closed && same && matches!(d.flow.to, Target::Host(..));
+            published && d.kernel.is_empty() && d.netd.iter().all(there)
+        },
+        goes_on: false,
+        example: Example::v4(&[Flow::new(Proto::Udp, Edge::C2, TO_C1)], &[Event::there(PLAIN)]),
+    },
+    Intended {
+        id: "7.5 walk 3 colliding reply",
+        reason: "where the reply's tuple is taken the client shows as the gateway, with a port that netd reserves, and not as itself with a port \
+                 that it never had; neighbours that talk directly take none",
+        explains: |d| {
+            let (Some(kernel), Some(netd)) = (d.kernel.first(), d.netd.first()) else { return false };
+            let same = kernel.edge == netd.edge
+                && Some(netd.edge) == d.receiver()
+                && kernel.but_source() == netd.but_source();
+            let gateway = netd.edge.place().map(|(network, _)| network.ip(d.family(), 1));
+            let kept = netd.source() == kernel.source();
+            !d.event.back
+                && d.kernel.len() == 1
+                && d.netd.len() == 1
+                && same
+                && (netd.source() == gateway || kept)
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Udp, Edge::R, TO_A1)],
+            &[Event::back(PLAIN), Event::there(PLAIN)],
+        ),
+    },
+    Intended {
+        id: "T27 loopback on the wire",
+        reason: "a packet to a loopback address that comes over a wire goes nowhere; Docker's rules translate it when the port is published on \
+                 every address",
+        explains: |d| d.flow.to_loopback() && d.netd.is_empty(),
+        goes_on: false,
+        example: Example::v4(&[Flow::new(Proto::Udp, Edge::R, TO_LOOPBACK)], &[Event::there(PLAIN)]),
+    },
+    Intended {
+        id: "7.7 flows that the kernel never confirmed or has ended",
+        reason: "a flow opens with its first packet, also when that dies on the host or is a fragment of a datagram that is never completed, and \
+                 lingers after a reset: what belongs to it is translated, where the kernel leaks it or takes it for a flow of its own",
+        explains: |d| {
+            const ENDS: u8 = flag::RST | flag::FIN;
+            let ended = |event: &Event| match event.what {
+                What::Packet { flags, .. } => flags & ENDS != 0 || event.twist == Twist::Ttl(1),
+                What::Fragments { lost, .. } => lost.is_some() || event.twist == Twist::Ttl(1),
+                What::Error { .. } => false,
+            };
+            let outside = |seen: &Delivery| seen.edge.is_remote() || seen.is_host_reset();
+            let translated =
+                |seen: &Delivery| Some(seen.edge) == d.receiver() && seen.source().is_some_and(is_host);
+            d.may_send()
+                && d.before().any(ended)
+                && d.sandbox_sends()
+                && d.kernel.iter().all(outside)
+                && d.netd.iter().all(translated)
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::A1, TO_R)],
+            &[Event::there(SYN), Event::there(RST), Event::there(PORT_UNREACHABLE)],
+        ),
+    },
+    Intended {
+        id: "7.8 routers behind a sandbox",
+        reason: "an error about a flow shows the flow's own address, whatever machine behind the sandbox sent it",
+        explains: |d| {
+            let error = matches!(d.event.what, What::Error { .. }) && d.event.twist == Twist::SpoofedAddress;
+            let own = |seen: &Delivery| {
+                Some(seen.edge) == d.receiver()
+                    && (seen.source() == d.sender_ip() || seen.source().is_some_and(is_host))
+            };
+            error && d.sandbox_sends() && !d.netd.is_empty() && d.netd.iter().all(own)
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Udp, Edge::A2, TO_A1)],
+            &[Event::there(PLAIN), Event::there(PORT_UNREACHABLE).but(Twist::SpoofedAddress)],
+        ),
+    },
+    Intended {
+        id: "7.8 short quotes",
+        reason: "an error that quotes less than eight bytes behind the IP header belongs to no flow: no stack sends one (RFC 792)",
+        explains: |d| {
+            let direct = |seen: &Delivery| Some(seen.edge) == d.receiver() && seen.source() == d.sender_ip();
+            matches!(d.event.what, What::Error { quote: Quote::Cut, .. }) && d.netd.iter().all(direct)
+        },
+        goes_on: true,
+        example: Example::v4(
+            &[Flow::new(Proto::Other(50), Edge::A1, TO_R)],
+            &[Event::there(PLAIN), Event::there(CUT_SHORT)],
+        ),
+    },
+    Intended {
+        id: "7.8 quoted fragment",
+        reason: "fragments pass as they are, so that an error of the host quotes the first one; the kernel quotes the reassembled datagram, if it is complete",
+        explains: |d| {
+            let expired = |seen: &Delivery| Some(seen.edge) == d.sender() && seen.is_expiry();
+            let What::Fragments { lost, .. } = d.event.what else { return false };
+            let told = |seen: &[Delivery]| !seen.is_empty() && seen.iter().all(expired);
+            d.event.twist == Twist::Ttl(1)
+                && told(&d.netd)
+                && (told(&d.kernel) || (lost.is_some() && d.kernel.is_empty()))
+        },
+        goes_on: true,
+        example: Example::v4(
+            &[Flow::new(Proto::Udp, Edge::R2, TO_R)],
+            &[Event::there(IN_ORDER).but(Twist::Ttl(1))],
+        ),
+    },
+    Intended {
+        id: "7.8 options before the fragment header",
+        reason: "the kernel's defragmentation for connection tracking loses IPv6 datagrams whose fragments have destination options in front",
+        explains: |d| {
+            let fragments = matches!(d.event.what, What::Fragments { .. }) && d.event.twist == Twist::Options;
+            // Of what it keeps, errors of the host point to another byte.
+            let told = d.kernel.iter().chain(&d.netd).all(Delivery::is_error_of_host);
+            fragments && d.family() == Family::V6 && (d.kernel.is_empty() || told)
+        },
+        goes_on: false,
+        example: Example {
+            v6: true,
+            flows: &[Flow::new(Proto::Echo, Edge::R, TO_A1)],
+            events: &[Event::there(IN_ORDER).but(Twist::Options)],
+        },
+    },
+    Intended {
+        id: "7.4 direct access at the end of its TTL",
+        reason: "what may not pass is dropped before its TTL is looked at, and a segment of no flow is reset before; the kernel forwards first and \
+                 filters then",
+        explains: |d| {
+            let reset = |seen: &Delivery| seen.is_host_reset() && Some(seen.edge) == d.sender();
+            let expired = |seen: &Delivery| Some(seen.edge) == d.sender() && seen.is_expiry();
+            d.event.twist == Twist::Ttl(1)
+                && d.kernel.iter().all(expired)
+                && d.netd.iter().all(reset)
+                && (d.is_direct() || d.sandbox_sends())
+        },
+        goes_on: true,
+        example: Example::v4(
+            &[Flow::new(Proto::Udp, Edge::R, Target::Direct(Edge::I1, 80))],
+            &[Event::there(PLAIN).but(Twist::Ttl(1))],
+        ),
+    },
+    Intended {
+        id: "7.6 protocols without ports",
+        reason: "what such a protocol sends to the host itself is not tracked, and does not keep a sandbox from talking to the same machine",
+        explains: |d| {
+            let egress = d.sandbox_sends() && d.receiver().is_some_and(Edge::is_remote);
+            matches!(d.flow.proto, Proto::Other(_))
+                && egress
+                && d.kernel.is_empty()
+                && d.netd.iter().all(|seen| seen.source().is_some_and(is_host))
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Other(47), Edge::R, TO_A1), Flow::new(Proto::Other(47), Edge::A1, TO_R)],
+            &[Event::there(PLAIN), Event::there(PLAIN).of(1)],
+        ),
+    },
+    Intended {
+        id: "7.6 unknown protocols",
+        reason: "a protocol of which nobody knows what an address means to it is dropped, and never sent out with its address exchanged",
+        explains: |d| {
+            let unknown = matches!(d.flow.proto, Proto::Other(253));
+            unknown && d.sandbox_sends() && d.receiver().is_some_and(Edge::is_remote) && d.netd.is_empty()
+        },
+        goes_on: false,
+        example: Example::v4(&[Flow::new(Proto::Other(253), Edge::A1, TO_R)], &[Event::there(PLAIN)]),
+    },
+    Intended {
+        id: "7.14 errors with a bad checksum",
+        reason: "checksums are brought along and not verified: a wrong one stays wrong, and the receiver drops the packet",
+        explains: |d| {
+            let bad = |seen: &Delivery| seen.notes.contains(&"bad transport checksum");
+            d.event.twist == Twist::BadChecksum && d.kernel.is_empty() && d.netd.iter().all(bad)
+        },
+        goes_on: true,
+        example: Example::v4(
+            &[Flow::new(Proto::Udp, Edge::R2, TO_R)],
+            &[
+                Event::there(PLAIN),
+                Event::back(PLAIN),
+                Event::there(PORT_UNREACHABLE).but(Twist::BadChecksum),
+            ],
+        ),
+    },
+];
+
+/// No example: of a difference that is to end.
+const NONE: Example = Example::v4(&[], &[]);
+
+/// Differences that are faults still to be repaired.
+pub const OPEN: &[Intended] = &[
+    Intended {
+        id: "TTL from outside",
+        reason: "the host is to answer a packet of a flow that comes from outside at the end of its TTL (7.3)",
+        explains: |d| {
+            d.event.twist == Twist::Ttl(1) && d.sender().is_some_and(Edge::is_remote) && d.netd.is_empty()
+        },
+        goes_on: false,
+        example: NONE,
+    },
+    Intended {
+        id: "TTL towards a published port",
+        reason: "a sandbox's packet of a translated flow at the end of its TTL is not to reach the host's own sockets (7.3)",
+        explains: |d| d.event.twist == Twist::Ttl(1) && matches!(d.flow.to, Target::Host(..)),
+        goes_on: false,
+        example: NONE,
+    },
+    Intended {
+        id: "quotes with extension headers",
+        reason: "an IPv6 error whose quote has extension headers is to be translated too (7.8)",
+        explains: |d| {
+            let options = d.sequence.events[..d.number].iter().any(|event| event.twist == Twist::Options);
+            let untranslated = |seen: &Delivery| seen.source() == d.sender_ip();
+            let error = d.family() == Family::V6 && matches!(d.event.what, What::Error { .. });
+            error && options && d.netd.iter().all(untranslated)
+        },
+        goes_on: false,
+        example: NONE,
+    },
+    Intended {
+        id: "error to another address",
+        reason: "an error is to be ignored when it is not addressed to the sender of the packet that it quotes",
+        explains: |d| {
+            matches!(d.event.what, What::Error { .. })
+                && d.sender().is_some_and(Edge::is_remote)
+                && d.kernel.is_empty()
+        },
+        goes_on: false,
+        example: NONE,
+    },
+];
