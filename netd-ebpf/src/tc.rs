@@ -35,7 +35,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident) => {
+     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -304,6 +304,7 @@ macro_rules! parts {
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
+            $recall(skb);
             let action = $gate_decide(skb);
             if action != UNDECIDED {
                 return action;
@@ -314,6 +315,16 @@ macro_rules! parts {
             }
             let opened = $open(skb);
             if opened == UNDECIDED { PASS } else { opened }
+        }
+
+        /// Gives a fragment that the stack delivers the ports of its first. The answer is 0.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $recall(skb: *mut __sk_buff) -> i32 {
+            if let Some(draft) = env::draft(&maps::$draft) {
+                conntrack::fragment::recall::<$family, _>(&Kernel(skb), &mut draft.headers, ifindex(skb));
+            }
+            0
         }
 
         #[inline(never)]
@@ -370,7 +381,8 @@ parts!(
     guard4,
     slow4,
     follow4,
-    hold4
+    hold4,
+    recall4
 );
 parts!(
     V6,
@@ -396,7 +408,8 @@ parts!(
     guard6,
     slow6,
     follow6,
-    hold6
+    hold6,
+    recall6
 );
 
 /// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.
