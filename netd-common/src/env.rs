@@ -6,8 +6,8 @@ use crate::{
     conntrack::Opening,
     family::Family,
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish, PublishKey,
-        Tuple, Uplink,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending, Place,
+        Publish, PublishKey, Tuple, Uplink,
     },
     nat::icmp_error::Quote,
     net::{Be16, IfIndex},
@@ -82,20 +82,35 @@ pub struct ChecksumChange {
     pub zero_is_none: bool,
 }
 
-/// Where the host's routing table sends a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route<A> {
-    /// Out by a device.
-    Forward {
-        /// The device.
-        out: IfIndex,
-        /// The gateway, or the destination itself.
-        nexthop: A,
-        /// The route's MTU in bytes; 0: the device's.
-        mtu: u16,
-    },
-    /// No way that a program could take: local, broadcast, unreachable. The stack answers.
-    Stack,
+/// Where the host's routing table sends a packet. No enum: LLVM copies the undefined payload of another variant, which the verifier refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route<A> {
+    /// The device it leaves by; 0: no way that a program could take (local, broadcast, unreachable), the stack answers.
+    pub out: IfIndex,
+    /// The gateway, or the destination itself.
+    pub nexthop: A,
+    /// The route's MTU in bytes; 0: the device's.
+    pub mtu: u16,
+    /// The source that the host would take for packets of its own; unspecified: the kernel does not tell.
+    pub source: A,
+}
+
+impl<A> Route<A> {
+    /// Whether only the stack can answer.
+    pub const fn is_for_the_stack(&self) -> bool {
+        self.out == 0
+    }
+}
+
+/// The host's routing table and rules. The last answer stays with it: an IPv6 route is too large to be handed around on the kernel's stack.
+pub trait Routes<A> {
+    /// Asks for the way of a packet with this tuple that arrives on a device. Returns the device it leaves by; 0: only the stack can answer.
+    fn from(&mut self, device: IfIndex, asks: &Tuple<A>) -> IfIndex;
+    /// Asks for the way of a packet with this tuple that is to leave by a device, which forwards. Returns another one where the table knows no such
+    /// way.
+    fn by(&mut self, device: IfIndex, asks: &Tuple<A>) -> IfIndex;
+    /// Answers that the packet leaves by a device, to its destination itself.
+    fn answer(&mut self, device: IfIndex, asks: &Tuple<A>);
 }
 
 /// Why an entry was not inserted.
@@ -121,6 +136,8 @@ pub struct Draft<F: Family> {
     pub reply: Tuple<F::Addr>,
     /// The entry to insert next.
     pub flow: Flow<F::Addr>,
+    /// What both entries of the flow to open have in common.
+    pub generation: u32,
 }
 
 impl<F: Family> Default for Draft<F> {
@@ -148,6 +165,7 @@ impl<F: Family> Default for Draft<F> {
             quote: Quote::default(),
             reply: Tuple::default(),
             flow: Flow::default(),
+            generation: 0,
         }
     }
 }
@@ -188,8 +206,9 @@ pub trait Env<F: Family> {
     fn in_port_set(&self, set: u32, port: u16) -> bool;
     /// Returns an uplink.
     fn uplink(&self, ifindex: IfIndex) -> Option<&Uplink>;
-    /// Asks the host's routing table, as a packet arriving on `from`.
-    fn route(&self, from: IfIndex, src: &F::Addr, dst: &F::Addr) -> Route<F::Addr>;
+    /// Asks the host's routing table for the way of a packet with this tuple: [`crate::conntrack::way::find`], a function of its own in the kernel
+    /// for the same reason as [`Env::reserve`].
+    fn route(&self, from: IfIndex, asks: &Tuple<F::Addr>, by: IfIndex) -> Route<F::Addr>;
     /// Whether a socket of the host itself would receive a packet with this tuple.
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
     /// A fragmented datagram in place. At most one is held at a time.
@@ -220,15 +239,29 @@ pub trait Env<F: Family> {
     /// # Errors
     /// `Full` when it was gone and the table is full.
     fn replace(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), ClaimError>;
-    /// Removes a flow; gone already is fine.
-    fn remove(&self, key: &Tuple<F::Addr>);
+    /// Removes a flow; false: it was gone already.
+    fn remove(&self, key: &Tuple<F::Addr>) -> bool;
+    /// Returns how many flows an endpoint pays for.
+    fn usage(&self, ifindex: IfIndex) -> u32;
+    /// Adds to, or takes from, the flows that an endpoint pays for.
+    fn charge(&self, ifindex: IfIndex, flows: i32);
+    /// Counts an endpoint's places up by one; no two calls return the same number.
+    fn next_place(&self, ifindex: IfIndex) -> u32;
+    /// Returns who holds a place.
+    fn pending(&self, place: &Place) -> Option<Pending<F::Addr>>;
+    /// Gives a place to a flow.
+    fn set_pending(&self, place: &Place, pending: &Pending<F::Addr>);
+    /// Whether one more reset may go to an endpoint now; it is counted.
+    fn may_reset(&self, ifindex: IfIndex) -> bool;
+    /// Lets packets to a host port be asked for their flow from now on.
+    fn keep_port(&self, proto: u8, port: u16);
     /// Returns the port at a position in the configured ranges: [`crate::nat::masquerade::port_at`], a function of its own in the kernel for the
     /// same reason as [`Env::reserve`].
     fn port_at(&self, position: u32) -> u16;
-    /// Reserves the draft's reply tuple unless a socket of the host has it: [`crate::conntrack::reserve`]. The kernel side makes it a function of
+    /// Reserves the draft's reply tuple unless the host has a use for its port: [`crate::conntrack::reserve`]. The kernel side makes it a function of
     /// its own, so that the verifier walks it once and not for every try.
     ///
     /// # Errors
     /// `NatConflict` when it is taken, `TableFull` when there is no room.
-    fn reserve(&self, draft: &Draft<F>, heed_sockets: bool) -> Result<(), DropReason>;
+    fn reserve(&self, draft: &Draft<F>, heed_host: bool) -> Result<(), DropReason>;
 }

@@ -117,6 +117,8 @@ drop_reasons! {
     27 NotAllowed "NOT_ALLOWED";
     /// A service of the host, from a network that may not reach it (`netd.host_access`).
     28 HostAccess "HOST_ACCESS";
+    /// The endpoint has as many flows as it may have.
+    29 OverQuota "OVER_QUOTA";
 }
 
 /// Slots of the counter array: more than reasons exist, so that a new reason does not change the map.

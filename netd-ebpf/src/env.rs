@@ -5,17 +5,17 @@ use core::{arch::asm, ptr};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::generated::{
-        bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release,
-        bpf_skc_lookup_tcp,
+        bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
     },
     maps::{Array, HashMap, PerCpuArray, lpm_trie::Key},
 };
 use netd_common::{
+    conntrack::may_answer,
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish,
-        PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink,
+        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending,
+        Place, PortSet, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -23,6 +23,7 @@ use netd_common::{
 };
 
 use crate::{
+    fib::{self, ask4, ask6},
     maps,
     tc::{port_at, reserve4, reserve6},
 };
@@ -30,17 +31,8 @@ use crate::{
 /// The answer of `reserve4` and `reserve6` when the table is full.
 pub const FULL: i32 = DropReason::TableFull as i32;
 
-/// Address families as `bpf_fib_lookup` counts them.
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-/// The kernel's answers that name a way out.
-const FIB_SUCCESS: i64 = 0;
-const FIB_NO_NEIGHBOUR: i64 = 7;
 /// `BPF_F_CURRENT_NETNS`: the namespace of the packet's device.
 const CURRENT_NETNS: u64 = u64::MAX;
-/// `BPF_FIB_LOOKUP_SKIP_NEIGH` (kernel 6.3): the route alone, with its MTU; older kernels answer EINVAL.
-const SKIP_NEIGHBOUR: u32 = 1 << 4;
-const EINVAL: i64 = -22;
 /// The kernel's answers to an insertion.
 const E2BIG: i64 = -7;
 const ENOMEM: i64 = -12;
@@ -59,6 +51,29 @@ fn element<T>(array: &'static Array<T>, index: u32) -> Option<&'static T> {
 fn value<K, V>(map: &'static HashMap<K, V>, key: &K) -> Option<&'static V> {
     // SAFETY: values are plain data that other CPUs may replace; a torn read of one is a stale decision, not undefined memory.
     unsafe { map.get(key) }
+}
+
+/// Adds to a word in one step and returns what it was (`BPF_ATOMIC | BPF_FETCH`, kernel 5.12). The target has no `core::sync::atomic`.
+///
+/// # Safety
+/// The word is aligned and lives in a map; other CPUs change it in one step too.
+#[inline(always)]
+unsafe fn fetch_add(word: *mut u32, mut number: u32) -> u32 {
+    // SAFETY: by the caller.
+    unsafe {
+        asm!("{1} = atomic_fetch_add((u32 *)({0} + 0), {1})", in(reg) word, inout(wreg) number, options(nostack))
+    };
+    number
+}
+
+/// Sets bits of a word in one step.
+///
+/// # Safety
+/// As for [`fetch_add`].
+#[inline(always)]
+unsafe fn set_bits(word: *mut u32, bits: u32) {
+    // SAFETY: by the caller.
+    unsafe { asm!("lock *(u32 *)({0} + 0) |= {1}", in(reg) word, in(wreg) bits, options(nostack)) };
 }
 
 /// Whether the daemon's probes found a kernel feature.
@@ -98,67 +113,8 @@ pub fn in_port_set(set: u32, port: u16) -> bool {
     element(&maps::PORTS, set).is_some_and(|ports| ports[usize::from(port >> 5)] >> (port & 31) & 1 == 1)
 }
 
-/// The kernel's `struct bpf_fib_lookup` (include/uapi/linux/bpf.h), with its unions as netd uses them.
-#[repr(C)]
-#[derive(Default)]
-struct FibQuery {
-    family: u8,
-    l4_protocol: u8,
-    sport: u16,
-    dport: u16,
-    /// In: the packet's length; 1 makes the kernel report the route's MTU without judging the packet. Out: that MTU.
-    length: u16,
-    /// In: where the packet came from. Out: where it goes.
-    ifindex: u32,
-    tos: u32,
-    src: [u32; 4],
-    /// In: the destination. Out: the next hop.
-    dst: [u32; 4],
-    table: u32,
-    smac: [u16; 3],
-    dmac: [u16; 3],
-}
-const _: () = assert!(size_of::<FibQuery>() == 64);
-
-impl FibQuery {
-    /// Asks the routing table; false: only the stack can answer.
-    #[inline(always)]
-    fn ask(&mut self, skb: *mut __sk_buff) -> bool {
-        let family = self.family;
-        let mut lookup = |flags| {
-            // SAFETY: the structure has the kernel's layout and size.
-            unsafe { bpf_fib_lookup(skb.cast(), ptr::from_mut(self).cast(), size_of::<Self>() as i32, flags) }
-        };
-        let mut answer = lookup(SKIP_NEIGHBOUR);
-        if answer == EINVAL {
-            answer = lookup(0);
-        }
-        if answer == FIB_NO_NEIGHBOUR {
-            self.length = 0; // the kernel has not come to the MTU
-        }
-        // An IPv6 next hop for IPv4 changes the family: the stack knows how.
-        matches!(answer, FIB_SUCCESS | FIB_NO_NEIGHBOUR) && self.family == family
-    }
-}
-
-/// Writes an address into the kernel's 16-byte field.
-#[inline(always)]
-fn write<A: Copy>(field: &mut [u32; 4], addr: &A) {
-    const { assert!(size_of::<A>() <= 16 && align_of::<A>() == 4) };
-    // SAFETY: A is an address newtype of one or four words, which the field holds.
-    unsafe { field.as_mut_ptr().cast::<A>().write(*addr) };
-}
-
-/// Reads an address from the kernel's 16-byte field.
-#[inline(always)]
-fn read<A: Copy>(field: &[u32; 4]) -> A {
-    const { assert!(size_of::<A>() <= 16 && align_of::<A>() == 4) };
-    // SAFETY: A is an address newtype of one or four words, for which every bit pattern is a value.
-    unsafe { field.as_ptr().cast::<A>().read() }
-}
-
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $link:ident, $bits:literal, $af:expr, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -251,14 +207,8 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
-            fn route(&self, from: IfIndex, src: &$addr, dst: &$addr) -> Route<$addr> {
-                let mut query = FibQuery { family: $af, length: 1, ifindex: from, ..FibQuery::default() };
-                write(&mut query.src, src);
-                write(&mut query.dst, dst);
-                if !query.ask(self.0) {
-                    return Route::Stack;
-                }
-                Route::Forward { out: query.ifindex, nexthop: read(&query.dst), mtu: query.length }
+            fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex) -> Route<$addr> {
+                fib::ask(&maps::$routing, asks, || $ask(self.0, from, by))
             }
 
             #[inline(always)]
@@ -332,8 +282,8 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
-            fn reserve(&self, _: &Draft<$family>, heed_sockets: bool) -> Result<(), DropReason> {
-                match $reserve(self.0, u32::from(heed_sockets)) {
+            fn reserve(&self, _: &Draft<$family>, heed_host: bool) -> Result<(), DropReason> {
+                match $reserve(self.0, u32::from(heed_host)) {
                     0 => Ok(()),
                     FULL => Err(DropReason::TableFull),
                     _ => Err(DropReason::NatConflict),
@@ -341,8 +291,60 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
-            fn remove(&self, key: &Tuple<$addr>) {
-                let _ = maps::$flow.remove(key); // gone already is fine
+            fn remove(&self, key: &Tuple<$addr>) -> bool {
+                maps::$flow.remove(key).is_ok()
+            }
+
+            #[inline(always)]
+            fn usage(&self, ifindex: IfIndex) -> u32 {
+                // Two CPUs that take back what the daemon has just counted may leave less than nothing.
+                element(&maps::$usage, ifindex).map_or(0, |flows| u32::try_from(*flows as i32).unwrap_or(0))
+            }
+
+            #[inline(always)]
+            fn charge(&self, ifindex: IfIndex, flows: i32) {
+                if let Some(usage) = maps::$usage.get_ptr_mut(ifindex) {
+                    // SAFETY: a word of the map.
+                    unsafe { fetch_add(usage, flows as u32) };
+                }
+            }
+
+            #[inline(always)]
+            fn next_place(&self, ifindex: IfIndex) -> u32 {
+                let Some(pace) = maps::PACE.get_ptr_mut(ifindex) else { return 0 };
+                // SAFETY: a word of the map.
+                unsafe { fetch_add(&raw mut (*pace).place, 1) }
+            }
+
+            #[inline(always)]
+            fn pending(&self, place: &Place) -> Option<Pending<$addr>> {
+                // SAFETY: the value is copied out at once; a torn one names a flow that has another generation.
+                unsafe { maps::$pending.get(place) }.copied()
+            }
+
+            #[inline(always)]
+            fn set_pending(&self, place: &Place, pending: &Pending<$addr>) {
+                let _ = maps::$pending.insert(place, pending, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn may_reset(&self, ifindex: IfIndex) -> bool {
+                // SAFETY: plain words; CPUs that count at the same time let a few more through.
+                maps::PACE
+                    .get_ptr_mut(ifindex)
+                    .is_some_and(|pace| may_answer(unsafe { &mut *pace }, Env::<$family>::now(self)))
+            }
+
+            #[inline(always)]
+            fn keep_port(&self, proto: u8, port: u16) {
+                let Some(ports) =
+                    port_set::index(port_set::KEPT, proto).and_then(|set| maps::PORTS.get_ptr_mut(set))
+                else {
+                    return;
+                };
+                let word = usize::from(port >> 5) & (size_of::<PortSet>() / 4 - 1);
+                // SAFETY: a word inside the set; the programs alone write it, and only by this operation.
+                unsafe { set_bits(ports.cast::<u32>().add(word), 1 << (port & 31)) };
             }
         }
     };
@@ -351,6 +353,8 @@ env_for!(
     V4,
     Addr4,
     FLOW4,
+    USAGE4,
+    PENDING4,
     DATAGRAM4,
     reserve4,
     ADDRESS4,
@@ -362,7 +366,8 @@ env_for!(
     ASKED4,
     LINK4,
     32,
-    AF_INET,
+    ROUTING4,
+    ask4,
     FLOW6,
     |key| Some(key.mapped())
 );
@@ -370,6 +375,8 @@ env_for!(
     V6,
     Addr6,
     FLOW6,
+    USAGE6,
+    PENDING6,
     DATAGRAM6,
     reserve6,
     ADDRESS6,
@@ -381,7 +388,8 @@ env_for!(
     ASKED6,
     LINK6,
     128,
-    AF_INET6,
+    ROUTING6,
+    ask6,
     FLOW4,
     |key| key.as_mapped()
 );

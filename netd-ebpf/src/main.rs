@@ -4,7 +4,9 @@
 #![feature(asm_experimental_arch)]
 
 mod atomic;
+mod bare;
 mod env;
+mod fib;
 mod hold;
 mod maps;
 mod report;

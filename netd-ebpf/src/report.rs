@@ -17,7 +17,7 @@ use crate::{env, maps};
 /// The next program, then the stack: `TCX_NEXT`, and `TC_ACT_UNSPEC` under clsact.
 pub const PASS: i32 = -1;
 /// `TC_ACT_SHOT`.
-const DROP: i32 = 2;
+pub const DROP: i32 = 2;
 /// No action yet: the fast part left the packet to the slow part.
 pub const UNDECIDED: i32 = 0x7fff_0000;
 /// No action yet: the flow of a quoted packet was found.

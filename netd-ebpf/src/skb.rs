@@ -8,8 +8,8 @@ use core::arch::asm;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_load_bytes,
-        bpf_skb_store_bytes,
+        bpf_l4_csum_replace, bpf_skb_change_head, bpf_skb_change_proto, bpf_skb_change_tail,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
 };
 use netd_common::{
@@ -17,7 +17,7 @@ use netd_common::{
     maps::features,
     net::{Be16, IfIndex},
     verdict::DropReason,
-    wire::crc32c,
+    wire::{crc32c, ethernet},
 };
 
 use crate::tc::as_ipv4;
@@ -26,23 +26,51 @@ use crate::tc::as_ipv4;
 const BPF_F_IPV6: u64 = 1 << 7;
 
 /// The packet by direct access. Offsets have to be constants.
-pub struct Direct(*mut __sk_buff);
+///
+/// A `BARE` packet is one of a device without link addresses (tun, WireGuard, PPP): it begins with IP. Offsets count from the start of an Ethernet
+/// frame all the same, so that one source serves both; what lies in the header that is not there cannot be read or written.
+pub struct Direct<const BARE: bool>(*mut __sk_buff);
 
-/// The packet by helper calls.
-pub struct Careful(*mut __sk_buff);
+/// The packet by helper calls; `BARE` as there.
+pub struct Careful<const BARE: bool>(*mut __sk_buff);
 
-impl Direct {
+impl Direct<false> {
     /// Wraps the context the kernel passed to the program.
     pub fn new(skb: *mut __sk_buff) -> Self {
         Self(skb)
     }
 }
 
-impl Careful {
+impl Careful<false> {
     /// Wraps the context the kernel passed to the program.
     pub fn new(skb: *mut __sk_buff) -> Self {
         Self(skb)
     }
+}
+
+impl Direct<true> {
+    /// Wraps the context of a packet without an Ethernet header.
+    pub fn bare(skb: *mut __sk_buff) -> Self {
+        Self(skb)
+    }
+}
+
+impl Careful<true> {
+    /// Wraps the context of a packet without an Ethernet header.
+    pub fn bare(skb: *mut __sk_buff) -> Self {
+        Self(skb)
+    }
+}
+
+/// Returns the length of the link header that the packets of a device have.
+const fn link_header(bare: bool) -> u32 {
+    if bare { 0 } else { ethernet::HEADER }
+}
+
+/// Returns where an offset into an Ethernet frame lies in the packet; beyond its end for what a bare one does not have.
+#[inline(always)]
+const fn place(offset: u32, bare: bool) -> u32 {
+    if bare { offset.wrapping_sub(ethernet::HEADER) } else { offset }
 }
 
 /// Reads a field of the context. Volatile: LLVM merges a plain load with one of a map's value into a load from either address, and the verifier
@@ -64,7 +92,7 @@ macro_rules! metadata {
             delta: u32,
             change: ChecksumChange,
         ) -> Result<(), DropReason> {
-            update_checksum(self.0, offset, delta, change)
+            update_checksum(self.0, place(offset, BARE), delta, change)
         }
 
         #[inline(always)]
@@ -74,12 +102,12 @@ macro_rules! metadata {
 
         #[inline(always)]
         fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
-            truncate(self.0, length)
+            truncate(self.0, place(length, BARE))
         }
 
         #[inline(always)]
         fn renew<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
-            store(self.0, offset, bytes, u64::from(BPF_F_RECOMPUTE_CSUM))
+            store(self.0, place(offset, BARE), bytes, u64::from(BPF_F_RECOMPUTE_CSUM))
         }
 
         #[inline(always)]
@@ -104,7 +132,7 @@ macro_rules! metadata {
 
         #[inline(always)]
         fn length(&self) -> u32 {
-            field!(self.0, len)
+            field!(self.0, len) + (ethernet::HEADER - link_header(BARE))
         }
 
         #[inline(always)]
@@ -124,7 +152,7 @@ macro_rules! metadata {
     };
 }
 
-impl Direct {
+impl<const BARE: bool> Direct<BARE> {
     /// Returns the address of `size` bytes at a constant offset, if they are in linear memory.
     ///
     /// Reads both bounds anew each time: any helper that may move the packet invalidates older ones.
@@ -132,7 +160,7 @@ impl Direct {
     fn at(&self, offset: u32, size: usize) -> Option<*mut u8> {
         // SAFETY: as in `field`. Plain loads: nothing is merged with these two, and the compiler may share them between accesses.
         let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
-        let start = data + offset as usize;
+        let start = data + place(offset, BARE) as usize;
         (start + size <= end).then_some(start as *mut u8)
     }
 }
@@ -183,7 +211,7 @@ unsafe fn store16(at: *mut u8, half: u16) {
     unsafe { asm!("*(u16 *)({0} + 0) = {1}", in(reg) at, in(wreg) u32::from(half), options(nostack)) };
 }
 
-impl Packet for Direct {
+impl<const BARE: bool> Packet for Direct<BARE> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], DropReason> {
         let start = self.at(offset, N).ok_or(DropReason::Malformed)?;
@@ -257,10 +285,11 @@ impl<const N: usize> Words<N> {
     }
 }
 
-impl Packet for Careful {
+impl<const BARE: bool> Packet for Careful<BARE> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], DropReason> {
         const { assert!(N <= 40, "the longest header read at once is IPv6's") };
+        let offset = place(offset, BARE);
         if N <= 8 {
             let mut buffer = Words([0_u64; 1]);
             // SAFETY: the helper writes N bytes, at most the buffer's eight, or fails.
@@ -278,10 +307,20 @@ impl Packet for Careful {
 
     #[inline(always)]
     fn store<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Result<(), DropReason> {
-        store(self.0, offset, bytes, 0)
+        store(self.0, place(offset, BARE), bytes, 0)
     }
 
     metadata!();
+}
+
+/// Gives a bare packet the Ethernet header that a sandbox's link has, its addresses still zero. From here on the packet is an Ethernet frame, also to
+/// the stack, which reads no further than the length of the header (kernel 5.13, 84316ca4e100). False: the kernel has no memory for it.
+#[inline(always)]
+pub fn dress(skb: *mut __sk_buff, ethertype: Be16) -> bool {
+    let [high, low] = ethertype.to_wire();
+    // SAFETY: plain numbers.
+    let grown = unsafe { bpf_skb_change_head(skb.cast(), ethernet::HEADER, 0) } == 0;
+    grown && Careful::new(skb).store(ethernet::ETHERTYPE, [high, low]).is_ok()
 }
 
 /// Writes bytes by the kernel's helper.

@@ -24,7 +24,7 @@ use crate::{
     env::{self, Kernel},
     hold, maps,
     report::{
-        AsNextHop, CONSUMED, FLOWLESS, FOUND, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet,
+        AsNextHop, CONSUMED, DROP, FLOWLESS, FOUND, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet,
         finish,
     },
     skb::{Careful, Direct},
@@ -34,8 +34,8 @@ use crate::{
 /// leads to it.
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
-     $read:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $check:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident) => {
+     $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
+     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -44,7 +44,7 @@ macro_rules! parts {
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $uplink_fast(skb: *mut __sk_buff) -> i32 {
+        pub extern "C" fn $uplink_fast(skb: *mut __sk_buff) -> i32 {
             optional(skb, hook::from_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)))
         }
 
@@ -116,6 +116,15 @@ macro_rules! parts {
             )
         }
 
+        /// Whether the flow of the packet, or of the one it quotes, is there and sound: 1, else 0. For its arguments, see `$admit`.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $examine(zone: u32, quoted: u32) -> u32 {
+            let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return 0 };
+            let key = if quoted == 0 { headers.tuple(zone) } else { quote.against };
+            u32::from(conntrack::examine::<$family, _>(&Kernel(core::ptr::null_mut()), headers, &key))
+        }
+
         /// Reads what an ICMP error quotes into the draft. The answer is 1, or 0 when it quotes nothing that could have a flow.
         #[inline(never)]
         #[unsafe(no_mangle)]
@@ -126,12 +135,12 @@ macro_rules! parts {
             1
         }
 
-        /// Brings the quoted flow up to date. The answer is an action, or `UNDECIDED` when there is none, or `FOUND`.
+        /// Brings the quoted flow up to date. The answer is an action, or `UNDECIDED` when it has gone, or `FOUND`.
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $refresh(skb: *mut __sk_buff) -> i32 {
-            let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return PASS };
-            match hook::refresh_quoted::<$family, _, _>(&Kernel(skb), &Careful::new(skb), headers, quote) {
+            let Some(Draft { quote, .. }) = env::draft(&maps::$draft) else { return PASS };
+            match hook::refresh_quoted::<$family, _, _>(&Kernel(skb), &Careful::new(skb), quote) {
                 Ok(true) => FOUND,
                 Ok(false) => UNDECIDED,
                 Err(reason) => drop_packet(reason),
@@ -149,7 +158,7 @@ macro_rules! parts {
         /// Moves an ICMP error, as `hook::settle_error` has it.
         #[inline(always)]
         fn $settle_error(skb: *mut __sk_buff, zone: u32) -> i32 {
-            if $quote(skb, zone) == 0 {
+            if $quote(skb, zone) == 0 || $examine(zone, 1) == 0 {
                 return UNDECIDED;
             }
             let mut action = $refresh(skb);
@@ -174,7 +183,7 @@ macro_rules! parts {
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $uplink_decide(skb: *mut __sk_buff) -> i32 {
+        pub extern "C" fn $uplink_decide(skb: *mut __sk_buff) -> i32 {
             let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
             let mut packet = Careful::new(skb);
             let decided =
@@ -187,6 +196,9 @@ macro_rules! parts {
         #[unsafe(no_mangle)]
         extern "C" fn $reset(skb: *mut __sk_buff) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            if !Env::<$family>::may_reset(&Kernel(skb), ifindex(skb)) {
+                return DROP; // counted already
+            }
             let answered = reset::answer(&mut Careful::new(skb), &draft.headers);
             finish::<<$family as Family>::Addr>(skb, answered.map(|()| Verdict::ToSandbox(ifindex(skb))))
         }
@@ -194,11 +206,23 @@ macro_rules! parts {
         /// Reserves the draft's reply tuple. The answer is 0, or the number of a drop reason.
         #[inline(never)]
         #[unsafe(no_mangle)]
-        pub extern "C" fn $reserve(skb: *mut __sk_buff, heed_sockets: u32) -> i32 {
+        pub extern "C" fn $reserve(skb: *mut __sk_buff, heed_host: u32) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
-            match conntrack::reserve::<$family, _>(&Kernel(skb), draft, heed_sockets != 0) {
+            match conntrack::reserve::<$family, _>(&Kernel(skb), draft, heed_host != 0) {
                 Ok(()) => 0,
                 Err(reason) => reason as i32,
+            }
+        }
+
+        /// Finds room for the flow to open. It takes no packet: for an argument without use, LLVM passes whatever lies in the register, and the
+        /// verifier wants a context.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $admit() -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            match conntrack::admit::<$family, _>(&Kernel(core::ptr::null_mut()), draft) {
+                Ok(()) => UNDECIDED,
+                Err(reason) => drop_packet(reason),
             }
         }
 
@@ -225,7 +249,7 @@ macro_rules! parts {
 
         /// The parts after the fast one, as `hook::slow` has them.
         #[inline(always)]
-        fn $slow(skb: *mut __sk_buff, zone: u32, decide: extern "C" fn(*mut __sk_buff) -> i32) -> i32 {
+        pub fn $slow(skb: *mut __sk_buff, zone: u32, decide: extern "C" fn(*mut __sk_buff) -> i32) -> i32 {
             let unread = $read(skb);
             if unread != UNDECIDED {
                 // Garbage for the host is the host's to judge; a sandbox's goes nowhere.
@@ -235,7 +259,11 @@ macro_rules! parts {
             let (fragment, l4) = (draft.headers.fragment, draft.headers.l4);
             let mut action = if fragment == Fragment::Whole { UNDECIDED } else { $follow(skb, zone) };
             if action == UNDECIDED {
-                action = if l4 == L4::Icmp { $settle_error(skb, zone) } else { $settle(skb, zone) };
+                if l4 == L4::Icmp {
+                    action = $settle_error(skb, zone);
+                } else if $examine(zone, 0) != 0 {
+                    action = $settle(skb, zone);
+                }
                 if action != UNDECIDED {
                     return action;
                 }
@@ -256,11 +284,16 @@ macro_rules! parts {
             if unsound != UNDECIDED {
                 return drop_number(unsound);
             }
+            action = $admit();
+            if action != UNDECIDED {
+                return action;
+            }
             action = $open(skb);
             if action != UNDECIDED {
                 return action;
             }
-            action = $settle(skb, zone);
+            // What it came by may just have gone.
+            action = if $examine(zone, 0) == 0 { UNDECIDED } else { $settle(skb, zone) };
             if action == UNDECIDED { drop_packet(DropReason::CtInvalid) } else { action }
         }
 
@@ -275,6 +308,10 @@ macro_rules! parts {
             let action = $gate_decide(skb);
             if action != UNDECIDED {
                 return action;
+            }
+            let admitted = $admit();
+            if admitted != UNDECIDED {
+                return admitted;
             }
             let opened = $open(skb);
             if opened == UNDECIDED { PASS } else { opened }
@@ -328,6 +365,7 @@ parts!(
     uplink_fast4,
     uplink_decide4,
     read4,
+    examine4,
     settle4,
     settle_error4,
     quote4,
@@ -336,6 +374,7 @@ parts!(
     reset4,
     reserve4,
     check4,
+    admit4,
     open4,
     gate4,
     gate_decide4,
@@ -353,6 +392,7 @@ parts!(
     uplink_fast6,
     uplink_decide6,
     read6,
+    examine6,
     settle6,
     settle_error6,
     quote6,
@@ -361,6 +401,7 @@ parts!(
     reset6,
     reserve6,
     check6,
+    admit6,
     open6,
     gate6,
     gate_decide6,
@@ -416,8 +457,10 @@ extern "C" fn endpoint_decide4_or_6(skb: *mut __sk_buff) -> i32 {
 
 /// Carries out a part's decision, if it made one.
 #[inline(always)]
-fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
+pub fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
     match decision {
+        // Told apart first: LLVM would copy the payload of the others along with it, which the verifier refuses ("R3 !read_ok").
+        Some(Ok(Verdict::Pass)) => PASS,
         Some(decision) => finish(skb, decision),
         None => UNDECIDED,
     }
@@ -425,7 +468,7 @@ fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A
 
 /// Returns the ethertype in front of the payload, behind any VLAN tag in the packet's metadata.
 #[inline(always)]
-fn ethertype(skb: *mut __sk_buff) -> Be16 {
+pub fn ethertype(skb: *mut __sk_buff) -> Be16 {
     // SAFETY: the context the kernel passed to this program.
     let protocol = unsafe { (&raw const (*skb).protocol).read_volatile() } as u16;
     Be16::from_wire(protocol.to_ne_bytes())
@@ -433,7 +476,7 @@ fn ethertype(skb: *mut __sk_buff) -> Be16 {
 
 /// Returns the device the packet arrived on.
 #[inline(always)]
-fn ifindex(skb: *mut __sk_buff) -> u32 {
+pub fn ifindex(skb: *mut __sk_buff) -> u32 {
     // SAFETY: the context the kernel passed to this program.
     unsafe { (&raw const (*skb).ifindex).read_volatile() }
 }

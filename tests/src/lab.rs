@@ -5,7 +5,7 @@ use std::{net::IpAddr, process::Command, str::FromStr, thread};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{Daemon, Family, LeakWatch, Ns, Run, Sandbox, Snapshot, Topology};
+use crate::{Daemon, Family, LeakWatch, Ns, Run, Sandbox, Snapshot, Topology, eventually};
 
 /// How a lab differs from the usual one.
 #[derive(Debug, Clone)]
@@ -135,6 +135,29 @@ impl Lab {
             Value::Array(flows) => flows,
             other => panic!("flow ls printed no array: {other}"),
         }
+    }
+
+    /// Waits until the daemon counts an interface among the uplinks.
+    pub fn until_uplink(&self, ifname: &str) {
+        self.until_uplinks(&format!("{ifname} to be an uplink"), |uplinks| {
+            uplinks.iter().any(|up| up.starts_with(&format!("{ifname} ")))
+        });
+    }
+
+    /// Waits until the daemon does not count an interface among the uplinks any more.
+    pub fn until_no_uplink(&self, ifname: &str) {
+        self.until_uplinks(&format!("{ifname} to be none of the uplinks"), |uplinks| {
+            !uplinks.iter().any(|up| up.starts_with(&format!("{ifname} ")))
+        });
+    }
+
+    /// Waits until the uplinks, each as `NAME (ADDRESS, ADDRESS)`, are as wanted.
+    pub fn until_uplinks(&self, what: &str, wanted: impl Fn(&[String]) -> bool) {
+        eventually(what, || {
+            let status = self.netd(&["status", "--format", "json"]).json();
+            let uplinks: Vec<String> = serde_json::from_value(status["Uplinks"].clone()).expect("uplinks");
+            wanted(&uplinks)
+        });
     }
 
     /// What the kernel and the file system hold now.

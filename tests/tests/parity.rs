@@ -97,6 +97,8 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
         bpffs: bpffs.to_owned(),
         cgroup: cgroup.expect("a cgroup2 mount").into(),
         flow_entries: 4096,
+        flow_entries_per_endpoint: 4096,
+        nat_excluded_ports: Vec::new(),
         nat_port_ranges: vec![(PORT, PORT)],
         timeouts: netd::dataplane::Timeouts::default(),
         attach: netd::dataplane::AttachMode::Auto,
@@ -136,7 +138,8 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
     }
     let ifname = "up0".parse().expect("a name");
     let (ipv4, ipv6) = (Some(v4(Party::Host)), Some(v6(Party::Host)));
-    kernel.put_uplink(&UplinkEntry { ifindex: ifindex::UP0, ifname, ipv4, ipv6, mtu: 1500 }).expect("uplink");
+    let uplink = UplinkEntry { ifindex: ifindex::UP0, ifname, ipv4, ipv6, mtu: 1500, bare: false };
+    kernel.put_uplink(&uplink).expect("uplink");
     let local: Vec<IpAddr> = [Party::Host, Party::GatewayA, Party::GatewayB]
         .into_iter()
         .flat_map(|party| [IpAddr::from(v4(party)), IpAddr::from(v6(party))])

@@ -2,11 +2,11 @@
 
 use super::{Decided, Decision, interests, published};
 use crate::{
-    conntrack::{self, Moment, Opening, Source, Target},
-    env::{Env, Packet, Route},
+    conntrack::{self, Moment, Opening, Source, Target, way},
+    env::{Env, Packet},
     family::{Address, Ip, V4},
     maps::{Endpoint, Publish, endpoint_flags},
-    net::{Be16, IfIndex},
+    net::{Be16, IfIndex, UPLINK_ZONE},
     policy::{self, Access, Neighbour, has},
     verdict::{DropReason, Verdict},
     wire::{Fragment, Headers, L4, ethernet, l4, reset},
@@ -71,7 +71,7 @@ pub fn from_endpoint_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) 
             return (owner.network == endpoint.network).then_some(Ok(Verdict::ToSandbox(owner.ifindex)));
         }
     }
-    if headers.is_opening() {
+    if headers.is_turning() {
         return None;
     }
     let moment = Moment { epoch: config.epoch, now: env.now() };
@@ -128,7 +128,7 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if !may_open(headers) {
         return stray(packet, headers);
     }
-    to_world(env, endpoint, headers, ifindex, opening)
+    if to_world(env, endpoint, headers, ifindex, opening)? { Ok(None) } else { Ok(Some(Verdict::Pass)) }
 }
 
 /// What belongs to no flow and may open none.
@@ -140,7 +140,7 @@ fn stray<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>) -> Decided {
     Err(DropReason::CtInvalid)
 }
 
-/// The world beyond an uplink.
+/// The world beyond an uplink. False: only the stack can say what becomes of the packet (no route, prohibited, ...).
 #[inline(always)]
 fn to_world<F: Ip, E: Env<F>>(
     env: &E,
@@ -148,29 +148,29 @@ fn to_world<F: Ip, E: Env<F>>(
     headers: &Headers<F>,
     ifindex: u32,
     opening: &mut Opening<F::Addr>,
-) -> Decided {
+) -> Result<bool, DropReason> {
     let network = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
-    let Route::Forward { out, .. } = env.route(network.bridge, &headers.src, &headers.dst) else {
-        return Ok(Some(Verdict::Pass)); // the stack says why: no route, prohibited, ...
-    };
-    let uplink = env.uplink(out).ok_or(DropReason::NoRoute)?;
+    opening.original = headers.tuple(ifindex);
+    let route = env.route(network.bridge, &opening.original, UPLINK_ZONE);
+    if route.is_for_the_stack() {
+        return Ok(false);
+    }
+    let uplink = env.uplink(route.out).ok_or(DropReason::NoRoute)?;
     opening.source = Source::Keep;
     if has(endpoint.flags, F::MASQUERADE) {
         if !l4::has_ports(headers.proto) && !l4::is_portless(headers.proto) {
             return Err(DropReason::UnknownL4);
         }
-        let fixed = F::fixed_source(network);
-        let addr = if fixed == F::Addr::UNSPECIFIED { F::uplink_addr(uplink) } else { fixed };
+        let addr = way::masquerade_source(env, network, uplink, route.source);
         if addr == F::Addr::UNSPECIFIED {
             return Err(DropReason::NoRoute);
         }
         opening.source = Source::Masquerade(addr);
     }
-    opening.original = headers.tuple(ifindex);
     (opening.dst, opening.dport) = (headers.dst, headers.dport);
     opening.target = Target::World;
     opening.routed = true;
-    Ok(None)
+    Ok(true)
 }
 
 /// Whether a packet may open a flow: TCP by a lone SYN, SCTP by INIT, ICMP by an echo request, other protocols by any packet.

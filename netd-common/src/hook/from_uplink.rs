@@ -24,11 +24,19 @@ pub fn from_uplink_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) ->
     if !interests(env, headers.proto, headers.dport) && !F::may_be_ours(config, &headers.dst) {
         return Some(Ok(Verdict::Pass));
     }
-    if headers.is_opening() {
+    if headers.is_turning() {
         return None;
     }
     let moment = Moment { epoch: config.epoch, now: env.now() };
     conntrack::forward(env, packet, &headers, &headers.tuple(UPLINK_ZONE), moment)
+}
+
+/// Whether a packet from outside may be netd's: of a flow, for a published port or for a subnet. What is not plain may be.
+#[inline(always)]
+pub fn concerns_us<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &P) -> bool {
+    let Some(headers) = Headers::<F>::read_plain(packet) else { return true };
+    let Some(config) = env.config() else { return false };
+    interests(env, headers.proto, headers.dport) || F::may_be_ours(config, &headers.dst)
 }
 
 /// Everything else from outside that belongs to no flow. None: the opening says which flow to open.
@@ -78,6 +86,7 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     let stranger = publish.backend.is_mapped() || has(target.flags, endpoint_flags::INTERNAL);
     opening.source = if stranger { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
     opening.routed = true;
+    opening.arrived = packet.ifindex();
     Ok(None)
 }
 

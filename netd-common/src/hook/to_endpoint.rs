@@ -25,7 +25,10 @@ pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(
     conntrack::fragment::recall(env, &mut draft.headers, packet.ifindex());
     match to_endpoint_decide(env, packet, &draft.headers, &mut draft.opening)? {
         Some(verdict) => Ok(verdict.widened()),
-        None => conntrack::open(env, &mut draft).map(|()| Verdict::Pass),
+        None => {
+            conntrack::admit(env, &mut draft)?;
+            conntrack::open(env, &mut draft).map(|()| Verdict::Pass)
+        }
     }
 }
 

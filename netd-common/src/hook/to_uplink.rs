@@ -53,7 +53,7 @@ pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, headers: 
         let answers = flow.flags & flow_flags::ORIGINAL == 0;
         return if answers { Ok(Verdict::Pass) } else { Err(DropReason::LeakGuard) };
     }
-    conntrack::touch(&mut flow, &headers, now);
+    conntrack::touch(packet, &mut flow, &headers, now);
     rewrite::apply(packet, &headers, &flow, false).map(|()| Verdict::Pass)
 }
 

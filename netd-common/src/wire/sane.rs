@@ -39,7 +39,10 @@ pub fn check<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>) -> Result<(), D
             return Err(DropReason::Malformed);
         }
     }
-    if !F::V6 && headers.l4_offset > L3 + ipv4::HEADER { options(packet, headers.l4_offset) } else { Ok(()) }
+    if !F::V6 && headers.l4_offset > L3 + ipv4::HEADER {
+        return options(packet, headers.l4_offset);
+    }
+    Ok(())
 }
 
 /// Returns where the packet ends by its own account, as an offset from the start of the frame.
@@ -57,7 +60,10 @@ fn end<F: Ip, P: Packet>(packet: &P) -> Result<u32, DropReason> {
     if end > length { Err(DropReason::Malformed) } else { Ok(end) }
 }
 
-/// Refuses IPv4 options that name a route (RFC 791 §3.1), or cannot be walked.
+/// Walks IPv4 options (RFC 791 §3.1).
+///
+/// # Errors
+/// `SourceRoute` where they name a route, `Malformed` where they cannot be walked.
 #[inline(always)]
 fn options<P: Packet>(packet: &P, end: u32) -> Result<(), DropReason> {
     let mut at = L3 + ipv4::HEADER;

@@ -45,6 +45,7 @@ fn the_file_overrides_and_flags_override_the_file() {
         per_endpoint = 16
         [nat]
         port_range = "20000-20003"
+        exclude_ports = "20001, 30000-30009"
         [timeouts]
         udp = 0.25
         tcp_established = 10
@@ -55,6 +56,7 @@ fn the_file_overrides_and_flags_override_the_file() {
     assert_eq!((from_file.instance.as_str(), from_file.log_format), ("blue", LogFormat::Json));
     assert_eq!((from_file.flow_entries, from_file.flow_entries_per_endpoint), (64, 16));
     assert_eq!(from_file.nat_port_ranges, [(20_000, 20_003)]);
+    assert_eq!(from_file.nat_excluded_ports, [(20_001, 20_001), (30_000, 30_009)]);
     assert_eq!(from_file.timeouts.udp, Duration::from_millis(250));
     assert_eq!(from_file.timeouts.tcp_established, Duration::from_secs(10));
     assert_eq!(from_file.timeouts.udp_replied, Duration::from_mins(2));

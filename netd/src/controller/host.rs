@@ -22,6 +22,8 @@ use crate::{
 pub struct HostView {
     /// Interfaces through which the outside is reached.
     pub uplinks: Vec<UplinkEntry>,
+    /// Interfaces that lead outside, but not for sandboxes: no program can read their packets.
+    pub unserved: Vec<String>,
     /// Addresses on which published ports answer.
     pub local: Vec<IpAddr>,
     /// Routes that are not by netd's own interfaces.
@@ -55,6 +57,9 @@ impl<M: Machine> Controller<M> {
             return;
         }
         self.sync_host().await;
+        if changes.ways || changes.lost {
+            self.tell_flows_of_routes();
+        }
         let missing: BTreeSet<IfName> = expected(&self.world)
             .filter(|ifname| !self.host.own.contains(ifname.as_str()))
             .cloned()
@@ -87,6 +92,10 @@ impl<M: Machine> Controller<M> {
         };
         tracing::warn!(settings = ?repaired, "settings of bridges were changed by others and are put back");
         // Flows that found no way meanwhile ask again.
+        self.tell_flows_of_routes();
+    }
+
+    fn tell_flows_of_routes(&mut self) {
         if let Err(error) = self.machine.dataplane(|dataplane| dataplane.routes_changed()) {
             tracing::warn!(%error, "flows were not told of new routes");
         }
@@ -94,6 +103,12 @@ impl<M: Machine> Controller<M> {
 
     fn follow(&mut self, view: HostView) -> Result<(), Error> {
         let old = std::mem::take(&mut self.host);
+        for ifname in view.unserved.iter().filter(|ifname| !old.unserved.contains(ifname)) {
+            tracing::warn!(
+                ifname,
+                "sandboxes cannot leave by this interface: its packets begin with neither Ethernet nor IP"
+            );
+        }
         let trusted = trusted(&self.world, &view.links);
         let result = self.machine.dataplane(|dataplane| {
             step(dataplane, &old, &view)?;
@@ -110,7 +125,8 @@ impl<M: Machine> Controller<M> {
                 sources(std::slice::from_ref(uplink)).iter().map(IpAddr::to_string).collect();
             format!("{} ({})", uplink.ifname, addresses.join(", "))
         });
-        let uplinks = uplinks.collect();
+        let unserved = self.host.unserved.iter().map(|ifname| format!("{ifname} (not served)"));
+        let uplinks = uplinks.chain(unserved).collect();
         let features = self.machine.dataplane(|dataplane| dataplane.features());
         Status {
             instance: self.settings.instance.clone(),
@@ -146,22 +162,29 @@ fn trusted(world: &World, links: &BTreeMap<String, u32>) -> Vec<(u16, u32)> {
     pairs.collect()
 }
 
+/// Takes every step that can be taken; an interface that refuses its programs does not keep the others from theirs. The first error is returned.
 fn step(dataplane: &mut dyn Dataplane, old: &HostView, new: &HostView) -> Result<(), dataplane::Error> {
+    let mut result = Ok(());
+    let mut take = |step: Result<(), dataplane::Error>| {
+        if result.is_ok() {
+            result = step;
+        }
+    };
     // New programs and addresses come first, so that no packet meets an uplink without them.
     for uplink in new.uplinks.iter().filter(|uplink| !old.uplinks.contains(uplink)) {
-        dataplane.put_uplink(uplink)?;
+        take(dataplane.put_uplink(uplink));
     }
     if new.local != old.local {
-        dataplane.set_local_addresses(&new.local)?;
+        take(dataplane.set_local_addresses(&new.local));
     }
     let stays = |uplink: &UplinkEntry| new.uplinks.iter().any(|other| other.ifindex == uplink.ifindex);
     for uplink in old.uplinks.iter().filter(|uplink| !stays(uplink)) {
-        dataplane.remove_uplink(uplink)?;
+        take(dataplane.remove_uplink(uplink));
     }
     if new.routes != old.routes || new.uplinks != old.uplinks {
-        dataplane.routes_changed()?;
+        take(dataplane.routes_changed());
     }
-    Ok(())
+    result
 }
 
 fn sources(uplinks: &[UplinkEntry]) -> Vec<IpAddr> {

@@ -269,5 +269,5 @@ fn gone_uplink(ifindex: u32) -> Result<dataplane::UplinkEntry, dataplane::Error>
     let ifname = format!("if{ifindex}")
         .parse()
         .map_err(|error| dataplane::Error::Limit(format!("uplink {ifindex}: {error}")))?;
-    Ok(dataplane::UplinkEntry { ifindex, ifname, ipv4: None, ipv6: None, mtu: 0 })
+    Ok(dataplane::UplinkEntry { ifindex, ifname, ipv4: None, ipv6: None, mtu: 0, bare: false })
 }

@@ -252,7 +252,7 @@ async fn what_somebody_deletes_is_made_again_at_once() {
 }
 
 #[tokio::test]
-async fn flows_ask_again_for_their_way_after_settings_were_put_back() {
+async fn flows_ask_again_for_their_way_after_settings_were_put_back_or_ways_changed() {
     let mut bench = Bench::new().await;
     let disturbed = vec!["ipv4/conf/netd0/forwarding = 1".to_owned()];
     let told = |bench: &Bench| bench.controller.machine.dataplane.route_changes;
@@ -260,14 +260,15 @@ async fn flows_ask_again_for_their_way_after_settings_were_put_back() {
     for (changes, times) in [
         (Changes { links: true, ..Changes::default() }, 0),
         (Changes { settings: true, ..Changes::default() }, 1),
-        (Changes { lost: true, ..Changes::default() }, 2),
+        (Changes { ways: true, ..Changes::default() }, 2),
+        (Changes { lost: true, ..Changes::default() }, 4),
     ] {
         bench.controller.machine.disturbed.clone_from(&disturbed);
         bench.controller.host_changed(changes).await;
         assert_eq!(told(&bench) - before, times, "{changes:?}");
     }
     bench.controller.host_changed(Changes { settings: true, ..Changes::default() }).await;
-    assert_eq!(told(&bench) - before, 2, "nothing was put back");
+    assert_eq!(told(&bench) - before, 4, "nothing was put back");
 }
 
 #[tokio::test]
@@ -462,7 +463,7 @@ async fn unpublish_takes_what_is_meant_and_a_reconnect_does_not_bring_it_back() 
         bench.controller.world.sandbox("a").expect("a").bindings.iter().map(|b| b.host_port).collect();
     ports.sort_unstable();
     assert_eq!(ports, [8000, 8000, 8002, 8002, 8003, 8003]);
-    assert!(!bench.controller.machine.dataplane.flushed.is_empty(), "--kill ends flows");
+    assert!(!bench.controller.machine.dataplane.killed.is_empty(), "--kill ends flows");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use aya::{
 
 use super::{
     AttachMode, Error,
-    load::{SOCKET_PROGRAMS, packet_program, program_fd, socket_program},
+    load::{self, SOCKET_PROGRAMS, packet_program, program_fd, socket_program},
     raw,
 };
 
@@ -40,9 +40,13 @@ pub enum Side {
     Endpoint,
     /// A device of the host: programs of others run before netd's.
     Uplink,
+    /// The same, with packets that begin with IP.
+    BareUplink,
 }
 
 impl Side {
+    const ALL: [Self; 3] = [Self::Endpoint, Self::Uplink, Self::BareUplink];
+
     /// Returns (program, direction) of both hooks. A veth's ingress is what its sandbox sends.
     const fn hooks(self) -> [(&'static str, TcAttachType); 2] {
         match self {
@@ -50,6 +54,9 @@ impl Side {
                 [("from_endpoint", TcAttachType::Ingress), ("to_endpoint", TcAttachType::Egress)]
             }
             Self::Uplink => [("from_uplink", TcAttachType::Ingress), ("to_uplink", TcAttachType::Egress)],
+            Self::BareUplink => {
+                [("from_bare_uplink", TcAttachType::Ingress), ("to_bare_uplink", TcAttachType::Egress)]
+            }
         }
     }
 
@@ -61,7 +68,7 @@ impl Side {
     fn order(self) -> LinkOrder {
         match self {
             Self::Endpoint => LinkOrder::first(),
-            Self::Uplink => LinkOrder::last(),
+            Self::Uplink | Self::BareUplink => LinkOrder::last(),
         }
     }
 }
@@ -85,6 +92,7 @@ pub fn interface(
 ) -> Result<AttachMode, Error> {
     let mut worked = mode;
     for (program, direction) in side.hooks() {
+        load::on_demand(ebpf, program)?;
         let doing = || format!("attach {program} to {ifname}");
         let path = pin(links, ifindex, program);
         if replace(ebpf, &path, program)? {
@@ -245,7 +253,7 @@ pub fn detach_links(links: &Path) -> Result<(), Error> {
 pub fn detach_filters() {
     let Ok(interfaces) = nix::net::if_::if_nameindex() else { return };
     for interface in &interfaces {
-        for (program, direction) in [Side::Endpoint, Side::Uplink].iter().flat_map(|side| side.hooks()) {
+        for (program, direction) in Side::ALL.iter().flat_map(|side| side.hooks()) {
             detach_filter(&interface.name().to_string_lossy(), direction, program);
         }
     }

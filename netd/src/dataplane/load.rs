@@ -15,7 +15,10 @@ use netd_common::{
 use super::{Error, Settings, maps, object::OBJECT};
 
 /// The packet programs, by name.
-pub const PACKET_PROGRAMS: [&str; 4] = ["from_endpoint", "to_endpoint", "from_uplink", "to_uplink"];
+pub const PACKET_PROGRAMS: [&str; 6] =
+    ["from_endpoint", "to_endpoint", "from_uplink", "to_uplink", "from_bare_uplink", "to_bare_uplink"];
+/// Those that every host needs; the others are loaded when a device wants them.
+const ALWAYS: usize = 4;
 /// The socket programs, by name.
 pub const SOCKET_PROGRAMS: [&str; 10] = [
     "bind4",
@@ -54,12 +57,15 @@ pub fn load(settings: &Settings) -> Result<Ebpf, Error> {
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.join(name));
     }
-    for (name, entries) in [("FLOW4", settings.flow_entries), ("FLOW6", settings.flow_entries.div_ceil(4))] {
+    let (v4, v6) = (settings.flow_entries, settings.flow_entries.div_ceil(super::IPV6_SHARE));
+    for (name, entries) in
+        [("FLOW4", v4), ("FLOW6", v6), ("PENDING4", v4.div_ceil(2)), ("PENDING6", v6.div_ceil(2))]
+    {
         loader.map_max_entries(name, entries);
     }
     let mut ebpf =
         loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
-    for name in PACKET_PROGRAMS.into_iter().chain([PROBE]) {
+    for name in PACKET_PROGRAMS.into_iter().take(ALWAYS).chain([PROBE]) {
         packet_program(&mut ebpf, name)?
             .load()
             .map_err(|source| Error::kernel(format!("load program {name}"), source))?;
@@ -102,6 +108,18 @@ fn check_pinned(pins: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Loads a packet program that is not loaded yet.
+///
+/// # Errors
+/// Names the program and the kernel's reason.
+pub fn on_demand(ebpf: &mut Ebpf, name: &str) -> Result<(), Error> {
+    let program = packet_program(ebpf, name)?;
+    if program.fd().is_ok() {
+        return Ok(());
+    }
+    program.load().map_err(|source| Error::kernel(format!("load program {name}"), source))
 }
 
 /// Returns a packet program of the object.

@@ -13,9 +13,33 @@ use crate::model::{IfName, Mac};
 /// How long a link may take from being switched on to working; the kernel does it in a few milliseconds, in a worker.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// What the packets of a link begin with, as a program on it sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// An Ethernet header.
+    Ethernet,
+    /// IP itself: tun, `WireGuard`, PPP, IP in IP.
+    Bare,
+    /// Something else, such as the outer header of a GRE tunnel.
+    Other,
+}
+
+impl Framing {
+    const fn of(kind: LinkLayerType) -> Self {
+        match kind {
+            LinkLayerType::Ether => Self::Ethernet,
+            LinkLayerType::None
+            | LinkLayerType::Ppp
+            | LinkLayerType::Rawip
+            | LinkLayerType::Tunnel
+            | LinkLayerType::Tunnel6 => Self::Bare,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// What the kernel says about a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct HostLink {
     /// Its index, unique in its namespace.
     pub ifindex: u32,
@@ -37,8 +61,8 @@ pub struct HostLink {
     pub up: bool,
     /// Whether it also has a carrier.
     pub running: bool,
-    /// Whether its frames have Ethernet headers.
-    pub ethernet: bool,
+    /// What its packets begin with.
+    pub framing: Framing,
     /// Whether it is `lo`.
     pub loopback: bool,
 }
@@ -56,7 +80,7 @@ impl HostLink {
             mac: None,
             up: message.header.flags.contains(LinkFlags::Up),
             running: message.header.flags.contains(LinkFlags::Running),
-            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            framing: Framing::of(message.header.link_layer_type),
             loopback: message.header.flags.contains(LinkFlags::Loopback),
         };
         for attribute in &message.attributes {

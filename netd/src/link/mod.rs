@@ -21,14 +21,14 @@ use std::sync::Arc;
 
 pub use address::{HostAddress, Scope};
 pub use bridge::BridgeSpec;
-pub use device::HostLink;
+pub use device::{Framing, HostLink};
 pub use error::Error;
 pub use inside::InsideSpec;
 pub use label::{Label, MAX_LABEL, label, parse_label};
 
 pub use port::PortFlags;
 pub use route::{HostRoute, MAIN};
-pub use snapshot::{HostSnapshot, Uplink, local_addresses, uplinks};
+pub use snapshot::{HostSnapshot, Uplink, local_addresses, unserved, uplinks};
 use socket::{Mode, Socket};
 pub use veth::{MAX_IFINDEX, VethSpec};
 pub use watch::{Changes, Watcher};

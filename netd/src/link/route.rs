@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-        RouteType,
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
+        RouteProtocol, RouteScope, RouteType,
     },
 };
 
@@ -22,6 +22,12 @@ pub struct HostRoute {
     pub gateway: Option<IpAddr>,
     /// The interface it leaves by; None: several next hops, or none (blackhole).
     pub oif: Option<u32>,
+    /// The interfaces and routers of several next hops.
+    pub hops: Vec<(u32, Option<IpAddr>)>,
+    /// The source it prefers.
+    pub source: Option<IpAddr>,
+    /// The MTU it sets, in bytes.
+    pub mtu: Option<u32>,
     /// Its table; 254 is main, 255 local.
     pub table: u32,
     /// Who made it (`rtm_protocol`): 2 is the kernel itself.
@@ -46,6 +52,9 @@ impl HostRoute {
             dst: IpNet::new(unspecified, message.header.destination_prefix_length).ok()?,
             gateway: None,
             oif: None,
+            hops: Vec::new(),
+            source: None,
+            mtu: None,
             table: u32::from(message.header.table),
             protocol: message.header.protocol.into(),
             priority: 0,
@@ -60,16 +69,37 @@ impl HostRoute {
                 RouteAttribute::Oif(oif) => route.oif = Some(*oif),
                 RouteAttribute::Table(table) => route.table = *table,
                 RouteAttribute::Priority(priority) => route.priority = *priority,
+                RouteAttribute::PrefSource(address) => route.source = ip(address),
+                RouteAttribute::MultiPath(hops) => route.hops = hops.iter().map(hop).collect(),
+                RouteAttribute::Metrics(metrics) => {
+                    route.mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) => Some(*mtu),
+                        _ => None,
+                    });
+                }
                 _ => {}
             }
         }
         Some(route)
     }
 
+    /// Returns the interfaces it leaves by.
+    pub fn ways(&self) -> impl Iterator<Item = u32> {
+        self.oif.into_iter().chain(self.hops.iter().map(|(oif, _)| *oif))
+    }
+
     /// Whether it is a default route.
     pub fn is_default(&self) -> bool {
         self.dst.prefix_len() == 0
     }
+}
+
+fn hop(hop: &RouteNextHop) -> (u32, Option<IpAddr>) {
+    let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        _ => None,
+    });
+    (hop.interface_index, gateway)
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

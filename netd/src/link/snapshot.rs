@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Error, HostAddress, HostLink, HostRoute, Links, address::Scope};
+use super::{Error, Framing, HostAddress, HostLink, HostRoute, Links, address::Scope};
 use crate::model::IfName;
 
 /// The links, addresses and routes of a namespace.
@@ -29,6 +29,8 @@ pub struct Uplink {
     pub ipv6: Option<Ipv6Addr>,
     /// In bytes.
     pub mtu: u32,
+    /// Whether its packets begin with IP, without an Ethernet header.
+    pub bare: bool,
 }
 
 impl Links {
@@ -47,16 +49,39 @@ impl Links {
 
 /// Returns the interfaces through which the outside is reached, in the order of their indexes.
 ///
-/// With names given, those that exist. Otherwise every one that speaks Ethernet, has a global address, is no port of
+/// With names given, those that exist. Otherwise every one that has a global address or is the way of a route, is no port of
 /// another (the bridge or bond above it has the address then), whose label does not start with netd's own, and that is not
-/// an adopted bridge.
+/// an adopted bridge. Left out is what [`unserved`] returns.
 pub fn uplinks(
     snapshot: &HostSnapshot,
     own_label_prefix: &str,
     adopted: &[IfName],
     only: &[IfName],
 ) -> Vec<Uplink> {
-    let chosen = snapshot.links.iter().filter(|link| {
+    let ways = ways(snapshot, own_label_prefix, adopted, only).filter(|link| link.framing != Framing::Other);
+    let mut uplinks: Vec<Uplink> = ways.filter_map(|link| uplink(snapshot, link)).collect();
+    uplinks.sort_by_key(|uplink| uplink.ifindex);
+    uplinks
+}
+
+/// Returns the names of interfaces that lead outside, but whose packets no program of netd's can read: sandboxes do not get there.
+pub fn unserved(
+    snapshot: &HostSnapshot,
+    own_label_prefix: &str,
+    adopted: &[IfName],
+    only: &[IfName],
+) -> Vec<String> {
+    let ways = ways(snapshot, own_label_prefix, adopted, only).filter(|link| link.framing == Framing::Other);
+    ways.map(|link| link.name.clone()).collect()
+}
+
+fn ways<'a>(
+    snapshot: &'a HostSnapshot,
+    own_label_prefix: &str,
+    adopted: &[IfName],
+    only: &[IfName],
+) -> impl Iterator<Item = &'a HostLink> {
+    snapshot.links.iter().filter(move |link| {
         let named = |names: &[IfName]| names.iter().any(|ifname| ifname.as_str() == link.name);
         if !only.is_empty() {
             return named(only);
@@ -64,11 +89,21 @@ pub fn uplinks(
         let labelled = link.alias.as_ref().is_some_and(|alias| alias.starts_with(own_label_prefix));
         let own = labelled || named(adopted);
         let addressed = || addresses_of(snapshot, link).any(|address| address.scope == Scope::Global);
-        link.ethernet && !link.loopback && link.master.is_none() && !own && addressed()
-    });
-    let mut uplinks: Vec<Uplink> = chosen.filter_map(|link| uplink(snapshot, link)).collect();
-    uplinks.sort_by_key(|uplink| uplink.ifindex);
-    uplinks
+        !link.loopback && link.master.is_none() && !own && (addressed() || is_routed(snapshot, link))
+    })
+}
+
+/// Whether a route leads out by the link: without an address of its own, one of another interface is the source there (an "unnumbered" link).
+fn is_routed(snapshot: &HostSnapshot, link: &HostLink) -> bool {
+    let leads = |route: &HostRoute| {
+        // Every IPv6 link has routes to its link-local and multicast addresses.
+        let of_the_link = match route.dst.addr() {
+            IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_multicast(),
+            IpAddr::V4(_) => false,
+        };
+        route.unicast && route.ways().any(|oif| oif == link.ifindex) && !of_the_link
+    };
+    snapshot.routes.iter().any(leads)
 }
 
 fn uplink(snapshot: &HostSnapshot, link: &HostLink) -> Option<Uplink> {
@@ -78,6 +113,7 @@ fn uplink(snapshot: &HostSnapshot, link: &HostLink) -> Option<Uplink> {
         ipv4: masquerade4(addresses_of(snapshot, link)),
         ipv6: masquerade6(addresses_of(snapshot, link)),
         mtu: link.mtu,
+        bare: link.framing == Framing::Bare,
     })
 }
 

@@ -47,8 +47,11 @@ pub struct Changes {
     pub links: bool,
     /// An address came, went or changed.
     pub addresses: bool,
-    /// A route or routing rule came, went or changed.
+    /// A route came, went or changed.
     pub routes: bool,
+    /// A routing rule came or went, or a route that the kernel did not make itself: a snapshot does not show rules, nor that a route went and came
+    /// back, while flows may have followed the way that was there meanwhile.
+    pub ways: bool,
     /// Forwarding, or another setting of `net.ipv4.conf` or `net.ipv6.conf`, was written to or came with a link.
     pub settings: bool,
     /// The kernel lost notifications: anything may have changed, and nothing else is known.
@@ -68,6 +71,7 @@ impl Changes {
             links: self.links || other.links,
             addresses: self.addresses || other.addresses,
             routes: self.routes || other.routes,
+            ways: self.ways || other.ways,
             settings: self.settings || other.settings,
             lost: self.lost || other.lost,
         }
@@ -135,21 +139,29 @@ impl Drop for Watcher {
 type Connection = proto::Connection<Notification, TokioSocket>;
 type Message = (NetlinkMessage<Notification>, SocketAddr);
 
-/// The type of a notification (`RTM_...`), which is all that is read of it.
+/// What is read of a notification.
 #[derive(Debug, Clone, Copy)]
-struct Notification(u16);
+struct Notification {
+    /// Its type (`RTM_...`).
+    kind: u16,
+    /// Of a route: who made it (`rtm_protocol`).
+    protocol: Option<u8>,
+}
+
+/// Where `struct rtmsg` (linux/rtnetlink.h) has the protocol.
+const RTM_PROTOCOL: usize = 5;
 
 impl NetlinkDeserializable for Notification {
     type Error = Infallible;
 
-    fn deserialize(header: &NetlinkHeader, _payload: &[u8]) -> Result<Self, Infallible> {
-        Ok(Self(header.message_type))
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self { kind: header.message_type, protocol: payload.get(RTM_PROTOCOL).copied() })
     }
 }
 
 impl NetlinkSerializable for Notification {
     fn message_type(&self) -> u16 {
-        self.0
+        self.kind
     }
 
     fn buffer_len(&self) -> usize {
@@ -209,12 +221,14 @@ impl Shared {
 fn meaning(payload: &NetlinkPayload<Notification>) -> Changes {
     let mut news = Changes::default();
     match payload {
-        NetlinkPayload::InnerMessage(Notification(kind)) => match *kind {
+        NetlinkPayload::InnerMessage(Notification { kind, protocol }) => match *kind {
             libc::RTM_NEWLINK | libc::RTM_DELLINK => news.links = true,
             libc::RTM_NEWADDR | libc::RTM_DELADDR => news.addresses = true,
-            libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => {
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
                 news.routes = true;
+                news.ways = *protocol != Some(libc::RTPROT_KERNEL);
             }
+            libc::RTM_NEWRULE | libc::RTM_DELRULE => news.ways = true,
             libc::RTM_NEWNETCONF => news.settings = true,
             _ => {}
         },
@@ -252,12 +266,20 @@ mod tests {
             let ifindex = links.ensure_bridge(&bridge(0)).await.expect("bridge");
             let mut seen = Changes::default();
             while !(seen.links && seen.addresses && seen.routes) {
+                assert!(!seen.ways, "a bridge's own routes are the kernel's");
                 let changes = watcher.changed().await;
                 assert!(!changes.lost, "{changes:?}");
                 seen = seen.and(changes);
             }
             links.remove_address(ifindex, "10.0.0.1/24".parse().expect("valid")).await.expect("removed");
             while !watcher.changed().await.addresses {}
+            for family in ["-4", "-6"] {
+                let added = std::process::Command::new("ip")
+                    .args([family, "rule", "add", "pref", "1000", "lookup", "main"])
+                    .status();
+                assert!(added.expect("ip runs").success());
+                while !watcher.changed().await.ways {}
+            }
             for (key, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
                 sysctl::write(links.netns(), vec![(key.into(), value.into())]).await.expect("written");
                 while !watcher.changed().await.settings {}

@@ -17,7 +17,7 @@ use netd::{
 use crate::{bridge, in_new_netns, inside, ip, name, net, sandbox, veth};
 
 #[test]
-fn uplinks_are_what_speaks_ethernet_with_an_address() {
+fn uplinks_are_what_has_an_address_or_a_route() {
     in_new_netns(async || {
         let links = Links::open().await.expect("socket");
         let netns = sandbox();
@@ -41,6 +41,11 @@ fn uplinks_are_what_speaks_ethernet_with_an_address() {
             "tuntap add tun0 mode tun",
             "addr add 203.0.113.1/24 dev tun0",
             "link set tun0 up",
+            "tuntap add tun1 mode tun",
+            "link set tun1 up",
+            "route add 203.0.113.128/25 dev tun1",
+            "tuntap add tun2 mode tun",
+            "link set tun2 up",
         ] {
             ip(command);
         }
@@ -49,12 +54,13 @@ fn uplinks_are_what_speaks_ethernet_with_an_address() {
         let snapshot = links.snapshot().await.expect("snapshot");
         let found = uplinks(&snapshot, "netd:test:", &[], &[]);
         let names: Vec<_> = found.iter().map(|uplink| uplink.ifname.as_str()).collect();
-        assert_eq!(names, ["up0", "br-own"]);
+        assert_eq!(names, ["up0", "br-own", "tun0", "tun1"], "tun1 is unnumbered, tun2 leads nowhere");
+        assert_eq!(found.iter().map(|uplink| uplink.bare).collect::<Vec<_>>(), [false, false, true, true]);
         assert_eq!(found[0].ipv4, Some("192.0.2.1".parse().expect("valid")));
         assert_eq!(found[0].ipv6, Some("2001:db8::2".parse().expect("valid")));
         assert_eq!((found[1].ipv4, found[1].ipv6), (Some("198.51.100.1".parse().expect("valid")), None));
         let adopted = uplinks(&snapshot, "netd:test:", &[name("br-own")], &[]);
-        assert_eq!(adopted.len(), 1, "an adopted bridge leads to sandboxes");
+        assert_eq!(adopted.len(), 3, "an adopted bridge leads to sandboxes");
         let only = uplinks(&snapshot, "netd:test:", &[], &[name("bare0"), name("absent")]);
         assert_eq!(only.iter().map(|uplink| uplink.ifname.as_str()).collect::<Vec<_>>(), ["bare0"]);
         let local = local_addresses(&snapshot.addresses);

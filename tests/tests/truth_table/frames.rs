@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use netd_common::wire::crc32c;
 use netd_tests::{
-    Capture, Family, Frame, H, Lab, Proto, R, R2, Sandbox, Wire, at, denied,
+    Capture, Family, Frame, H, Lab, PATIENCE, Proto, R, R2, Sandbox, at, denied,
     truth::{Row, Stage, V4, V6, Who, World, row, story},
 };
 
-const SCTP: u8 = 132;
 const WAIT: Duration = Duration::from_secs(5);
 
 pub fn rows() -> Vec<Row> {
@@ -119,7 +117,8 @@ fn of_no_flow(world: &World, family: Family) {
     for segment in [frame.tcp_fin(from, to), frame.tcp_rst(from, to), frame.tcp_ack(from, to)] {
         denied(world, &world.r, &["CT_INVALID"], || wire.send(&segment));
     }
-    remote.take();
+    let leaked = remote.take().into_iter().filter(|p| p.is_to(Proto::Tcp, 9)).count();
+    assert_eq!(leaked, 0, "segments of no flow at R");
     wire.send(&frame.tcp_syn(from, to));
     let syn = remote.wait("the SYN", WAIT, |p| !p.outgoing && p.is_to(Proto::Tcp, 9));
     assert_eq!(syn.src, Some(H.ip(family)));
@@ -189,36 +188,22 @@ fn link_protocols(world: &World, family: Family) {
     assert!(leaked.is_empty(), "on the uplink: {:?}", leaked.first());
 }
 
-/// An INIT that names two more addresses of its sender (RFC 9260 §3.3.2.1).
-fn init_with_more_addresses() -> Vec<u8> {
-    let mut packet = [5000_u16.to_be_bytes(), 8080_u16.to_be_bytes()].concat();
-    packet.extend([0; 8]);
-    packet.extend([1, 0, 0, 48]);
-    packet.extend([0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
-    packet.extend([0, 5, 0, 8, 10, 0, 1, 3]);
-    packet.extend([0, 6, 0, 20]);
-    packet.extend(R2.v6.octets());
-    let sum = crc32c::of(&packet);
-    packet[8..12].copy_from_slice(&sum.to_le_bytes());
-    packet
-}
-
 fn more_addresses(family: Family) {
     let lab = Lab::new();
     let net = lab.network("netA", 20, &[]);
-    let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80/sctp"]);
-    let (inside, outside) = (a1.capture(), Wire::to(&lab.r, H.ip(family)));
-    let init = init_with_more_addresses();
-    outside.socket.send(&outside.frame.ip_payload(R.ip(family), H.ip(family), SCTP, &init));
-    let seen = inside.wait("INIT", WAIT, |p| !p.outgoing && p.proto == Some(SCTP));
-    let header = if family == Family::V4 { 20 } else { 40 };
-    let packet = &seen.bytes[14 + header..];
-    assert_eq!((seen.src, seen.dst), (Some(R.ip(family)), Some(a1.ip(family))));
-    assert_eq!(&packet[..4], [5000_u16.to_be_bytes(), 80_u16.to_be_bytes()].concat());
-    assert_eq!(&packet[12..], &init[12..], "the addresses inside stay");
-    let mut blank = packet.to_vec();
-    blank[8..12].fill(0);
-    assert_eq!(crc32c::of(&blank).to_le_bytes(), packet[8..12], "CRC32c");
+    let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80/sctp"]).serving(&[80]);
+    let (inside, outside) = (a1.capture(), Capture::start(&lab.r2, "eth0"));
+    // A second address of the client, on its other interface: of another uplink of the host.
+    let more = [R2.ip(family)];
+    let outcome = lab.r.init_sctp_with(at(H.ip(family), 8080), 40_000, &more, PATIENCE);
+    let seen = outcome.seen().expect("an answer, its checksum right");
+    assert_eq!((seen.server.as_str(), seen.source), ("a1", at(R.ip(family), 40_000)));
+    let sctp = |p: &netd_tests::Packet| p.proto == Some(132);
+    let clients: Vec<_> =
+        inside.take().into_iter().filter(|p| !p.outgoing && sctp(p)).map(|p| p.src).collect();
+    assert_eq!(clients, [Some(R.ip(family))], "one path, the primary one");
+    lab.r.ping(R2.ip(family));
+    assert!(!outside.take().iter().any(sctp), "nothing to the other address");
 }
 
 /// A frame that arrives, and what stands in its place: tags between addresses and type, or another type.

@@ -63,7 +63,9 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
         ipv4: uplink.ipv4,
         ipv6: uplink.ipv6,
         mtu: uplink.mtu,
+        bare: uplink.bare,
     });
+    let unserved = link::unserved(&snapshot, LABEL, bridges, only);
     let own = labelled(&snapshot.links, LABEL);
     let foreign = |oif: Option<u32>| oif.is_none_or(|oif| !own.contains(&oif));
     let adopted = |link: &HostLink| bridges.iter().any(|bridge| bridge.as_str() == link.name);
@@ -72,6 +74,7 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
         own: ours.map(|link| link.name.clone()).collect(),
         links: snapshot.links.iter().map(|link| (link.name.clone(), link.ifindex)).collect(),
         uplinks: uplinks.collect(),
+        unserved,
         local: link::local_addresses(&snapshot.addresses),
         routes: snapshot
             .routes

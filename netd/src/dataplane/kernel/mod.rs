@@ -1,6 +1,7 @@
 //! The packet path in the running kernel: `Dataplane` over pinned maps and programs.
 
 mod allow;
+mod collector;
 mod config;
 mod direct;
 mod drops;
@@ -30,12 +31,14 @@ use super::{
     AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry,
     OpenEntry, PublishEntry, Settings, UplinkEntry,
     attach::{self, Side},
-    flows,
+    flows::{self, Printable as _},
+    host_sockets,
     load::{self, pin_dir},
     maps::{FamilyMaps, Maps, Ports, Table},
     object::OBJECT_SHA256,
 };
-use crate::model::{Mac, Protocol};
+use crate::model::Mac;
+use collector::Collector;
 use config::configure;
 use ports::published;
 
@@ -55,6 +58,8 @@ pub struct Kernel {
     uplinks: HashMap<u32, UplinkEntry>,
     /// Whether ports of removed publishes may still be in the sets of interest.
     stale_interest: bool,
+    /// What the last look at the flows found.
+    collector: Collector,
     /// Lists of sources that may come to a port.
     lists: allow::Lists,
 }
@@ -83,8 +88,10 @@ impl Kernel {
             networks: HashMap::new(),
             uplinks: HashMap::new(),
             stale_interest: true,
+            collector: Collector::default(),
             lists: allow::Lists::new(),
         };
+        kernel.exclude_ports()?;
         kernel.recall()?;
         Ok(kernel)
     }
@@ -139,7 +146,8 @@ impl Kernel {
         for (ifindex, uplink) in self.maps.uplink.entries()? {
             let Ok(ifname) = format!("if{ifindex}").parse() else { continue };
             let (ipv4, ipv6) = (option4(uplink.addr4), option6(uplink.addr6));
-            self.uplinks.insert(ifindex, UplinkEntry { ifindex, ifname, ipv4, ipv6, mtu: uplink.mtu });
+            self.uplinks
+                .insert(ifindex, UplinkEntry { ifindex, ifname, ipv4, ipv6, mtu: uplink.mtu, bare: false });
         }
         self.recall_lists()?;
         self.refresh_interest(&HashSet::new(), true)
@@ -170,12 +178,6 @@ impl Kernel {
             .set(0, config, 0)
             .map_err(|source| Error::kernel("write to map CONFIG".to_owned(), source))
     }
-
-    fn end_flows(&mut self, ends: impl Fn(&Passage) -> bool) -> Result<usize, Error> {
-        let v4 = flows::end(&mut self.maps.v4.flow, |key, flow| ends(&Passage::of(key, flow)))?;
-        let v6 = flows::end(&mut self.maps.v6.flow, |key, flow| ends(&Passage::of(key, flow)))?;
-        Ok(v4 + v6)
-    }
 }
 
 /// What decides whether a flow ends, for both families.
@@ -183,9 +185,11 @@ struct Passage {
     zone: u32,
     out: u32,
     to_sandbox: bool,
+    masqueraded: bool,
     proto: u8,
     opener: IpAddr,
     host: (IpAddr, u16),
+    backend: (IpAddr, u16),
     shown: IpAddr,
 }
 
@@ -195,9 +199,11 @@ impl Passage {
             zone: key.zone,
             out: flow.out,
             to_sandbox: flow.flags & flow_flags::TO_SANDBOX != 0,
+            masqueraded: flow.flags & flow_flags::MASQUERADED != 0,
             proto: key.proto,
             opener: key.src.ip(),
             host: (key.dst.ip(), key.dport.into()),
+            backend: (flow.dst.ip().to_canonical(), flow.dport.into()),
             shown: flow.src.ip(),
         }
     }
@@ -215,8 +221,8 @@ fn wire(mac: Mac) -> WireMac {
     WireMac::from(mac.0)
 }
 
-/// Makes a table hold exactly these keys.
-fn sync<K, V>(table: &mut Table<K, V>, wanted: &HashSet<K>, value: &V) -> Result<bool, Error>
+/// Makes a table hold exactly these keys. Returns those that went.
+fn sync<K, V>(table: &mut Table<K, V>, wanted: &HashSet<K>, value: &V) -> Result<Vec<K>, Error>
 where
     K: aya::Pod + Eq + std::hash::Hash,
     V: aya::Pod,
@@ -225,10 +231,11 @@ where
     for key in wanted.difference(&present) {
         table.put(key, value)?;
     }
-    for key in present.difference(wanted) {
+    let gone: Vec<K> = present.difference(wanted).copied().collect();
+    for key in &gone {
         table.remove(key)?;
     }
-    Ok(present != *wanted)
+    Ok(gone)
 }
 
 fn owner_of(entry: &EndpointEntry, flags: u32) -> Owner {
@@ -368,24 +375,20 @@ impl Dataplane for Kernel {
         self.mode = attach::interface(
             &mut self.ebpf,
             &links,
-            Side::Uplink,
+            if uplink.bare { Side::BareUplink } else { Side::Uplink },
             uplink.ifname.as_str(),
             uplink.ifindex,
             self.mode,
         )?;
-        if let Some(old) = self.uplinks.insert(uplink.ifindex, uplink.clone()) {
-            let lost = |old: Option<IpAddr>, new: Option<IpAddr>| old.filter(|_| old != new);
-            let lost4 = lost(old.ipv4.map(Into::into), uplink.ipv4.map(Into::into));
-            let lost6 = lost(old.ipv6.map(Into::into), uplink.ipv6.map(Into::into));
-            if lost4.is_some() || lost6.is_some() {
-                self.end_flows(|flow| !flow.to_sandbox && [lost4, lost6].contains(&Some(flow.shown)))?;
-            }
-        }
+        self.uplinks.insert(uplink.ifindex, uplink.clone());
         self.routes_changed()
     }
 
     fn remove_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
-        attach::detach(&pin_dir(&self.settings.bpffs).join("links"), Side::Uplink, uplink.ifindex)?;
+        let links = pin_dir(&self.settings.bpffs).join("links");
+        for side in [Side::Uplink, Side::BareUplink] {
+            attach::detach(&links, side, uplink.ifindex)?;
+        }
         self.maps.uplink.remove(&uplink.ifindex)?;
         self.uplinks.remove(&uplink.ifindex);
         let out = uplink.ifindex;
@@ -401,8 +404,18 @@ impl Dataplane for Kernel {
                 IpAddr::V6(addr) => v6.extend([Addr6::from(*addr)]),
             }
         }
-        sync(&mut self.maps.v4.local, &v4, &1)?;
-        sync(&mut self.maps.v6.local, &v6, &1)?;
+        let mut gone: HashSet<IpAddr> = HashSet::new();
+        gone.extend(sync(&mut self.maps.v4.local, &v4, &1)?.into_iter().map(|addr| addr.ip()));
+        gone.extend(sync(&mut self.maps.v6.local, &v6, &1)?.into_iter().map(|addr| addr.ip()));
+        if gone.is_empty() {
+            return Ok(());
+        }
+        // As nf_nat does (masq_inet_event): nobody can answer to them any more, and a new flow takes the new address.
+        let ended =
+            self.end_flows(|flow| flow.masqueraded && !flow.to_sandbox && gone.contains(&flow.shown))?;
+        if ended > 0 {
+            tracing::info!(?gone, flows = ended, "flows ended with the address that they showed");
+        }
         Ok(())
     }
 
@@ -453,22 +466,17 @@ impl Dataplane for Kernel {
         if entries.iter().any(|entry| !entry.allow.is_everybody()) {
             self.forget_lists()?;
         }
-        let udp: HashSet<(IpAddr, u16)> = entries
-            .iter()
-            .filter(|entry| entry.protocol == Protocol::Udp)
-            .map(|entry| (entry.host_ip, entry.host_port))
-            .collect();
+        let udp = host_sockets::connectionless(entries);
         if !udp.is_empty() {
-            self.end_flows(|flow| {
-                let (addr, port) = flow.host;
-                let any =
-                    if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-                flow.proto == l4::UDP
-                    && flow.to_sandbox
-                    && (udp.contains(&(addr, port)) || udp.contains(&(any, port)))
-            })?;
+            self.end_flows(ports::came_by(&udp))?;
+            let ended = host_sockets::end(&self.maps.dialled, &udp)?;
+            tracing::debug!(ended, "host sockets were told to connect again");
         }
         Ok(())
+    }
+
+    fn kill_publishes(&mut self, entries: &[PublishEntry]) -> Result<usize, Error> {
+        Ok(self.end_flows(ports::came_by(entries))? + host_sockets::end(&self.maps.dialled, entries)?)
     }
 
     fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
@@ -505,7 +513,7 @@ impl Dataplane for Kernel {
     }
 
     fn flush_flows(&mut self, filter: &FlowFilter) -> Result<usize, Error> {
-        Ok(flows::flush(&mut self.maps.v4.flow, filter)? + flows::flush(&mut self.maps.v6.flow, filter)?)
+        self.flush(filter)
     }
 
     fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error> {
@@ -513,13 +521,7 @@ impl Dataplane for Kernel {
     }
 
     fn collect_garbage(&mut self) -> Result<usize, Error> {
-        let mut live = HashSet::new();
-        let gone = flows::collect(&mut self.maps.v4.flow, &self.config.timeouts, &mut live)?
-            + flows::collect(&mut self.maps.v6.flow, &self.config.timeouts, &mut live)?;
-        if std::mem::take(&mut self.stale_interest) {
-            self.refresh_interest(&live, false)?;
-        }
-        Ok(gone)
+        self.collect_when_due()
     }
 
     fn inventory(&mut self) -> Result<Inventory, Error> {
@@ -571,13 +573,15 @@ impl Dataplane for Kernel {
             AttachMode::Tcx => "tcx",
             AttachMode::Tc => "clsact",
         };
-        vec![
+        let mut features = vec![
             ("attach".to_owned(), attach.to_owned()),
             ("object".to_owned(), OBJECT_SHA256.to_owned()),
             ("flow_entries".to_owned(), self.settings.flow_entries.to_string()),
             ("peer_scrubs".to_owned(), yes(features::PEER_SCRUBS)),
             ("csum_ipv6".to_owned(), yes(features::CSUM_IPV6)),
-        ]
+        ];
+        features.extend(self.occupancy());
+        features
     }
 
     fn down(&mut self) -> Result<(), Error> {

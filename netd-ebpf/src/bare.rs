@@ -1,0 +1,106 @@
+//! The programs of uplinks without link addresses: tun, WireGuard, PPP.
+//!
+//! What arrives there begins with IP. Most of it is for the host and passes untouched; what may be netd's gets an Ethernet header first and takes
+//! the way of every other uplink from there on, so that Ethernet's fast path knows nothing of this. What leaves is translated as it is.
+
+use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
+use netd_common::{
+    family::{Family, V4, V6},
+    hook,
+    net::UPLINK_ZONE,
+    verdict::DropReason,
+    wire::Headers,
+};
+
+use crate::{
+    env::{self, Kernel},
+    maps,
+    report::{PASS, UNDECIDED, drop_number, finish},
+    skb::{Careful, Direct, dress},
+    tc::{ethertype, optional, slow4, slow6, uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6},
+};
+
+/// Declares the parts of one family that read bare packets.
+macro_rules! parts {
+    ($family:ty, $draft:ident, $concerns:ident, $read:ident, $guard:ident) => {
+        /// Whether a packet from outside may be netd's. The answer is 1 or 0.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $concerns(skb: *mut __sk_buff) -> u32 {
+            u32::from(hook::concerns_us::<$family, _, _>(&Kernel(skb), &Direct::bare(skb)))
+        }
+
+        /// As the reading part of an Ethernet device.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $read(skb: *mut __sk_buff) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
+            match Headers::<$family>::read(&Careful::bare(skb)) {
+                Ok(headers) => {
+                    draft.headers = headers;
+                    UNDECIDED
+                }
+                Err(reason) => reason as i32,
+            }
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $guard(skb: *mut __sk_buff) -> i32 {
+            let action =
+                optional(skb, hook::to_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::bare(skb)));
+            if action != UNDECIDED {
+                return action;
+            }
+            let unread = $read(skb);
+            if unread != UNDECIDED {
+                return drop_number(unread);
+            }
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            finish(
+                skb,
+                hook::to_uplink::<$family, _, _>(&Kernel(skb), &mut Careful::bare(skb), &draft.headers),
+            )
+        }
+    };
+}
+parts!(V4, DRAFT4, bare_concerns4, bare_read4, bare_guard4);
+parts!(V6, DRAFT6, bare_concerns6, bare_read6, bare_guard6);
+
+/// What arrives from outside; ingress of an uplink without link addresses.
+#[classifier]
+pub fn from_bare_uplink(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    match ethertype(skb) {
+        V4::ETHERTYPE => {
+            if bare_concerns4(skb) == 0 || !dress(skb, V4::ETHERTYPE) {
+                return PASS;
+            }
+            match uplink_fast4(skb) {
+                UNDECIDED => slow4(skb, UPLINK_ZONE, uplink_decide4),
+                action => action,
+            }
+        }
+        V6::ETHERTYPE => {
+            if bare_concerns6(skb) == 0 || !dress(skb, V6::ETHERTYPE) {
+                return PASS;
+            }
+            match uplink_fast6(skb) {
+                UNDECIDED => slow6(skb, UPLINK_ZONE, uplink_decide6),
+                action => action,
+            }
+        }
+        _ => PASS,
+    }
+}
+
+/// What leaves by an uplink without link addresses; its egress.
+#[classifier]
+pub fn to_bare_uplink(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    match ethertype(skb) {
+        V4::ETHERTYPE => bare_guard4(skb),
+        V6::ETHERTYPE => bare_guard6(skb),
+        _ => PASS,
+    }
+}
