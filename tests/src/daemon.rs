@@ -19,8 +19,8 @@ use tempfile::TempDir;
 
 use crate::{Child, Ns, Run};
 
-/// How long a daemon may take until it answers; it takes well under a second.
-const START: Duration = Duration::from_secs(30);
+/// How long a daemon may take until it answers; it takes well under a second, but an emulated kernel verifies programs for long.
+const START: Duration = Duration::from_mins(2);
 
 /// The directories of one instance; gone on drop.
 #[derive(Debug)]
