@@ -91,7 +91,7 @@ fn every_path_holds(config: &str) {
     let (mut outwards, _) = world.a1.connect_stream(at(R.v6, 80));
     let mut streams_live = |when: &str| {
         for stream in [&mut inwards, &mut outwards] {
-            stream.echo(&[0x5a; 60_000]).unwrap_or_else(|error| panic!("a stream {when}: {error}"));
+            stream.echo(&vec![0x5a; 60_000]).unwrap_or_else(|error| panic!("a stream {when}: {error}"));
         }
     };
     streams_live("with a daemon");
