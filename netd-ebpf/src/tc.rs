@@ -24,8 +24,8 @@ use crate::{
     env::{self, Kernel},
     hold, maps,
     report::{
-        AsNextHop, CONSUMED, DROP, FLOWLESS, FOUND, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet,
-        finish,
+        self, AsNextHop, FLOWLESS, FOUND, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet, finish,
+        leave,
     },
     skb::{Careful, Direct},
 };
@@ -35,7 +35,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident) => {
+     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -102,7 +102,7 @@ macro_rules! parts {
             if Env::<$family>::datagram(&Kernel(skb), &key).is_some() && hold::withdraw(place as u32) != 0 {
                 return hold::arrive_anew(skb);
             }
-            CONSUMED
+            report::hold()
         }
 
         #[inline(never)]
@@ -196,11 +196,14 @@ macro_rules! parts {
         #[unsafe(no_mangle)]
         extern "C" fn $reset(skb: *mut __sk_buff) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            if !Env::<$family>::may_reset(&Kernel(skb), ifindex(skb)) {
-                return DROP; // counted already
+            // Counted as dropped already, whether it is answered or not.
+            if !Env::<$family>::may_reset(&Kernel(skb), ifindex(skb))
+                || reset::answer(&mut Careful::new(skb), &draft.headers).is_err()
+            {
+                return report::stop();
             }
-            let answered = reset::answer(&mut Careful::new(skb), &draft.headers);
-            finish::<<$family as Family>::Addr>(skb, answered.map(|()| Verdict::ToSandbox(ifindex(skb))))
+            report::answer();
+            finish::<<$family as Family>::Addr>(skb, Ok(Verdict::ToSandbox(ifindex(skb))))
         }
 
         /// Reserves the draft's reply tuple. The answer is 0, or the number of a drop reason.
@@ -304,6 +307,7 @@ macro_rules! parts {
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
+            $recall(skb);
             let action = $gate_decide(skb);
             if action != UNDECIDED {
                 return action;
@@ -314,6 +318,16 @@ macro_rules! parts {
             }
             let opened = $open(skb);
             if opened == UNDECIDED { PASS } else { opened }
+        }
+
+        /// Gives a fragment that the stack delivers the ports of its first. The answer is 0.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $recall(skb: *mut __sk_buff) -> i32 {
+            if let Some(draft) = env::draft(&maps::$draft) {
+                conntrack::fragment::recall::<$family, _>(&Kernel(skb), &mut draft.headers, ifindex(skb));
+            }
+            0
         }
 
         #[inline(never)]
@@ -370,7 +384,8 @@ parts!(
     guard4,
     slow4,
     follow4,
-    hold4
+    hold4,
+    recall4
 );
 parts!(
     V6,
@@ -396,7 +411,8 @@ parts!(
     guard6,
     slow6,
     follow6,
-    hold6
+    hold6,
+    recall6
 );
 
 /// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.
@@ -472,7 +488,7 @@ pub fn ifindex(skb: *mut __sk_buff) -> u32 {
 #[classifier]
 pub fn from_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => match endpoint_fast4(skb) {
             UNDECIDED => match slow4(skb, ifindex(skb), endpoint_decide4_or_6) {
                 FOUND => slow6(skb, ifindex(skb), endpoint_decide6),
@@ -492,25 +508,27 @@ pub fn from_endpoint(ctx: TcContext) -> i32 {
                 Err(reason) => drop_packet(reason),
             }
         }
-    }
+    };
+    leave(action)
 }
 
 /// What the bridge or the stack delivers to a sandbox; egress of its veth's host side.
 #[classifier]
 pub fn to_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => gate4(skb),
         V6::ETHERTYPE => gate6(skb),
         _ => PASS,
-    }
+    };
+    leave(action)
 }
 
 /// What arrives from outside; ingress of an uplink.
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => match uplink_fast4(skb) {
             UNDECIDED => slow4(skb, UPLINK_ZONE, uplink_decide4),
             action => action,
@@ -520,18 +538,20 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
             action => action,
         },
         _ => PASS,
-    }
+    };
+    leave(action)
 }
 
 /// What leaves by an uplink; its egress.
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => guard4(skb),
         V6::ETHERTYPE => guard6(skb),
         _ => PASS,
-    }
+    };
+    leave(action)
 }
 
 /// Tells the daemon by BPF_PROG_TEST_RUN whether `bpf_l4_csum_replace` knows `BPF_F_IPV6`: 0 yes, 1 no.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use netd_tests::{
-    Capture, Family, H, Lab, Options, Outcome, PATIENCE, Proto, R, SILENCE, Sandbox, Server, at, denied,
+    Capture, Family, H, Lab, Options, Outcome, PATIENCE, Proto, R, SILENCE, Server, at, denied,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 

@@ -108,11 +108,20 @@ fn dockers_keys_shape_the_default_network() {
 }
 
 #[test]
+fn direct_access_has_dockers_keys() {
+    assert_eq!(settings("").expect("valid").direct, DirectAccess::default(), "nobody");
+    let text = "allow-direct-routing = true\nbridge-accept-fwmark = \"0x10/0xf0\"";
+    let direct = settings(text).expect("valid").dataplane().direct;
+    assert_eq!(direct, DirectAccess { routing: true, mark: Some((0x10, 0xf0)) });
+}
+
+#[test]
 fn mistakes_name_the_line_and_the_key() {
     for (text, start) in [
         ("\n\ncolour = 1", "3: unknown key `colour`, expected one of"),
         ("[flows]\nsize = 1", "2: unknown key `size`, expected `entries` or `per_endpoint`"),
         ("[timeouts]\nudp = 1\nsctp = 2", "3: unknown key `sctp`"),
+        ("bridge-accept-fwmark = \"1/0\"", "1: bridge-accept-fwmark: invalid firewall mark"),
         ("[timeouts]\nudp = 0", "2: udp: 0 is no timeout"),
         ("[timeouts]\nudp = -1", "2: udp: -1 is no timeout"),
         ("[timeouts]\nudp = nan", "2: udp: NaN is no timeout"),

@@ -251,6 +251,15 @@ impl<M: Machine> Controller<M> {
         Ok(gone)
     }
 
+    pub(super) async fn unlink(&mut self, word: &str, alias: &str) -> Result<(), Error> {
+        let before = Arc::clone(self.world.sandbox(word)?);
+        let mut next = World::clone(&self.world);
+        sandboxes::unlink(&mut next, &before, alias)?;
+        self.update(next, &before).await?;
+        tracing::info!(sandbox = %before.name, alias, "link removed");
+        Ok(())
+    }
+
     /// Ends what came in by these bindings.
     fn kill_flows(&mut self, sandbox: &Sandbox, gone: &[Binding]) -> Result<(), Error> {
         let entry = |binding: &Binding| {
