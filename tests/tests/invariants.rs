@@ -7,7 +7,7 @@ use netd_tests::{Capture, Family, Frame, H, Lab, Ns, PATIENCE, Packet, Proto, R,
 
 const FRAMES: u64 = 600;
 
-/// SplitMix64: one word a call, any seed.
+/// `SplitMix64`: one word a call, any seed.
 struct Random(u64);
 
 impl Random {
@@ -53,14 +53,14 @@ fn random_frame(random: &mut Random, frame: &Frame, from: IpAddr, to: IpAddr) ->
         let folded = (sum & 0xffff) + (sum >> 16);
         let sum = !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded");
         bytes[l3 + 10..l3 + 12].copy_from_slice(&sum.to_be_bytes());
-    } else if random.next() % 3 == 0 {
+    } else if random.next().is_multiple_of(3) {
         bytes[l3 + 6] = random.pick(&[0, 43, 44, 51, 59, 60]); // whatever follows is read as an extension header
     }
-    if random.next() % 8 == 0 {
+    if random.next().is_multiple_of(8) {
         let tag = [0x81, 0, 0, random.pick(&[0, 1, 7])];
         bytes.splice(12..12, tag);
     }
-    if random.next() % 4 == 0 {
+    if random.next().is_multiple_of(4) {
         let at = bytes.len() - 1 - usize::from(random.byte()) % 8;
         bytes[at] = random.byte();
     }
