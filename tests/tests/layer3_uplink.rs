@@ -223,9 +223,9 @@ fn fragments_meet_in_any_order_on_a_tunnel() {
         for seed in 0..10 {
             let mut parts = link.fragments(from, to, &bytes, 1500);
             if seed == 0 {
-                parts.reverse()
+                parts.reverse();
             } else {
-                shuffle(&mut parts, seed)
+                shuffle(&mut parts, seed);
             }
             for part in &parts {
                 // Behind the Ethernet header, which this link has not.
