@@ -6,8 +6,8 @@ use crate::{
     conntrack::Opening,
     family::Family,
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish, PublishKey,
-        Tuple, Uplink,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending, Place,
+        Publish, PublishKey, Tuple, Uplink,
     },
     nat::icmp_error::Quote,
     net::{Be16, IfIndex},
@@ -136,6 +136,8 @@ pub struct Draft<F: Family> {
     pub reply: Tuple<F::Addr>,
     /// The entry to insert next.
     pub flow: Flow<F::Addr>,
+    /// What both entries of the flow to open have in common.
+    pub generation: u32,
 }
 
 impl<F: Family> Default for Draft<F> {
@@ -163,6 +165,7 @@ impl<F: Family> Default for Draft<F> {
             quote: Quote::default(),
             reply: Tuple::default(),
             flow: Flow::default(),
+            generation: 0,
         }
     }
 }
@@ -236,15 +239,29 @@ pub trait Env<F: Family> {
     /// # Errors
     /// `Full` when it was gone and the table is full.
     fn replace(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), ClaimError>;
-    /// Removes a flow; gone already is fine.
-    fn remove(&self, key: &Tuple<F::Addr>);
+    /// Removes a flow; false: it was gone already.
+    fn remove(&self, key: &Tuple<F::Addr>) -> bool;
+    /// Returns how many flows an endpoint pays for.
+    fn usage(&self, ifindex: IfIndex) -> u32;
+    /// Adds to, or takes from, the flows that an endpoint pays for.
+    fn charge(&self, ifindex: IfIndex, flows: i32);
+    /// Counts an endpoint's places up by one; no two calls return the same number.
+    fn next_place(&self, ifindex: IfIndex) -> u32;
+    /// Returns who holds a place.
+    fn pending(&self, place: &Place) -> Option<Pending<F::Addr>>;
+    /// Gives a place to a flow.
+    fn set_pending(&self, place: &Place, pending: &Pending<F::Addr>);
+    /// Whether one more reset may go to an endpoint now; it is counted.
+    fn may_reset(&self, ifindex: IfIndex) -> bool;
+    /// Lets packets to a host port be asked for their flow from now on.
+    fn keep_port(&self, proto: u8, port: u16);
     /// Returns the port at a position in the configured ranges: [`crate::nat::masquerade::port_at`], a function of its own in the kernel for the
     /// same reason as [`Env::reserve`].
     fn port_at(&self, position: u32) -> u16;
-    /// Reserves the draft's reply tuple unless a socket of the host has it: [`crate::conntrack::reserve`]. The kernel side makes it a function of
+    /// Reserves the draft's reply tuple unless the host has a use for its port: [`crate::conntrack::reserve`]. The kernel side makes it a function of
     /// its own, so that the verifier walks it once and not for every try.
     ///
     /// # Errors
     /// `NatConflict` when it is taken, `TableFull` when there is no room.
-    fn reserve(&self, draft: &Draft<F>, heed_sockets: bool) -> Result<(), DropReason>;
+    fn reserve(&self, draft: &Draft<F>, heed_host: bool) -> Result<(), DropReason>;
 }

@@ -15,8 +15,9 @@ use crate::{
     env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route, Routes},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, PortRange,
-        Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features, port_set,
+        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, Pace,
+        Pending, Place, PortRange, Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features,
+        port_set,
     },
     nat::{masquerade, siit},
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
@@ -88,6 +89,10 @@ pub trait Cast: Ip {
 pub struct Tables<A: Ord> {
     /// Flows, as the hash map would hold them.
     pub flows: RefCell<BTreeMap<Tuple<A>, Flow<A>>>,
+    /// Who holds the places of endpoints' latest flows.
+    pub pending: RefCell<BTreeMap<Place, Pending<A>>>,
+    /// Flows that endpoints pay for.
+    pub usage: RefCell<BTreeMap<IfIndex, i32>>,
     /// Fragmented datagrams whose first fragment was seen.
     pub datagrams: RefCell<BTreeMap<FragmentKey<A>, Datagram>>,
     /// Who has an address.
@@ -131,7 +136,8 @@ pub struct Fake {
     pub default_out: IfIndex,
     /// Interfaces that a network trusts.
     pub trusted: Vec<(u16, IfIndex)>,
-    ports: BTreeMap<u32, Vec<u16>>,
+    ports: RefCell<BTreeMap<u32, Vec<u16>>>,
+    pace: RefCell<BTreeMap<IfIndex, Pace>>,
     /// IPv4.
     pub v4: Tables<Addr4>,
     /// IPv6.
@@ -157,8 +163,10 @@ impl Fake {
             tcp_established: 100_000,
             tcp_closing: 100_000,
             tcp_closed: 10,
+            tcp_reset: 10,
             udp: 30,
             udp_replied: 120,
+            udp_dns: 10,
             icmp: 30,
             other: 600,
         };
@@ -171,6 +179,10 @@ impl Fake {
             timeouts,
             filter4: [u32::MAX; 8],
             filter6: [u32::MAX; 8],
+            quota4: u32::MAX,
+            quota6: u32::MAX,
+            places4: 63,
+            places6: 63,
             ..Config::default()
         };
         let mut fake = Self {
@@ -184,13 +196,14 @@ impl Fake {
             ways_back: Vec::new(),
             default_out: ifindex::UP0,
             trusted: Vec::new(),
-            ports: BTreeMap::new(),
+            ports: RefCell::default(),
+            pace: RefCell::default(),
             v4: Tables::default(),
             v6: Tables::default(),
         };
         for proto in [6, 17, 1] {
             if let Some(set) = port_set::index(port_set::INTEREST, proto) {
-                fake.ports.insert(set, (first_port..=first_port + (ports - 1)).collect());
+                fake.ports.get_mut().insert(set, (first_port..=first_port + (ports - 1)).collect());
             }
         }
         let flags = endpoint_flags::ICC | endpoint_flags::MASQUERADE;
@@ -239,6 +252,19 @@ impl Fake {
         fake
     }
 
+    /// Lets one endpoint pay for this many flows of each family, and have this many places for the latest: a power of two.
+    pub fn limit(&mut self, quota: u32, places: u32) {
+        (self.config.quota4, self.config.quota6) = (quota, quota);
+        (self.config.places4, self.config.places6) = (places - 1, places - 1);
+    }
+
+    /// Keeps a port from masqueraded flows.
+    pub fn exclude_port(&mut self, proto: u8, port: u16) {
+        if let Some(set) = port_set::index(port_set::EXCLUDED, proto) {
+            self.ports.get_mut().entry(set).or_default().push(port);
+        }
+    }
+
     /// Sets or clears flags on a network and its endpoints.
     pub fn flag(&mut self, slot: u16, flag: u32, on: bool) {
         let change = |flags: &mut u32| *flags = if on { *flags | flag } else { *flags & !flag };
@@ -270,7 +296,7 @@ impl Fake {
         F::tables_mut(self).publishes.insert(key, value);
         for purpose in [port_set::INTEREST, if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 }] {
             if let Some(set) = port_set::index(purpose, proto) {
-                self.ports.entry(set).or_default().push(port);
+                self.ports.get_mut().entry(set).or_default().push(port);
             }
         }
         if let Some(endpoint) = self.endpoints.get_mut(&ifindex) {
@@ -359,7 +385,7 @@ macro_rules! env_for {
                 self.trusted.contains(&(network, ifindex))
             }
             fn in_port_set(&self, set: u32, port: u16) -> bool {
-                self.ports.get(&set).is_some_and(|ports| ports.contains(&port))
+                self.ports.borrow().get(&set).is_some_and(|ports| ports.contains(&port))
             }
             fn uplink(&self, ifindex: IfIndex) -> Option<&Uplink> {
                 self.uplinks.get(&ifindex)
@@ -405,14 +431,44 @@ macro_rules! env_for {
                 self.$tables.flows.borrow_mut().insert(*key, *flow);
                 Ok(())
             }
-            fn remove(&self, key: &Tuple<$addr>) {
-                self.$tables.flows.borrow_mut().remove(key);
+            fn remove(&self, key: &Tuple<$addr>) -> bool {
+                self.$tables.flows.borrow_mut().remove(key).is_some()
+            }
+            fn usage(&self, ifindex: IfIndex) -> u32 {
+                self.$tables
+                    .usage
+                    .borrow()
+                    .get(&ifindex)
+                    .map_or(0, |flows| u32::try_from(*flows).unwrap_or(0))
+            }
+            fn charge(&self, ifindex: IfIndex, flows: i32) {
+                *self.$tables.usage.borrow_mut().entry(ifindex).or_default() += flows;
+            }
+            fn next_place(&self, ifindex: IfIndex) -> u32 {
+                let mut pace = self.pace.borrow_mut();
+                let pace = pace.entry(ifindex).or_default();
+                pace.place += 1;
+                pace.place
+            }
+            fn pending(&self, place: &Place) -> Option<Pending<$addr>> {
+                self.$tables.pending.borrow().get(place).copied()
+            }
+            fn set_pending(&self, place: &Place, pending: &Pending<$addr>) {
+                self.$tables.pending.borrow_mut().insert(*place, *pending);
+            }
+            fn may_reset(&self, ifindex: IfIndex) -> bool {
+                conntrack::may_answer(self.pace.borrow_mut().entry(ifindex).or_default(), self.now.get())
+            }
+            fn keep_port(&self, proto: u8, port: u16) {
+                if let Some(set) = port_set::index(port_set::KEPT, proto) {
+                    self.ports.borrow_mut().entry(set).or_default().push(port);
+                }
             }
             fn port_at(&self, position: u32) -> u16 {
                 masquerade::port_at(&self.config, position)
             }
-            fn reserve(&self, draft: &Draft<$family>, heed_sockets: bool) -> Result<(), DropReason> {
-                conntrack::reserve(self, draft, heed_sockets)
+            fn reserve(&self, draft: &Draft<$family>, heed_host: bool) -> Result<(), DropReason> {
+                conntrack::reserve(self, draft, heed_host)
             }
         }
     };

@@ -212,6 +212,8 @@ pub trait Fields: Family {
     fn fixed_source(network: &Network) -> Self::Addr;
     /// Returns the uplink's address.
     fn uplink_addr(uplink: &Uplink) -> Self::Addr;
+    /// Returns how many flows one endpoint may pay for, and its places for the latest, less one.
+    fn quota(config: &Config) -> (u32, u32);
     /// Whether an address may lie in one of netd's subnets: false is certain.
     fn may_be_ours(config: &Config, addr: &Self::Addr) -> bool;
 }
@@ -221,7 +223,7 @@ pub trait Ip: Fields + crate::wire::headers::Readable {}
 impl<F: Fields + crate::wire::headers::Readable> Ip for F {}
 
 macro_rules! fields {
-    ($family:ty, $addr:ident, $mask:ident, $gateway:ident, $source:ident, $filter:ident) => {
+    ($family:ty, $addr:ident, $mask:ident, $gateway:ident, $source:ident, $filter:ident, $quota:ident, $places:ident) => {
         impl Fields for $family {
             fn addr(endpoint: &Endpoint) -> Self::Addr {
                 endpoint.$addr
@@ -241,6 +243,9 @@ macro_rules! fields {
             fn uplink_addr(uplink: &Uplink) -> Self::Addr {
                 uplink.$addr
             }
+            fn quota(config: &Config) -> (u32, u32) {
+                (config.$quota, config.$places)
+            }
             #[inline(always)]
             fn may_be_ours(config: &Config, addr: &Self::Addr) -> bool {
                 let bit = addr.filter_bit();
@@ -249,5 +254,5 @@ macro_rules! fields {
         }
     };
 }
-fields!(V4, addr4, mask4, gateway4, source4, filter4);
-fields!(V6, addr6, mask6, gateway6, source6, filter6);
+fields!(V4, addr4, mask4, gateway4, source4, filter4, quota4, places4);
+fields!(V6, addr6, mask6, gateway6, source6, filter6, quota6, places6);

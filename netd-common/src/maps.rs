@@ -63,8 +63,8 @@ pub struct Flow<A> {
     pub mtu: u16,
     /// Ethernet source towards a sandbox.
     pub smac: Mac,
-    /// Always zero.
-    pub pad2: u16,
+    /// TCP: upper half of what this direction acknowledged in the first segment of its last tick.
+    pub acked: u16,
     /// Next hop on the uplink.
     pub nexthop: A,
     /// The same random number in both directions of a flow.
@@ -384,6 +384,38 @@ pub struct Dialled {
     pub pad: u16,
 }
 
+/// A place in an endpoint's ring of its latest flows: the key of `PENDING4` and `PENDING6`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Host side of the endpoint's veth.
+    pub ifindex: IfIndex,
+    /// Position in the ring.
+    pub number: u32,
+}
+
+/// Who holds a place: a flow, by its opener's entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending<A> {
+    /// The key of the opener's entry.
+    pub original: Tuple<A>,
+    /// The flow's generation.
+    pub generation: u32,
+}
+
+/// What goes on at an endpoint, by the index of its veth's host side: `PACE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// The next place of a flow.
+    pub place: u32,
+    /// The tick that `resets` counts.
+    pub tick: u32,
+    /// Resets that netd has answered in that tick.
+    pub resets: u32,
+}
+
 /// Ticks: 2^26 ns (67.1 ms) of the coarse monotonic clock since boot. 32 bits last nine years.
 pub const TICK_SHIFT: u32 = 26;
 
@@ -399,12 +431,16 @@ pub struct Timeouts {
     pub tcp_established: u32,
     /// TCP, one side closed.
     pub tcp_closing: u32,
-    /// TCP, both sides closed, or reset.
+    /// TCP, both sides closed.
     pub tcp_closed: u32,
+    /// TCP, reset.
+    pub tcp_reset: u32,
     /// UDP without an answer yet.
     pub udp: u32,
     /// UDP, answered.
     pub udp_replied: u32,
+    /// UDP, answered by a name server.
+    pub udp_dns: u32,
     /// ICMP echo.
     pub icmp: u32,
     /// Other protocols.
@@ -446,6 +482,14 @@ pub struct Config {
     pub filter4: [u32; 8],
     /// The same for IPv6.
     pub filter6: [u32; 8],
+    /// IPv4 flows that one endpoint may pay for.
+    pub quota4: u32,
+    /// The same for IPv6, whose table is smaller.
+    pub quota6: u32,
+    /// Places of one endpoint's latest IPv4 flows, less one: a mask.
+    pub places4: u32,
+    /// The same for IPv6.
+    pub places6: u32,
     /// A packet whose mark is this under the mask may reach a sandbox that is addressed directly (`bridge-accept-fwmark`).
     pub accept_mark: u32,
     /// Bits of the mark that count; 0: no mark does.
@@ -475,16 +519,22 @@ pub mod port_set {
     pub const PUBLISHED6: u32 = 1;
     /// A packet to this port may belong to a flow: published, or in a range of masqueraded ports.
     pub const INTEREST: u32 = 2;
+    /// Never given to a masqueraded flow: ports of reflectable services and of tunnels.
+    pub const EXCLUDED: u32 = 3;
+    /// Ports below 1024 that masqueraded flows have kept. The programs alone write it; it only grows.
+    pub const KEPT: u32 = 4;
+    /// Number of sets of a protocol.
+    const PURPOSES: u32 = 5;
     /// Number of sets.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 4 * PURPOSES;
 
     /// Returns the index of a protocol's set; None: the protocol has no ports.
     pub const fn index(purpose: u32, proto: u8) -> Option<u32> {
         match proto {
             l4::TCP => Some(purpose),
-            l4::UDP => Some(3 + purpose),
-            1 | 58 => Some(6 + purpose),
-            l4::SCTP => Some(9 + purpose),
+            l4::UDP => Some(PURPOSES + purpose),
+            1 | 58 => Some(2 * PURPOSES + purpose),
+            l4::SCTP => Some(3 * PURPOSES + purpose),
             _ => None,
         }
     }
@@ -496,7 +546,11 @@ pub mod capacity {
     pub const FLOW4: u32 = 262_144;
     /// `FLOW6`.
     pub const FLOW6: u32 = 65_536;
-    /// `ENDPOINT`: interface indexes below this.
+    /// `PENDING4`: as many as flows.
+    pub const PENDING4: u32 = FLOW4 / 2;
+    /// `PENDING6`.
+    pub const PENDING6: u32 = FLOW6 / 2;
+    /// `ENDPOINT`, `USAGE`, `PACE`: interface indexes below this.
     pub const ENDPOINT: u32 = 65_536;
     /// `ADDRESS4`, `ADDRESS6`.
     pub const ADDRESS: u32 = 16_384;
@@ -607,7 +661,11 @@ no_padding! {
     Held = 16, 44;
     DialledKey = 8, 16, 2, 2;
     Dialled = 16, 2, 2;
-    Config = 4, 4, 8, 4, 4, 16, 36, 32, 32, 4, 4;
+    Config = 4, 4, 8, 4, 4, 16, 44, 32, 32, 16, 4, 4;
+    Place = 4, 4;
+    Pending<Addr4> = 20, 4;
+    Pending<Addr6> = 44, 4;
+    Pace = 4, 4, 4;
 }
 // One cache line: an established IPv4 packet touches one entry.
 const _: () = assert!(size_of::<Flow<Addr4>>() == 64);
@@ -645,6 +703,10 @@ mod user {
         Dialled,
         Held,
         Config,
+        Place,
+        Pending<Addr4>,
+        Pending<Addr6>,
+        Pace,
         Addr4,
         Addr6
     );

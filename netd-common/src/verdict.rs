@@ -117,10 +117,33 @@ drop_reasons! {
     27 NotAllowed "NOT_ALLOWED";
     /// A service of the host, from a network that may not reach it (`netd.host_access`).
     28 HostAccess "HOST_ACCESS";
+    /// The endpoint has as many flows as it may have.
+    29 OverQuota "OVER_QUOTA";
 }
 
 /// Slots of the counter array: more than reasons exist, so that a new reason does not change the map.
 pub const COUNTERS: u32 = 64;
+
+/// Slots of the counter array that are no reasons: what became of packets, counted where the programs were loaded to do so.
+///
+/// Nothing vanishes: a program's runs are `PASSED` + `FORWARDED` + `STOPPED`, and `STOPPED` + `ANSWERED` + `DISCARDED` is the sum of all
+/// reasons + `HELD`.
+pub mod tally {
+    /// Left to the next program, then the stack or the bridge.
+    pub const PASSED: u32 = 56;
+    /// Redirected: into a sandbox, out by an uplink, or back to where it arrived.
+    pub const FORWARDED: u32 = 57;
+    /// The program's action was to stop it.
+    pub const STOPPED: u32 = 58;
+    /// Dropped for a reason, and made the reset that answers it, which was forwarded.
+    pub const ANSWERED: u32 = 59;
+    /// Stopped without a reason: its bytes wait for the first fragment, or arrive again as a copy.
+    pub const HELD: u32 = 60;
+    /// Dropped for a reason while it waited, not by a run of its own.
+    pub const DISCARDED: u32 = 61;
+    /// All of them.
+    pub const ALL: [u32; 6] = [PASSED, FORWARDED, STOPPED, ANSWERED, HELD, DISCARDED];
+}
 
 #[cfg(test)]
 mod tests {
@@ -130,7 +153,7 @@ mod tests {
     fn reasons_are_numbered_without_gaps_and_fit_the_counters() {
         for (index, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index + 1);
-            assert!((*reason as u32) < COUNTERS);
+            assert!((*reason as u32) < tally::PASSED);
         }
     }
 }

@@ -15,7 +15,7 @@ use netd_common::{
 use crate::{
     env::{self, Kernel},
     maps,
-    report::{PASS, UNDECIDED, drop_number, finish},
+    report::{PASS, UNDECIDED, drop_number, finish, leave},
     skb::{Careful, Direct, dress},
     tc::{
         ethertype, optional, slow4, slow6, uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6,
@@ -73,10 +73,10 @@ parts!(V6, DRAFT6, bare_concerns6, bare_read6, bare_guard6);
 #[classifier]
 pub fn from_bare_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => {
             if bare_concerns4(skb) == 0 || !dress(skb, V4::ETHERTYPE) {
-                return PASS;
+                return leave(PASS);
             }
             match uplink_fast4(skb) {
                 UNDECIDED => slow4(skb, UPLINK_ZONE, uplink_decide4),
@@ -85,7 +85,7 @@ pub fn from_bare_uplink(ctx: TcContext) -> i32 {
         }
         V6::ETHERTYPE => {
             if bare_concerns6(skb) == 0 || !dress(skb, V6::ETHERTYPE) {
-                return PASS;
+                return leave(PASS);
             }
             match uplink_fast6(skb) {
                 UNDECIDED => slow6(skb, UPLINK_ZONE, uplink_decide6),
@@ -93,16 +93,18 @@ pub fn from_bare_uplink(ctx: TcContext) -> i32 {
             }
         }
         _ => PASS,
-    }
+    };
+    leave(action)
 }
 
 /// What leaves by an uplink without link addresses; its egress.
 #[classifier]
 pub fn to_bare_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => bare_guard4(skb),
         V6::ETHERTYPE => bare_guard6(skb),
         _ => PASS,
-    }
+    };
+    leave(action)
 }

@@ -11,11 +11,12 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, lpm_trie::Key},
 };
 use netd_common::{
+    conntrack::may_answer,
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Publish,
-        PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink,
+        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending,
+        Place, PortSet, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -51,6 +52,27 @@ fn element<T>(array: &'static Array<T>, index: u32) -> Option<&'static T> {
 fn value<K, V>(map: &'static HashMap<K, V>, key: &K) -> Option<&'static V> {
     // SAFETY: values are plain data that other CPUs may replace; a torn read of one is a stale decision, not undefined memory.
     unsafe { map.get(key) }
+}
+
+/// Adds to a word in one step and returns what it was (`BPF_ATOMIC | BPF_FETCH`, kernel 5.12). The target has no `core::sync::atomic`.
+///
+/// # Safety
+/// The word is aligned and lives in a map; other CPUs change it in one step too.
+#[inline(always)]
+unsafe fn fetch_add(word: *mut u32, mut number: u32) -> u32 {
+    // SAFETY: by the caller.
+    unsafe { asm!("{1} = atomic_fetch_add((u32 *)({0} + 0), {1})", in(reg) word, inout(wreg) number, options(nostack)) };
+    number
+}
+
+/// Sets bits of a word in one step.
+///
+/// # Safety
+/// As for [`fetch_add`].
+#[inline(always)]
+unsafe fn set_bits(word: *mut u32, bits: u32) {
+    // SAFETY: by the caller.
+    unsafe { asm!("lock *(u32 *)({0} + 0) |= {1}", in(reg) word, in(wreg) bits, options(nostack)) };
 }
 
 /// Whether the daemon's probes found a kernel feature.
@@ -91,7 +113,7 @@ pub fn in_port_set(set: u32, port: u16) -> bool {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -259,8 +281,8 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
-            fn reserve(&self, _: &Draft<$family>, heed_sockets: bool) -> Result<(), DropReason> {
-                match $reserve(self.0, u32::from(heed_sockets)) {
+            fn reserve(&self, _: &Draft<$family>, heed_host: bool) -> Result<(), DropReason> {
+                match $reserve(self.0, u32::from(heed_host)) {
                     0 => Ok(()),
                     FULL => Err(DropReason::TableFull),
                     _ => Err(DropReason::NatConflict),
@@ -268,8 +290,60 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
-            fn remove(&self, key: &Tuple<$addr>) {
-                let _ = maps::$flow.remove(key); // gone already is fine
+            fn remove(&self, key: &Tuple<$addr>) -> bool {
+                maps::$flow.remove(key).is_ok()
+            }
+
+            #[inline(always)]
+            fn usage(&self, ifindex: IfIndex) -> u32 {
+                // Two CPUs that take back what the daemon has just counted may leave less than nothing.
+                element(&maps::$usage, ifindex).map_or(0, |flows| u32::try_from(*flows as i32).unwrap_or(0))
+            }
+
+            #[inline(always)]
+            fn charge(&self, ifindex: IfIndex, flows: i32) {
+                if let Some(usage) = maps::$usage.get_ptr_mut(ifindex) {
+                    // SAFETY: a word of the map.
+                    unsafe { fetch_add(usage, flows as u32) };
+                }
+            }
+
+            #[inline(always)]
+            fn next_place(&self, ifindex: IfIndex) -> u32 {
+                let Some(pace) = maps::PACE.get_ptr_mut(ifindex) else { return 0 };
+                // SAFETY: a word of the map.
+                unsafe { fetch_add(&raw mut (*pace).place, 1) }
+            }
+
+            #[inline(always)]
+            fn pending(&self, place: &Place) -> Option<Pending<$addr>> {
+                // SAFETY: the value is copied out at once; a torn one names a flow that has another generation.
+                unsafe { maps::$pending.get(place) }.copied()
+            }
+
+            #[inline(always)]
+            fn set_pending(&self, place: &Place, pending: &Pending<$addr>) {
+                let _ = maps::$pending.insert(place, pending, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn may_reset(&self, ifindex: IfIndex) -> bool {
+                // SAFETY: plain words; CPUs that count at the same time let a few more through.
+                maps::PACE
+                    .get_ptr_mut(ifindex)
+                    .is_some_and(|pace| may_answer(unsafe { &mut *pace }, Env::<$family>::now(self)))
+            }
+
+            #[inline(always)]
+            fn keep_port(&self, proto: u8, port: u16) {
+                let Some(ports) = port_set::index(port_set::KEPT, proto)
+                    .and_then(|set| maps::PORTS.get_ptr_mut(set))
+                else {
+                    return;
+                };
+                let word = usize::from(port >> 5) & (size_of::<PortSet>() / 4 - 1);
+                // SAFETY: a word inside the set; the programs alone write it, and only by this operation.
+                unsafe { set_bits(ports.cast::<u32>().add(word), 1 << (port & 31)) };
             }
         }
     };
@@ -278,6 +352,8 @@ env_for!(
     V4,
     Addr4,
     FLOW4,
+    USAGE4,
+    PENDING4,
     DATAGRAM4,
     reserve4,
     ADDRESS4,
@@ -298,6 +374,8 @@ env_for!(
     V6,
     Addr6,
     FLOW6,
+    USAGE6,
+    PENDING6,
     DATAGRAM6,
     reserve6,
     ADDRESS6,

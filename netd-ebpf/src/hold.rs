@@ -26,7 +26,7 @@ use netd_common::{
 use crate::{
     atomic::Word,
     maps,
-    report::{CONSUMED, drop_packet},
+    report::{discard, drop_packet, hold},
 };
 
 /// Reads a field of the context; volatile for the reason given in `skb.rs`.
@@ -114,7 +114,7 @@ pub extern "C" fn shelve(skb: *mut __sk_buff, shelf: u32) -> i32 {
     match state(held).swap(BUSY) {
         BUSY => return -1,
         READY => {
-            drop_packet(DropReason::FragNoFirst); // the oldest of the shelf
+            discard(DropReason::FragNoFirst); // the oldest of the shelf
         }
         _ => {}
     }
@@ -157,7 +157,7 @@ pub extern "C" fn find(skb: *mut __sk_buff, shelf: u32, from: u32) -> i32 {
         }
         if fragment::is_forgotten(held.since, now) {
             if take(held) {
-                drop_packet(DropReason::FragNoFirst);
+                discard(DropReason::FragNoFirst);
                 state(held).swap(FREE);
             }
         } else if fragment::waits_for(held, key, device) {
@@ -181,7 +181,7 @@ pub fn arrive_again(skb: *mut __sk_buff, shelf: u32, first: i32) -> i32 {
         release(skb, place as u32);
         place = find(skb, shelf, place as u32 + 1);
     }
-    CONSUMED
+    hold()
 }
 
 /// Lets the packet arrive anew. The answer is an action.
@@ -226,7 +226,7 @@ pub extern "C" fn release(skb: *mut __sk_buff, place: u32) -> i32 {
         written && copy_arrives(skb)
     });
     if !arrives {
-        drop_packet(DropReason::KernelRefused);
+        discard(DropReason::KernelRefused);
     }
     state(held).swap(FREE);
     0

@@ -10,7 +10,8 @@ use netd_common::{
     family::{V4, V6},
     maps::{
         AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network,
-        Open, Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, capacity, held, port_set,
+        Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink,
+        capacity, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
@@ -119,6 +120,21 @@ pub static HELD_NEXT: Array<u32> = Array::with_max_entries(held::SHELVES, 0);
 /// Working memory: the datagram of the fragment at hand.
 #[map]
 pub static HELD_KEY: PerCpuArray<FragmentKey<Addr6>> = PerCpuArray::with_max_entries(1, 0);
+/// IPv4 flows that each endpoint pays for. The programs count; the daemon puts it right each time it has looked at every flow.
+#[map]
+pub static USAGE4: Array<u32> = Array::with_max_entries(capacity::ENDPOINT, 0);
+/// The same for IPv6.
+#[map]
+pub static USAGE6: Array<u32> = Array::with_max_entries(capacity::ENDPOINT, 0);
+/// What goes on at each endpoint.
+#[map]
+pub static PACE: Array<Pace> = Array::with_max_entries(capacity::ENDPOINT, 0);
+/// Each endpoint's latest IPv4 flows by place. LRU: a lost entry costs one early chance to make room.
+#[map]
+pub static PENDING4: LruHashMap<Place, Pending<Addr4>> = LruHashMap::with_max_entries(capacity::PENDING4, 0);
+/// Each endpoint's latest IPv6 flows by place.
+#[map]
+pub static PENDING6: LruHashMap<Place, Pending<Addr6>> = LruHashMap::with_max_entries(capacity::PENDING6, 0);
 /// Dropped packets by reason.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use netd_common::{
     maps::features,
     net::{Addr4, Addr6, LOOPBACK_ZONE},
-    verdict::{DropReason, Verdict},
+    verdict::{DropReason, Verdict, tally},
 };
 
 use crate::{env, maps};
@@ -28,8 +28,6 @@ pub const REFUSED: i32 = 0x7fff_0002;
 pub const HOLD: i32 = 0x7fff_0003;
 /// No action yet: the packet has no flow, and its ports are not known.
 pub const FLOWLESS: i32 = 0x7fff_0004;
-/// The packet is no more, and not counted as dropped: its bytes went elsewhere.
-pub const CONSUMED: i32 = DROP;
 /// `PACKET_HOST`: addressed to this host.
 const PACKET_HOST: u32 = 0;
 
@@ -110,6 +108,57 @@ pub fn finish<A: AsNextHop>(skb: *mut __sk_buff, decision: Result<Verdict<A>, Dr
     }
 }
 
+/// Whether all verdicts are counted, and not drops alone. The loader sets it before the programs are verified: the verifier knows the value, and
+/// takes the counting out of programs that are not to count.
+#[unsafe(no_mangle)]
+static COUNT_VERDICTS: u32 = 0;
+
+/// Counts what became of a packet, where verdicts are counted.
+#[inline(always)]
+fn count(slot: u32) {
+    // SAFETY: a constant of the object; volatile, or the compiler would know better than the loader.
+    if unsafe { (&raw const COUNT_VERDICTS).read_volatile() } != 0 {
+        bump(slot);
+    }
+}
+
+/// A packet program's last step: counts its action.
+#[inline(always)]
+pub fn leave(action: i32) -> i32 {
+    count(match action {
+        PASS => tally::PASSED,
+        DROP => tally::STOPPED,
+        _ => tally::FORWARDED,
+    });
+    action
+}
+
+/// Ends a packet that is counted as dropped already.
+#[inline(always)]
+pub fn stop() -> i32 {
+    DROP
+}
+
+/// Ends a packet that is not dropped: its bytes are kept, or arrive again as a copy.
+#[inline(always)]
+pub fn hold() -> i32 {
+    count(tally::HELD);
+    DROP
+}
+
+/// Counts a segment that is dropped and answered.
+#[inline(always)]
+pub fn answer() {
+    count(tally::ANSWERED);
+}
+
+/// Counts the drop of a packet that was held.
+#[inline(always)]
+pub fn discard(reason: DropReason) {
+    count(tally::DISCARDED);
+    drop_packet(reason);
+}
+
 /// Counts a drop.
 #[inline(always)]
 pub fn drop_packet(reason: DropReason) -> i32 {
@@ -119,9 +168,14 @@ pub fn drop_packet(reason: DropReason) -> i32 {
 /// Counts a drop by the number of its reason.
 #[inline(always)]
 pub fn drop_number(reason: i32) -> i32 {
-    if let Some(count) = maps::DROPS.get_ptr_mut(reason as u32) {
+    bump(reason as u32);
+    DROP
+}
+
+#[inline(always)]
+fn bump(slot: u32) {
+    if let Some(count) = maps::DROPS.get_ptr_mut(slot) {
         // SAFETY: this CPU's own counter; no packet program interrupts another on its CPU.
         unsafe { *count += 1 };
     }
-    DROP
 }

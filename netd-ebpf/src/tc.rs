@@ -24,8 +24,8 @@ use crate::{
     env::{self, Kernel},
     hold, maps,
     report::{
-        AsNextHop, CONSUMED, FLOWLESS, FOUND, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet,
-        finish,
+        self, AsNextHop, FLOWLESS, FOUND, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet, finish,
+        leave,
     },
     skb::{Careful, Direct},
 };
@@ -34,8 +34,8 @@ use crate::{
 /// leads to it.
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
-     $read:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $check:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident) => {
+     $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
+     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -102,7 +102,7 @@ macro_rules! parts {
             if Env::<$family>::datagram(&Kernel(skb), &key).is_some() && hold::withdraw(place as u32) != 0 {
                 return hold::arrive_anew(skb);
             }
-            CONSUMED
+            report::hold()
         }
 
         #[inline(never)]
@@ -116,6 +116,15 @@ macro_rules! parts {
             )
         }
 
+        /// Whether the flow of the packet, or of the one it quotes, is there and sound: 1, else 0. For its arguments, see `$admit`.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $examine(zone: u32, quoted: u32) -> u32 {
+            let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return 0 };
+            let key = if quoted == 0 { headers.tuple(zone) } else { quote.against };
+            u32::from(conntrack::examine::<$family, _>(&Kernel(core::ptr::null_mut()), headers, &key))
+        }
+
         /// Reads what an ICMP error quotes into the draft. The answer is 1, or 0 when it quotes nothing that could have a flow.
         #[inline(never)]
         #[unsafe(no_mangle)]
@@ -126,12 +135,12 @@ macro_rules! parts {
             1
         }
 
-        /// Brings the quoted flow up to date. The answer is an action, or `UNDECIDED` when there is none, or `FOUND`.
+        /// Brings the quoted flow up to date. The answer is an action, or `UNDECIDED` when it has gone, or `FOUND`.
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $refresh(skb: *mut __sk_buff) -> i32 {
-            let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return PASS };
-            match hook::refresh_quoted::<$family, _, _>(&Kernel(skb), &Careful::new(skb), headers, quote) {
+            let Some(Draft { quote, .. }) = env::draft(&maps::$draft) else { return PASS };
+            match hook::refresh_quoted::<$family, _, _>(&Kernel(skb), &Careful::new(skb), quote) {
                 Ok(true) => FOUND,
                 Ok(false) => UNDECIDED,
                 Err(reason) => drop_packet(reason),
@@ -149,7 +158,7 @@ macro_rules! parts {
         /// Moves an ICMP error, as `hook::settle_error` has it.
         #[inline(always)]
         fn $settle_error(skb: *mut __sk_buff, zone: u32) -> i32 {
-            if $quote(skb, zone) == 0 {
+            if $quote(skb, zone) == 0 || $examine(zone, 1) == 0 {
                 return UNDECIDED;
             }
             let mut action = $refresh(skb);
@@ -187,18 +196,36 @@ macro_rules! parts {
         #[unsafe(no_mangle)]
         extern "C" fn $reset(skb: *mut __sk_buff) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            let answered = reset::answer(&mut Careful::new(skb), &draft.headers);
-            finish::<<$family as Family>::Addr>(skb, answered.map(|()| Verdict::ToSandbox(ifindex(skb))))
+            // Counted as dropped already, whether it is answered or not.
+            if !Env::<$family>::may_reset(&Kernel(skb), ifindex(skb))
+                || reset::answer(&mut Careful::new(skb), &draft.headers).is_err()
+            {
+                return report::stop();
+            }
+            report::answer();
+            finish::<<$family as Family>::Addr>(skb, Ok(Verdict::ToSandbox(ifindex(skb))))
         }
 
         /// Reserves the draft's reply tuple. The answer is 0, or the number of a drop reason.
         #[inline(never)]
         #[unsafe(no_mangle)]
-        pub extern "C" fn $reserve(skb: *mut __sk_buff, heed_sockets: u32) -> i32 {
+        pub extern "C" fn $reserve(skb: *mut __sk_buff, heed_host: u32) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
-            match conntrack::reserve::<$family, _>(&Kernel(skb), draft, heed_sockets != 0) {
+            match conntrack::reserve::<$family, _>(&Kernel(skb), draft, heed_host != 0) {
                 Ok(()) => 0,
                 Err(reason) => reason as i32,
+            }
+        }
+
+        /// Finds room for the flow to open. It takes no packet: for an argument without use, LLVM passes whatever lies in the register, and the
+        /// verifier wants a context.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $admit() -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            match conntrack::admit::<$family, _>(&Kernel(core::ptr::null_mut()), draft) {
+                Ok(()) => UNDECIDED,
+                Err(reason) => drop_packet(reason),
             }
         }
 
@@ -235,7 +262,11 @@ macro_rules! parts {
             let (fragment, l4) = (draft.headers.fragment, draft.headers.l4);
             let mut action = if fragment == Fragment::Whole { UNDECIDED } else { $follow(skb, zone) };
             if action == UNDECIDED {
-                action = if l4 == L4::Icmp { $settle_error(skb, zone) } else { $settle(skb, zone) };
+                if l4 == L4::Icmp {
+                    action = $settle_error(skb, zone);
+                } else if $examine(zone, 0) != 0 {
+                    action = $settle(skb, zone);
+                }
                 if action != UNDECIDED {
                     return action;
                 }
@@ -256,11 +287,16 @@ macro_rules! parts {
             if unsound != UNDECIDED {
                 return drop_number(unsound);
             }
+            action = $admit();
+            if action != UNDECIDED {
+                return action;
+            }
             action = $open(skb);
             if action != UNDECIDED {
                 return action;
             }
-            action = $settle(skb, zone);
+            // What it came by may just have gone.
+            action = if $examine(zone, 0) == 0 { UNDECIDED } else { $settle(skb, zone) };
             if action == UNDECIDED { drop_packet(DropReason::CtInvalid) } else { action }
         }
 
@@ -271,12 +307,27 @@ macro_rules! parts {
             if unread != UNDECIDED {
                 return drop_number(unread);
             }
+            $recall(skb);
             let action = $gate_decide(skb);
             if action != UNDECIDED {
                 return action;
             }
+            let admitted = $admit();
+            if admitted != UNDECIDED {
+                return admitted;
+            }
             let opened = $open(skb);
             if opened == UNDECIDED { PASS } else { opened }
+        }
+
+        /// Gives a fragment that the stack delivers the ports of its first. The answer is 0.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $recall(skb: *mut __sk_buff) -> i32 {
+            if let Some(draft) = env::draft(&maps::$draft) {
+                conntrack::fragment::recall::<$family, _>(&Kernel(skb), &mut draft.headers, ifindex(skb));
+            }
+            0
         }
 
         #[inline(never)]
@@ -317,6 +368,7 @@ parts!(
     uplink_fast4,
     uplink_decide4,
     read4,
+    examine4,
     settle4,
     settle_error4,
     quote4,
@@ -325,13 +377,15 @@ parts!(
     reset4,
     reserve4,
     check4,
+    admit4,
     open4,
     gate4,
     gate_decide4,
     guard4,
     slow4,
     follow4,
-    hold4
+    hold4,
+    recall4
 );
 parts!(
     V6,
@@ -341,6 +395,7 @@ parts!(
     uplink_fast6,
     uplink_decide6,
     read6,
+    examine6,
     settle6,
     settle_error6,
     quote6,
@@ -349,13 +404,15 @@ parts!(
     reset6,
     reserve6,
     check6,
+    admit6,
     open6,
     gate6,
     gate_decide6,
     guard6,
     slow6,
     follow6,
-    hold6
+    hold6,
+    recall6
 );
 
 /// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.
@@ -405,6 +462,8 @@ extern "C" fn endpoint_decide4_or_6(skb: *mut __sk_buff) -> i32 {
 #[inline(always)]
 pub fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
     match decision {
+        // Told apart first: LLVM would copy the payload of the others along with it, which the verifier refuses ("R3 !read_ok").
+        Some(Ok(Verdict::Pass)) => PASS,
         Some(decision) => finish(skb, decision),
         None => UNDECIDED,
     }
@@ -429,7 +488,7 @@ pub fn ifindex(skb: *mut __sk_buff) -> u32 {
 #[classifier]
 pub fn from_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => match endpoint_fast4(skb) {
             UNDECIDED => match slow4(skb, ifindex(skb), endpoint_decide4_or_6) {
                 FOUND => slow6(skb, ifindex(skb), endpoint_decide6),
@@ -449,25 +508,27 @@ pub fn from_endpoint(ctx: TcContext) -> i32 {
                 Err(reason) => drop_packet(reason),
             }
         }
-    }
+    };
+    leave(action)
 }
 
 /// What the bridge or the stack delivers to a sandbox; egress of its veth's host side.
 #[classifier]
 pub fn to_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => gate4(skb),
         V6::ETHERTYPE => gate6(skb),
         _ => PASS,
-    }
+    };
+    leave(action)
 }
 
 /// What arrives from outside; ingress of an uplink.
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => match uplink_fast4(skb) {
             UNDECIDED => slow4(skb, UPLINK_ZONE, uplink_decide4),
             action => action,
@@ -477,18 +538,20 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
             action => action,
         },
         _ => PASS,
-    }
+    };
+    leave(action)
 }
 
 /// What leaves by an uplink; its egress.
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE => guard4(skb),
         V6::ETHERTYPE => guard6(skb),
         _ => PASS,
-    }
+    };
+    leave(action)
 }
 
 /// Tells the daemon by BPF_PROG_TEST_RUN whether `bpf_l4_csum_replace` knows `BPF_F_IPV6`: 0 yes, 1 no.

@@ -210,10 +210,21 @@ impl Packet {
 
     /// Whether it is a TCP segment with RST.
     pub fn is_reset(&self) -> bool {
-        const FLAGS: usize = 13;
         const RST: u8 = 4;
+        self.tcp_flags().is_some_and(|flags| flags & RST != 0)
+    }
+
+    /// Whether it cannot belong to a TCP connection that is there: SYN without ACK, or a fragment that leaves the flags to another.
+    pub fn may_open(&self) -> bool {
+        const SYN: u8 = 2;
+        const ACK: u8 = 16;
+        self.tcp_flags().is_none_or(|flags| flags & (SYN | ACK) == SYN)
+    }
+
+    fn tcp_flags(&self) -> Option<u8> {
+        const FLAGS: usize = 13;
         let header = if self.src.is_some_and(|ip| ip.is_ipv4()) { 20 } else { 40 };
-        self.proto == Some(6) && self.bytes.get(14 + header + FLAGS).is_some_and(|flags| flags & RST != 0)
+        self.bytes.get(14 + header + FLAGS).copied().filter(|_| self.proto == Some(6))
     }
 
     /// Whether it is an ICMP echo request.

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
+    mem::offset_of,
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     time::Duration,
@@ -81,13 +82,16 @@ pub enum Outcome {
 pub struct Stream(TcpStream);
 
 sockopt_impl!(
-    /// Counters of a TCP connection.
+    /// The head of `tcp_info` in words, as every kernel has it; `libc`'s struct is longer than that of Linux 6.1.
     TcpInfo,
     GetOnly,
     libc::IPPROTO_TCP,
     libc::TCP_INFO,
-    libc::tcp_info
+    [u32; TOTAL_RETRANS + 1]
 );
+
+/// Index of `tcpi_total_retrans` among the words of `tcp_info`.
+const TOTAL_RETRANS: usize = offset_of!(libc::tcp_info, tcpi_total_retrans) / size_of::<u32>();
 
 /// Short for a socket address.
 pub fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
@@ -196,7 +200,7 @@ impl Stream {
 
     /// Bytes that went out a second time, and segments; a stream on these links loses nothing.
     pub fn retransmissions(&self) -> u32 {
-        getsockopt(&self.0, TcpInfo).expect("TCP_INFO").tcpi_total_retrans
+        getsockopt(&self.0, TcpInfo).expect("TCP_INFO")[TOTAL_RETRANS]
     }
 }
 
@@ -248,7 +252,7 @@ pub fn connect(to: SocketAddr, from: Option<SocketAddr>, patience: Duration) -> 
         }
         other => other?,
     }
-    let lost = getsockopt(&fd, TcpInfo)?.tcpi_total_retrans;
+    let lost = getsockopt(&fd, TcpInfo)?[TOTAL_RETRANS];
     assert_eq!(lost, 0, "a SYN to {to} was lost on the way");
     let stream = TcpStream::from(fd);
     stream.set_nonblocking(false)?;

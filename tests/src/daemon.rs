@@ -17,10 +17,10 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{Child, Ns, Run};
+use crate::{Child, Ledger, Ns, Run, conserve::COUNT_VERDICTS};
 
-/// How long a daemon may take until it answers; it takes well under a second.
-const START: Duration = Duration::from_secs(30);
+/// How long a daemon may take until it answers; it takes well under a second, but an emulated kernel verifies programs for long.
+const START: Duration = Duration::from_mins(2);
 
 /// The directories of one instance; gone on drop.
 #[derive(Debug)]
@@ -36,6 +36,7 @@ pub struct Daemon {
     ns: Ns,
     dirs: Dirs,
     child: Option<Child>,
+    ledger: Ledger,
 }
 
 /// Returns the `netd` binary: `NETD_BIN`, or the one that `cargo build` makes of this workspace.
@@ -157,7 +158,7 @@ impl Daemon {
     pub fn start(ns: &Ns, config: &str) -> Self {
         let dirs = Dirs::new();
         fs::write(dirs.path("netd.toml"), config).expect("write the configuration");
-        let mut daemon = Self { ns: ns.clone(), dirs, child: None };
+        let mut daemon = Self { ns: ns.clone(), dirs, child: None, ledger: Ledger::open() };
         daemon.restart();
         daemon
     }
@@ -180,8 +181,10 @@ impl Daemon {
         let mut command = Command::new(binary());
         command.arg("daemon").arg("--config").arg(self.dirs.path("netd.toml")).args(self.dirs.options());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second descriptor")).stderr(log);
+        command.env(COUNT_VERDICTS, "1");
         self.child = Some(self.ns.spawn(&mut command).into());
         self.wait_until_ready();
+        self.ledger.note(&self.dirs.bpffs);
     }
 
     fn wait_until_ready(&mut self) {
@@ -209,6 +212,7 @@ impl Daemon {
     /// Ends it with this signal and waits for its end.
     pub fn end(&mut self, signal: Signal) {
         let Some(mut child) = self.child.take() else { return };
+        self.ledger.note(&self.dirs.bpffs);
         child.signal(signal);
         let ended = child.wait_for(Duration::from_secs(10));
         assert!(ended.is_some(), "the daemon still runs 10 s after {signal}:\n{}", self.log());
@@ -232,6 +236,11 @@ impl Daemon {
         let options = self.dirs.options();
         let args: Vec<&str> = ["down"].into_iter().chain(options.iter().map(String::as_str)).collect();
         self.run(&args)
+    }
+
+    /// Lists packets that vanished, or were counted twice.
+    pub fn unaccounted(&mut self) -> Vec<String> {
+        self.ledger.faults(&self.dirs.bpffs)
     }
 
     /// What the daemon logged so far.

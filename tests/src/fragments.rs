@@ -3,9 +3,10 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicU32, Ordering},
+    time::Instant,
 };
 
-use crate::{Capture, Frame, Ns};
+use crate::{Capture, Frame, Ns, PATIENCE};
 
 /// Length of an Ethernet header.
 const L2: usize = 14;
@@ -39,7 +40,14 @@ impl Wire {
     pub fn to(ns: &Ns, neighbour: IpAddr) -> Self {
         ns.ping(neighbour);
         let src = ns.link("eth0").expect("eth0").mac;
-        let dst = ns.neighbour(neighbour).expect("the neighbour answered");
+        // A listing that the kernel changes meanwhile may leave entries out.
+        let end = Instant::now() + PATIENCE;
+        let dst = loop {
+            match ns.neighbour(neighbour) {
+                Some(mac) => break mac,
+                None => assert!(Instant::now() < end, "{}: {neighbour} has no link address", ns.name()),
+            }
+        };
         Self { socket: Capture::start(ns, "eth0"), frame: Frame { src, dst } }
     }
 

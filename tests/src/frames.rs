@@ -51,8 +51,18 @@ impl Frame {
         self.tcp(from, to, ACK)
     }
 
+    /// Builds a segment with RST and this sequence number.
+    pub fn tcp_rst_at(&self, from: SocketAddr, to: SocketAddr, sequence: u32) -> Vec<u8> {
+        self.tcp_at(from, to, RST, sequence)
+    }
+
     fn tcp(&self, from: SocketAddr, to: SocketAddr, flags: u8) -> Vec<u8> {
-        let mut step = self.ip(from.ip(), to.ip(), ip_number::TCP).tcp(from.port(), to.port(), 1_000, 64_240);
+        self.tcp_at(from, to, flags, 1_000)
+    }
+
+    fn tcp_at(&self, from: SocketAddr, to: SocketAddr, flags: u8, sequence: u32) -> Vec<u8> {
+        let mut step =
+            self.ip(from.ip(), to.ip(), ip_number::TCP).tcp(from.port(), to.port(), sequence, 64_240);
         if flags & FIN != 0 {
             step = step.fin();
         }

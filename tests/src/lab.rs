@@ -177,7 +177,7 @@ impl Lab {
 
     /// Ends the daemon and everything it made; lists what is left and what was seen on the uplinks.
     fn close(&mut self) -> Vec<String> {
-        let mut faults = Vec::new();
+        let mut faults = self.daemon.unaccounted();
         let down = self.daemon.down();
         self.daemon.end(Signal::SIGKILL); // it has ended by itself, unless something went wrong
         if down.code != 0 {

@@ -28,7 +28,12 @@ const COOKIE: u16 = 7;
 impl Ns {
     /// Sends an INIT from a port and reports what comes back; silence of this length is a timeout.
     pub fn init_sctp(&self, to: SocketAddr, from: u16, patience: Duration) -> Outcome {
-        match self.run(|| exchange(to, from, patience)) {
+        self.init_sctp_with(to, from, &[], patience)
+    }
+
+    /// As [`Self::init_sctp`], from a client that says it has these addresses too.
+    pub fn init_sctp_with(&self, to: SocketAddr, from: u16, more: &[IpAddr], patience: Duration) -> Outcome {
+        match self.run(|| exchange(to, from, more, patience)) {
             Ok(seen) => Outcome::Ok(seen),
             Err(Errno::EAGAIN) => Outcome::Timeout,
             Err(Errno::ECONNREFUSED) => Outcome::Refused,
@@ -47,10 +52,11 @@ pub fn open(family: AddressFamily) -> nix::Result<OwnedFd> {
     Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn exchange(to: SocketAddr, from: u16, patience: Duration) -> nix::Result<Seen> {
+fn exchange(to: SocketAddr, from: u16, more: &[IpAddr], patience: Duration) -> nix::Result<Seen> {
     let fd = open(if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 })?;
     let host = SockaddrStorage::from(SocketAddr::new(to.ip(), 0));
-    sendto(fd.as_raw_fd(), &message(from, to.port(), INIT, &[]), &host, MsgFlags::empty())?;
+    let addresses: Vec<_> = more.iter().map(own_address).collect();
+    sendto(fd.as_raw_fd(), &message(from, to.port(), INIT, &addresses.concat()), &host, MsgFlags::empty())?;
     let (end, mut buffer) = (Instant::now() + patience, [0; 2048]);
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -77,7 +83,23 @@ fn exchange(to: SocketAddr, from: u16, patience: Duration) -> nix::Result<Seen> 
 /// Answers an INIT to one of these ports; None: the packet is none.
 pub fn answer(packet: &[u8], v4: bool, ports: &[u16], says: impl Fn(u16) -> String) -> Option<Vec<u8>> {
     let init = read(packet, v4).filter(|p| p.intact && p.kind == INIT && ports.contains(&p.to))?;
-    Some(message(init.to, init.from, INIT_ACK, says(init.from).as_bytes()))
+    Some(message(init.to, init.from, INIT_ACK, &parameter(COOKIE, says(init.from).as_bytes())))
+}
+
+/// Builds a parameter, padded to four bytes.
+fn parameter(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).expect("a short parameter");
+    let mut bytes = [&kind.to_be_bytes()[..], &length.to_be_bytes(), value].concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// Builds the parameter that names one more address of the sender (RFC 9260 §3.3.2.1).
+fn own_address(address: &IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => parameter(5, &v4.octets()),
+        IpAddr::V6(v6) => parameter(6, &v6.octets()),
+    }
 }
 
 /// A received packet's first chunk.
@@ -104,22 +126,14 @@ fn read(bytes: &[u8], v4: bool) -> Option<Packet> {
     })
 }
 
-/// Builds INIT or INIT ACK with one parameter, its checksum complete.
-pub fn message(from: u16, to: u16, kind: u8, cookie: &[u8]) -> Vec<u8> {
-    let mut padded = cookie.to_vec();
-    padded.resize(cookie.len().next_multiple_of(4), 0);
-    let parameter = if cookie.is_empty() {
-        Vec::new()
-    } else {
-        let length = u16::try_from(4 + padded.len()).expect("a short cookie");
-        [&COOKIE.to_be_bytes()[..], &length.to_be_bytes(), &padded].concat()
-    };
-    let length = u16::try_from(FIXED + parameter.len()).expect("a short chunk");
+/// Builds INIT or INIT ACK with these parameters, its checksum complete.
+pub fn message(from: u16, to: u16, kind: u8, parameters: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(FIXED + parameters.len()).expect("a short chunk");
     let mut bytes =
         [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0; 8], &[kind, 0], &length.to_be_bytes()].concat();
     // Initiate tag, receiver window, one stream each way, initial TSN.
     bytes.extend([0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
-    bytes.extend(parameter);
+    bytes.extend(parameters);
     let sum = crc32c(&bytes);
     bytes[8..12].copy_from_slice(&sum.to_le_bytes());
     bytes

@@ -68,6 +68,24 @@ fn t12_everything_on_an_unprotected_network_is_reached_from_outside() {
 }
 
 #[test]
+fn errors_about_what_was_addressed_directly_come_back() {
+    let w = world();
+    w.lab.netd(&["publish", "t1", "82/udp"]).ok();
+    for family in Family::BOTH {
+        for (sandbox, port) in [(&w.u1, 52), (&w.t1, 82)] {
+            // Nobody listens: the sandbox says so by ICMP, from its own address.
+            assert_eq!(
+                w.lab.r.probe(Proto::Udp, at(sandbox.ip(family), port)),
+                Outcome::Refused,
+                "{family:?}"
+            );
+        }
+        assert_eq!(w.a1.probe(Proto::Udp, at(w.u1.ip(family), 52)), Outcome::Refused, "{family:?}");
+        assert_eq!(w.lab.r.probe(Proto::Tcp, at(w.u1.ip(family), 52)), Outcome::Refused, "a reset as well");
+    }
+}
+
+#[test]
 fn an_unprotected_network_is_masqueraded_on_its_way_out() {
     let w = world();
     let _server = Server::start(&w.lab.r, &[80]);

@@ -95,6 +95,29 @@ fn t67_a_link_follows_the_targets_new_address_and_ends_with_the_target() {
     let d4 = lab.sandbox_with("d4", &["--expose", "80"]).serving(&[80]);
     is_denied(&lab, &d1, &d4, Proto::Tcp, 80);
     assert_eq!(lab.h.reach(Proto::Tcp, at(d4.ip(Family::V4), 80)).server, "d4", "the server is there");
+    let d2 = target(&lab);
+    assert_eq!(d1.reach(Proto::Tcp, at(d2.ip(Family::V4), 80)).server, "d2", "made anew under its name");
+}
+
+#[test]
+fn t67_a_link_ends_when_it_is_removed() {
+    let lab = lab();
+    let d2 = target(&lab);
+    let d1 = lab.sandbox_with("d1", &["--link", "d2:db", "--link", "d2:other"]);
+    let hosts = || {
+        let path = lab.inspect("d1")["HostsPath"].as_str().expect("a path").to_owned();
+        std::fs::read_to_string(path).expect("the hosts file")
+    };
+    assert!(hosts().contains("\tdb "), "{}", hosts());
+    assert_eq!(lab.netd(&["sandbox", "rm", "--link", "d1/other"]).ok(), "d1/other");
+    assert_eq!(d1.reach(Proto::Tcp, at(d2.ip(Family::V4), 80)).server, "d2", "the other link stays");
+    lab.netd(&["sandbox", "rm", "--link", "/d1/db"]).ok();
+    is_denied(&lab, &d1, &d2, Proto::Tcp, 80);
+    is_denied(&lab, &d1, &d2, Proto::Udp, 80);
+    assert!(!hosts().contains("\tdb "), "the name goes too: {}", hosts());
+    assert!(lab.netd(&["sandbox", "rm", "--link", "d1/db"]).refused(3).contains("d1"));
+    lab.netd(&["sandbox", "rm", "--link", "d1"]).refused(2);
+    lab.netd(&["sandbox", "inspect", "d1"]).ok();
 }
 
 #[test]

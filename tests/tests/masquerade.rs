@@ -4,12 +4,11 @@ use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use netd_tests::{
-    Capture, Family, Frame, H, Lab, Options, Outcome, PATIENCE, Proto, R, SILENCE, Sandbox, Server, at,
-    denied,
+    Capture, Family, H, Lab, Options, Outcome, PATIENCE, Proto, R, SILENCE, Server, at, denied,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -189,32 +188,4 @@ fn case18_a_stream_without_its_flow_ends_and_nothing_leaves_untranslated() {
         assert_eq!(segments, [], "a segment without a flow reached the remote");
         assert!(lab.drops()["ctinvalid"] > before["ctinvalid"], "{family:?}: CT_INVALID is counted");
     }
-}
-
-#[test]
-fn t70_segments_that_open_nothing_never_leave() {
-    let lab = Lab::new();
-    let net = lab.network("netA", 20, &[]);
-    let a1 = lab.sandbox("a1", net, 2, &[]);
-    let _server = Server::start(&lab.r, &[80]);
-    let wire = a1.capture();
-    for family in Family::BOTH {
-        let frame =
-            Frame { src: a1.link("eth0").expect("eth0").mac, dst: gateway_mac(&a1, net.gateway(family)) };
-        let (from, to) = (at(a1.ip(family), 40_000), at(R.ip(family), 80));
-        let arrived = Capture::start(&lab.r, "eth0");
-        for bytes in [frame.tcp_fin(from, to), frame.tcp_rst(from, to), frame.tcp_ack(from, to)] {
-            denied(&lab, &lab.r, &["CT_INVALID"], || wire.send(&bytes));
-        }
-        // The control: the same addresses with a SYN get through, translated.
-        wire.send(&frame.tcp_syn(from, to));
-        let syn = arrived.wait("the SYN", Duration::from_secs(5), |p| !p.outgoing && p.is_to(Proto::Tcp, 80));
-        assert_eq!(syn.src, Some(H.ip(family)));
-    }
-}
-
-/// The gateway's Ethernet address as the sandbox knows it.
-fn gateway_mac(sandbox: &Sandbox, gateway: std::net::IpAddr) -> [u8; 6] {
-    sandbox.ping(gateway);
-    sandbox.neighbour(gateway).expect("the gateway answered")
 }

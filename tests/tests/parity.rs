@@ -97,6 +97,8 @@ fn kernel(bpffs: &std::path::Path) -> Kernel {
         bpffs: bpffs.to_owned(),
         cgroup: cgroup.expect("a cgroup2 mount").into(),
         flow_entries: 4096,
+        flow_entries_per_endpoint: 4096,
+        nat_excluded_ports: Vec::new(),
         nat_port_ranges: vec![(PORT, PORT)],
         timeouts: netd::dataplane::Timeouts::default(),
         attach: netd::dataplane::AttachMode::Auto,

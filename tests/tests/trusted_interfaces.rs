@@ -1,13 +1,9 @@
 //! Rung: namespaces, truth-table rows T18 to T22. Who may address published ports directly: interfaces that a network trusts, everybody, packets
 //! with a mark.
 
-use std::{
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::process::Command;
 
-use netd_tests::{Family, H, Lab, Net, Ns, Options, Outcome, PATIENCE, Proto, R, Sandbox, at, denied};
+use netd_tests::{Family, H, Lab, Net, Ns, Options, Outcome, Proto, R, Sandbox, Tunnel, at, denied};
 
 const PUBLISH: [&str; 4] = ["-p", "8080:80", "-p", "8080:80/udp"];
 
@@ -109,34 +105,41 @@ fn another_networks_bridge_may_be_trusted() {
     is_denied(&w, &w.a1, &w.x1, 80, "ISOLATION");
 }
 
-#[test]
-fn a_trusted_interface_may_come_after_its_network_and_be_meant_by_a_pattern() {
+/// Gives `H` an interface named wg7 with the far end in a namespace of its own, as `join` connects them, and tries what a pattern trusts.
+fn comes_late<T>(join: impl FnOnce(&Ns, &Ns) -> T) {
     let w = world("wg*:other", "");
     is_denied(&w, &w.lab.r, &w.x1, 80, "DIRECT_ACCESS");
     let far = Ns::new("far");
-    w.lab.h.connect("wg7", &far, "eth0");
-    w.lab.h.ip_batch("addr add 10.0.7.2/24 dev wg7\naddr add fd00:a7::2/64 dev wg7 nodad");
-    far.ip_batch("addr add 10.0.7.3/24 dev eth0\naddr add fd00:a7::3/64 dev eth0 nodad");
-    far.ip_batch("route add 172.16.0.0/12 via 10.0.7.2\nroute add fd00:c::/32 via fd00:a7::2");
-    let deadline = Instant::now() + PATIENCE;
-    for family in Family::BOTH {
-        while far.probe(Proto::Udp, at(w.x1.ip(family), 80)) == Outcome::Timeout {
-            assert!(Instant::now() < deadline, "wg7 is not trusted");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
+    let link = join(&w.lab.h, &far);
+    w.lab.h.ip_batch("addr add 10.0.7.2/24 dev wg7\naddr add fd00:a:7::2/64 dev wg7 nodad");
+    far.ip_batch("addr add 10.0.7.3/24 dev eth0\naddr add fd00:a:7::3/64 dev eth0 nodad");
+    far.ip_batch("route add 172.16.0.0/12 via 10.0.7.2\nroute add fd00:c::/32 via fd00:a:7::2");
+    w.lab.until_uplink("wg7");
     let own = |family| match family {
         Family::V4 => "10.0.7.3".parse().expect("valid"),
-        Family::V6 => "fd00:a7::3".parse().expect("valid"),
+        Family::V6 => "fd00:a:7::3".parse().expect("valid"),
     };
     reaches(&far, &w.x1, 80, own);
     is_denied(&w, &far, &w.x1, 81, "UNPUBLISHED");
     is_denied(&w, &far, &w.a1, 80, "DIRECT_ACCESS");
-    drop(far); // and the interface with it
-    while w.lab.h.link("wg7").is_some() {
-        assert!(Instant::now() < deadline, "wg7 stays");
-        thread::sleep(Duration::from_millis(5));
+    for family in Family::BOTH {
+        far.connect_stream(at(w.x1.ip(family), 80))
+            .0
+            .echo(&vec![3; 1 << 20])
+            .expect("a stream carries its data");
     }
+    drop((link, far)); // and the interface with them
+    w.lab.until_no_uplink("wg7");
+}
+
+#[test]
+fn a_trusted_interface_may_come_after_its_network_and_be_meant_by_a_pattern() {
+    comes_late(|h, far| h.connect("wg7", far, "eth0"));
+}
+
+#[test]
+fn a_trusted_interface_may_be_a_tunnel_without_link_addresses() {
+    comes_late(|h, far| Tunnel::between((h, "wg7"), (far, "eth0"), false));
 }
 
 #[test]

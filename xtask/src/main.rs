@@ -13,6 +13,7 @@ mod stage;
 mod test;
 mod ui;
 mod verify;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ enum Command {
     Verify(verify::Args),
     Oracle(oracle::Args),
     Bench(bench::Args),
+    Vm(vm::Args),
     Ci(ci::Args),
     #[command(hide = true)]
     Peer(peer::Args),
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Oracle(args) => oracle::run(&args),
+        Command::Vm(args) => vm::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Peer(args) => peer::run(args),

@@ -3,26 +3,32 @@
 //! A flow is two entries, one for each direction, each keyed by what a packet of that direction looks like where it is seen. Inserting the
 //! reply's entry is the reservation of its ports: two CPUs cannot take one.
 
+mod admission;
 pub mod fragment;
+mod half;
+mod reset;
 mod tcp;
 pub mod way;
 
+pub use admission::{admit, may_answer, payer};
+pub use half::{Half, elapsed};
+pub use reset::judge as judge_reset;
 pub use tcp::{State, seen};
 
 use crate::{
     env::{ClaimError, Draft, Env, Packet},
     family::{Address, Ip},
-    maps::{Config, Flow, Tuple, endpoint_flags, flow_flags},
+    maps::{Config, Flow, PublishKey, Tuple, endpoint_flags, flow_flags},
     nat::{
         icmp_error::{self, Quote},
         masquerade::{self, Candidates},
         rewrite,
     },
-    net::{IfIndex, LOOPBACK_ZONE, UPLINK_ZONE},
+    net::{Be16, IfIndex, LOOPBACK_ZONE, UPLINK_ZONE},
     verdict::{DropReason, Verdict},
     wire::{
         Headers, L4,
-        l4::{FIN, RST, SYN},
+        l4::{ACK, FIN, RST, SYN, TCP_ACKNOWLEDGEMENT, UDP},
     },
 };
 
@@ -49,14 +55,12 @@ pub fn forward<F: Ip, P: Packet, E: Env<F>>(
     if flow.epoch != moment.epoch || dies || exceeds(packet, headers, &flow) {
         return None;
     }
-    touch(&mut flow, headers, moment.now);
-    if let Err(reason) = rewrite::apply(packet, headers, &flow, true) {
-        return Some(Err(reason));
+    touch(packet, &mut flow, headers, moment.now);
+    let mut done = rewrite::apply(packet, headers, &flow, true);
+    if F::V6 && done.is_ok() && flow.flags & flow_flags::AS_IPV4 != 0 {
+        done = packet.stand_for_ipv4();
     }
-    if F::V6 && flow.flags & flow_flags::AS_IPV4 != 0 {
-        return Some(packet.stand_for_ipv4().map(|()| way_out(&flow)));
-    }
-    Some(Ok(way_out(&flow)))
+    Some(done.map(|()| way_out(&flow)))
 }
 
 /// Moves an ICMP error along the flow of the packet it quotes, which [`refresh`] has brought up to date.
@@ -88,16 +92,34 @@ pub fn way_out<A: Address>(flow: &Flow<A>) -> Verdict<A> {
 
 /// Records that a packet passed. Writes only what differs: the line stays shared between CPUs.
 #[inline(always)]
-pub fn touch<F: Ip>(flow: &mut Flow<F::Addr>, headers: &Headers<F>, now: u32) {
-    if flow.last_seen != now {
+pub fn touch<F: Ip, P: Packet>(packet: &P, flow: &mut Flow<F::Addr>, headers: &Headers<F>, now: u32) {
+    let first_in_tick = flow.last_seen != now;
+    if first_in_tick {
         flow.last_seen = now;
     }
-    if headers.l4 == L4::Tcp {
-        let after = seen(flow.seen, headers.tcp_flags);
-        if after != flow.seen {
-            flow.seen = after;
-        }
+    if headers.l4 != L4::Tcp {
+        return;
     }
+    let after = seen(flow.seen, headers.tcp_flags);
+    if after != flow.seen {
+        flow.seen = after;
+    } else if !first_in_tick {
+        return;
+    }
+    if headers.tcp_flags & (ACK | RST) == ACK
+        && let Ok(upper) = packet.load::<2>(headers.l4_offset + TCP_ACKNOWLEDGEMENT)
+    {
+        flow.acked = Be16::from_wire(upper).into();
+    }
+}
+
+/// How far past the last acknowledgement on record a sequence number is believed, in units of 64 KiB: 128 MiB. The record is up to a tick old,
+/// in which 16 Gbit/s carry that much.
+const NEAR: u16 = 1 << 11;
+
+/// Whether a sequence number is near an acknowledgement, of both the upper half. One unit before it is, too: segments change places.
+const fn seq_near(acked: u16, sequence: u16) -> bool {
+    sequence.wrapping_sub(acked).wrapping_add(1) <= NEAR
 }
 
 /// Whether the packet, or each segment of it, is larger than its way out takes.
@@ -149,7 +171,7 @@ pub struct Opening<A> {
     /// Destination after translation.
     pub dst: A,
     /// Destination port after translation.
-    pub dport: crate::net::Be16,
+    pub dport: Be16,
     /// Where it goes.
     pub target: Target,
     /// The source it shows.
@@ -183,7 +205,7 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
     let opening = &draft.opening;
     let config = env.config().ok_or(DropReason::EndpointDown)?;
     let original = &opening.original;
-    let (now, generation) = (env.now(), env.random());
+    let (now, generation) = (env.now(), draft.generation);
     let routed = if opening.routed { flow_flags::ROUTED } else { 0 };
     let reply_zone = match opening.target {
         Target::Sandbox(ifindex) => ifindex,
@@ -237,7 +259,10 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
     (flow.dst, flow.dport) = (opening.dst, opening.dport);
     flow.out = reply_zone;
     match env.claim(&opening.original, flow) {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            env.charge(payer(&opening.original, flow), 1);
+            Ok(())
+        }
         // Another CPU opened this very flow: its entry stands, ours goes.
         Err(ClaimError::Taken) => {
             env.remove(&draft.reply);
@@ -257,121 +282,91 @@ const fn to_sandbox(zone: IfIndex) -> u16 {
 /// Inserts the draft's reply entry; takes over one whose flow is dead.
 ///
 /// # Errors
-/// `NatConflict` when a live flow, of either family, or, where heeded, a socket of the host has the tuple, `TableFull` when there is no room.
+/// `NatConflict` when a live flow, of either family, or, where the host's own ports are heeded, a socket of the host has the tuple, or its port is not
+/// for masqueraded flows; `TableFull` when there is no room.
 #[inline(always)]
-pub fn reserve<F: Ip, E: Env<F>>(env: &E, draft: &Draft<F>, heed_sockets: bool) -> Result<(), DropReason> {
+pub fn reserve<F: Ip, E: Env<F>>(env: &E, draft: &Draft<F>, heed_host: bool) -> Result<(), DropReason> {
     let (reply, flow) = (&draft.reply, &draft.flow);
     // In a sandbox's zone the two families can meet: see `siit`.
     let taken = || env.host_socket(reply) || (reply.zone != UPLINK_ZONE && env.in_other_family(reply));
-    if heed_sockets && taken() {
+    if heed_host && (!masquerade::is_free::<F, E>(env, reply.proto, reply.dport) || taken()) {
         return Err(DropReason::NatConflict);
     }
     match env.claim(reply, flow) {
         Ok(()) => Ok(()),
         Err(ClaimError::Full) => Err(DropReason::TableFull),
         Err(ClaimError::Taken) => {
-            let (other, mine) = match env.flow(reply) {
-                Some(old) => (reply.counterpart(&old), Half::of(&old)),
-                None => return env.claim(reply, flow).map_err(|_| DropReason::NatConflict), // it has just gone
+            let Some((other, mine)) =
+                env.flow(reply).map(|old| (reply.counterpart(&old), Half::of(reply, &old)))
+            else {
+                return env.claim(reply, flow).map_err(|_| DropReason::NatConflict); // it has just gone
             };
-            let theirs = env.flow(&other).map(|old| Half::of(&old)).unwrap_or_default();
+            let theirs = mine.partner(env.flow(&other).map(|old| Half::of(&other, &old)));
             let config = env.config().ok_or(DropReason::EndpointDown)?;
-            if !mine.is_dead_with(theirs, reply.proto, &config.timeouts, env.now()) {
+            if !mine.is_dead_with(theirs.unwrap_or_default(), reply.proto, &config.timeouts, env.now()) {
                 return Err(DropReason::NatConflict);
             }
             // Removed and claimed, not replaced: of two CPUs that take over one entry, one loses.
-            env.remove(&other);
-            env.remove(reply);
+            forget(env, reply, theirs.map(|_| &other));
             env.claim(reply, flow).map_err(|_| DropReason::NatConflict)
         }
     }
 }
 
-/// What the life of a flow depends on, from one of its entries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Half {
-    /// TCP flags seen.
-    pub seen: u8,
-    /// Whether a packet came.
-    pub used: bool,
-    /// Whether this direction opened the flow.
-    pub original: bool,
-    /// Tick of the last packet, or of creation.
-    pub last: u32,
-    /// What both halves of one flow have in common.
-    pub generation: u32,
+/// Removes both entries of a flow, and gives its place back to the endpoint that paid for it.
+#[inline(always)]
+fn forget<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, other: Option<&Tuple<F::Addr>>) {
+    let found = env.flow(key).map(|flow| (payer(key, &flow), flow.flags & flow_flags::ORIGINAL != 0));
+    let Some((payer, original)) = found else { return };
+    let (mine, theirs) = (env.remove(key), other.is_some_and(|other| env.remove(other)));
+    // Of several CPUs that forget one flow, the one that removes its opener's entry pays back.
+    if if original { mine } else { theirs } {
+        env.charge(payer, -1);
+    }
 }
 
-/// Returns the ticks from `last` to `now`. A packet may have come after `now` was read: that is no time at all, and not the clock's whole range.
-pub const fn elapsed(last: u32, now: u32) -> u32 {
-    let ticks = now.wrapping_sub(last);
-    if ticks > u32::MAX / 2 { 0 } else { ticks }
-}
-
-impl Half {
-    /// Takes what matters out of an entry.
-    pub fn of<A>(flow: &Flow<A>) -> Self {
-        Self {
-            seen: flow.seen,
-            used: flow.last_seen != 0,
-            generation: flow.generation,
-            original: flow.flags & flow_flags::ORIGINAL != 0,
-            last: if flow.last_seen == 0 { flow.created } else { flow.last_seen },
+/// Whether a packet's flow is there and sound. One that is not is forgotten, and the packet decided anew: its other half is another flow's, its
+/// sandbox has gone, or the published port that it came by leads elsewhere now. A new SYN reopens one that is over.
+#[inline(always)]
+pub fn examine<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, key: &Tuple<F::Addr>) -> bool {
+    let Some(config) = env.config() else { return false };
+    let Some((other, half)) = env.flow(key).map(|flow| (key.counterpart(&flow), Half::of(key, &flow))) else {
+        return false;
+    };
+    let reply = half.partner(env.flow(&other).map(|flow| Half::of(&other, &flow)));
+    let Some(reply) = reply else {
+        forget(env, key, None);
+        return false;
+    };
+    if is_lost(env, key) {
+        forget(env, key, Some(&other));
+        return false;
+    }
+    if headers.is_opening() && half.original {
+        let now = env.now();
+        let closed = matches!(half.state_with(reply, key.proto), State::Closed | State::Reset);
+        // An expired one that nobody has collected is over as well.
+        if closed || half.is_dead_with(reply, key.proto, &config.timeouts, now) {
+            reopen(env, key, &other, now);
         }
     }
-
-    /// Returns the state of the flow whose other half is given.
-    pub fn state_with(self, other: Self, proto: u8) -> State {
-        let (original, reply) = if self.original { (self, other) } else { (other, self) };
-        match (proto, reply.used) {
-            (crate::wire::l4::TCP, _) => State::of_tcp(original.seen, reply.seen),
-            (_, true) => State::Replied,
-            (_, false) => State::Unreplied,
-        }
-    }
-
-    /// Returns the ticks since the last packet of either half.
-    pub fn idle_with(self, other: Self, now: u32) -> u32 {
-        let (a, b) = (elapsed(self.last, now), elapsed(other.last, now));
-        if a < b { a } else { b }
-    }
-
-    /// Whether the flow has outlived its timeout. A missing other half counts as silent.
-    pub fn is_dead_with(self, other: Self, proto: u8, timeouts: &crate::maps::Timeouts, now: u32) -> bool {
-        self.idle_with(other, now) > self.state_with(other, proto).timeout(proto, timeouts)
-    }
+    true
 }
 
-/// Brings a flow's entry up to date for a packet that [`forward`] left alone: reopens it on a new SYN, asks for its route.
-///
-/// `bridge` is the device whose packets the route is asked for. Returns false when the flow is to be forgotten and decided anew.
+/// Brings a flow's entry up to date for a packet that [`forward`] left alone: asks for its route as a packet of `bridge`. Returns false when the flow
+/// has gone, or its source belongs to another way, and the packet is to be decided anew.
 ///
 /// # Errors
 /// `EndpointDown` or `NoRoute` when its way out is gone.
 #[inline(always)]
-pub fn refresh<F: Ip, E: Env<F>>(
-    env: &E,
-    headers: &Headers<F>,
-    key: &Tuple<F::Addr>,
-    bridge: IfIndex,
-) -> Result<bool, DropReason> {
+pub fn refresh<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, bridge: IfIndex) -> Result<bool, DropReason> {
     let config = env.config().ok_or(DropReason::EndpointDown)?;
-    let (other, half, flags, out) = match env.flow(key) {
-        Some(flow) => (key.counterpart(&flow), Half::of(&flow), flow.flags, flow.out),
+    let (flags, out) = match env.flow(key) {
+        Some(flow) => (flow.flags, flow.out),
         None => return Ok(false),
     };
-    let reply =
-        env.flow(&other).map(|flow| Half::of(&flow)).filter(|reply| reply.generation == half.generation);
-    let Some(reply) = reply else {
-        env.remove(key); // an orphan: its other half has gone, or is another flow's now
-        return Ok(false);
-    };
-    if headers.is_opening() && half.state_with(reply, key.proto) == State::Closed {
-        reopen(env, key, &other, env.now());
-    }
     if flags & flow_flags::TO_SANDBOX != 0 {
-        let endpoint = env.endpoint(out).filter(|e| e.flags & endpoint_flags::ACTIVE != 0);
-        let endpoint = endpoint.ok_or(DropReason::EndpointDown)?;
+        let endpoint = env.endpoint(out).ok_or(DropReason::EndpointDown)?;
         let network = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
         let (dmac, smac) = (endpoint.mac, network.mac);
         if let Some(mut flow) = env.flow(key) {
@@ -421,8 +416,7 @@ fn leave<F: Ip, E: Env<F>>(
             let Some(flow) = env.flow(key) else { return Ok(false) };
             let other = key.counterpart(&flow);
             drop(flow);
-            env.remove(key);
-            env.remove(&other);
+            forget(env, key, Some(&other));
             return Ok(false);
         }
     }
@@ -435,6 +429,34 @@ fn leave<F: Ip, E: Env<F>>(
     Ok(true)
 }
 
+/// Whether a flow's sandbox has gone, or the published port that it came by leads to another target now.
+///
+/// TCP is asked for the port once, on its first packet: it may have been withdrawn between the decision and the insertion, where the daemon, which
+/// ends flows after it has withdrawn a port, did not see this one. Later a connection goes on without its port, as under Docker; datagrams
+/// do not, since a client that keeps sending would hold the old way open for ever.
+#[inline(always)]
+fn is_lost<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>) -> bool {
+    let found = env.flow(key).map(|flow| (flow.flags, flow.epoch, flow.out, flow.dst, flow.dport));
+    let Some((flags, epoch, out, dst, port)) = found else { return true };
+    if flags & flow_flags::TO_SANDBOX == 0 {
+        return false;
+    }
+    if env.endpoint(out).is_none_or(|endpoint| endpoint.flags & endpoint_flags::ACTIVE == 0) {
+        return true;
+    }
+    let published = flags & flow_flags::ORIGINAL != 0 && key.dst != dst;
+    if !published || (key.proto != UDP && epoch != 0) {
+        return false;
+    }
+    let mut dialled = PublishKey { addr: key.dst, port: key.dport, proto: key.proto, pad: 0 };
+    let mut found = env.publish(&dialled);
+    if found.is_none() {
+        dialled.addr = F::Addr::UNSPECIFIED;
+        found = env.publish(&dialled);
+    }
+    found.is_none_or(|publish| (publish.backend, publish.port) != (dst, port))
+}
+
 /// Starts a closed flow again under the same translation.
 #[inline(always)]
 fn reopen<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, other: &Tuple<F::Addr>, now: u32) {
@@ -443,17 +465,14 @@ fn reopen<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, other: &Tuple<F::Addr
         flow.created = now;
     }
     if let Some(mut flow) = env.flow(other) {
-        flow.seen &= !(SYN | FIN | RST);
+        flow.seen &= !(SYN | ACK | FIN | RST);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        maps::Timeouts,
-        wire::l4::{ACK, TCP},
-    };
+    use crate::wire::l4::TCP;
 
     #[test]
     fn the_jumbo_header_of_a_large_packet_counts_for_no_segment() {
@@ -470,25 +489,5 @@ mod tests {
         assert!(!exceeds(70_000, 1428), "segments of 1500 bytes");
         assert!(exceeds(70_000, 1429));
         assert!(exceeds(60_000, 1428), "another option stays in every segment");
-    }
-
-    #[test]
-    fn a_packet_that_came_after_the_clock_was_read_keeps_its_flow() {
-        let now = 1000;
-        let busy = |original| Half { seen: SYN | ACK, used: true, original, last: now + 1, generation: 1 };
-        assert_eq!(busy(true).idle_with(busy(false), now), 0);
-        assert!(!busy(true).is_dead_with(
-            busy(false),
-            TCP,
-            &Timeouts { tcp_established: 100, ..Timeouts::default() },
-            now
-        ));
-        let silent = |original| Half { last: now - 200, ..busy(original) };
-        assert!(silent(true).is_dead_with(
-            silent(false),
-            TCP,
-            &Timeouts { tcp_established: 100, ..Timeouts::default() },
-            now
-        ));
     }
 }

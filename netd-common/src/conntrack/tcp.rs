@@ -16,8 +16,10 @@ pub enum State {
     Established,
     /// TCP: one side has closed; data may still flow the other way for as long as it likes.
     Closing,
-    /// TCP: both sides closed, or one was reset.
+    /// TCP: both sides closed.
     Closed,
+    /// TCP: reset, and nobody has spoken since.
+    Reset,
     /// Not TCP: no answer yet.
     Unreplied,
     /// Not TCP: answered.
@@ -27,7 +29,9 @@ pub enum State {
 impl State {
     /// Returns a TCP flow's state from the flags that its two directions have seen.
     pub const fn of_tcp(original: u8, reply: u8) -> Self {
-        if (original | reply) & RST != 0 || original & reply & FIN != 0 {
+        if original & reply & RST != 0 {
+            Self::Reset
+        } else if original & reply & FIN != 0 {
             Self::Closed
         } else if (original | reply) & FIN != 0 {
             Self::Closing
@@ -48,6 +52,7 @@ impl State {
             Self::Established => timeouts.tcp_established,
             Self::Closing => timeouts.tcp_closing,
             Self::Closed => timeouts.tcp_closed,
+            Self::Reset => timeouts.tcp_reset,
             Self::Unreplied | Self::Replied => match (proto, self) {
                 (crate::wire::l4::UDP, Self::Replied) => timeouts.udp_replied,
                 (crate::wire::l4::UDP, _) => timeouts.udp,
@@ -65,18 +70,17 @@ impl State {
             Self::Established => "established",
             Self::Closing => "closing",
             Self::Closed => "closed",
+            Self::Reset => "reset",
             Self::Unreplied => "unreplied",
             Self::Replied => "replied",
         }
     }
 }
 
-/// Returns what a direction has seen after one more segment.
-///
-/// A reset marks the direction; any later segment that is none clears the mark (calico #9605), so that a forged reset ends no flow that goes on
-/// within the timeout of a closed one. An idle connection has no such segment: windows are not tracked.
+/// Returns what a direction has seen after one more segment. A reset changes nothing by itself: [`super::reset`] judges it. Any other segment
+/// takes the mark of an earlier reset away: who goes on speaking was not reset (calico #9605).
 pub const fn seen(before: u8, flags: u8) -> u8 {
-    if flags & RST != 0 { before | RST } else { (before & !RST) | (flags & (SYN | ACK | FIN)) }
+    if flags & RST != 0 { before } else { (before & !RST) | (flags & (SYN | ACK | FIN)) }
 }
 
 #[cfg(test)]
@@ -104,10 +108,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_followed_by_data_ends_nothing() {
-        let (original, reply) = (SYN | ACK, SYN | ACK);
-        let reset = seen(reply, RST);
-        assert_eq!(State::of_tcp(original, reset), State::Closed);
-        assert_eq!(State::of_tcp(original, seen(reset, ACK)), State::Established);
+    fn a_reset_ends_a_connection_until_either_side_speaks_again() {
+        let open = SYN | ACK;
+        assert_eq!(State::of_tcp(open | RST, open | RST), State::Reset);
+        assert_eq!(State::of_tcp(open | RST, seen(open | RST, ACK)), State::Established);
+        assert_eq!(State::of_tcp(seen(open | RST, ACK), open | RST), State::Established);
+        assert_eq!(seen(open, RST), open, "the mark is not this function's to make");
     }
 }

@@ -71,7 +71,7 @@ pub fn from_endpoint_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) 
             return (owner.network == endpoint.network).then_some(Ok(Verdict::ToSandbox(owner.ifindex)));
         }
     }
-    if headers.is_opening() {
+    if headers.is_turning() {
         return None;
     }
     let moment = Moment { epoch: config.epoch, now: env.now() };

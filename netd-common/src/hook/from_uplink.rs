@@ -24,7 +24,7 @@ pub fn from_uplink_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) ->
     if !interests(env, headers.proto, headers.dport) && !F::may_be_ours(config, &headers.dst) {
         return Some(Ok(Verdict::Pass));
     }
-    if headers.is_opening() {
+    if headers.is_turning() {
         return None;
     }
     let moment = Moment { epoch: config.epoch, now: env.now() };

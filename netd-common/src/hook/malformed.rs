@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Sends a frame through a hook, as the programs compose it.
-fn run<F: Cast>(fake: &Fake, hook: Hook, frame: &[u8]) -> (Decision<F>, Vec<u8>)
+pub(super) fn run<F: Cast>(fake: &Fake, hook: Hook, frame: &[u8]) -> (Decision<F>, Vec<u8>)
 where
     Fake: Env<F>,
 {

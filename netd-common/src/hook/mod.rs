@@ -1,8 +1,8 @@
 //! The four hooks, readable top to bottom.
 //!
-//! A packet that arrives takes up to four parts: *fast* moves what is established with one look-up; [`settle`] moves what belongs to a flow that
-//! has to be routed again or reopened (or is an ICMP error about one); *decide* judges the rest and may leave an opening, which [`crate::conntrack::open`] carries out, and
-//! `settle` then moves the packet. In the kernel each part is a function of its own: their stacks lie side by side, and the verifier walks each
+//! A packet that arrives takes up to six parts: *fast* moves what is established with one look-up; [`crate::conntrack::examine`] looks at a flow
+//! that is not ordinary, and [`settle`] moves what belongs to it (or is an ICMP error about it); *decide* judges the rest and may leave an opening,
+//! which [`crate::conntrack::admit`] finds room for and [`crate::conntrack::open`] carries out; `examine` and `settle` then move the packet. In the kernel each part is a function of its own: their stacks lie side by side, and the verifier walks each
 //! once. What they share lies in a [`crate::env::Draft`].
 
 mod from_endpoint;
@@ -12,9 +12,14 @@ mod to_endpoint;
 mod to_uplink;
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod malformed;
 #[cfg(test)]
+#[macro_use]
 mod tests;
+#[cfg(test)]
+mod conntrack_tests;
 
 pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
 pub use from_loopback::{dials_published, from_loopback_decide};
@@ -29,7 +34,7 @@ use crate::{
     maps::{Network, Publish, PublishKey, port_set},
     nat::{
         icmp_error::{self, Quote},
-        siit,
+        masquerade, siit,
     },
     net::{Be16, IfIndex, LOOPBACK_ZONE, UPLINK_ZONE, Zone},
     verdict::{DropReason, Judgement, Verdict},
@@ -42,8 +47,12 @@ pub type Decision<F> = Result<Verdict<<F as crate::family::Family>::Addr>, DropR
 /// Whether a packet to this port may belong to a flow or a published port. Protocols without ports always may.
 #[inline(always)]
 fn interests<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
+    const KEPT: u32 = port_set::KEPT - port_set::INTEREST;
+    let port = u16::from(port);
     match port_set::index(port_set::INTEREST, proto) {
-        Some(set) => env.in_port_set(set, port.into()),
+        Some(set) => {
+            env.in_port_set(set, port) || (port < masquerade::PRIVILEGED && env.in_port_set(set + KEPT, port))
+        }
         None => true,
     }
 }
@@ -78,7 +87,7 @@ pub type Partial<F> = Result<Option<Verdict<<F as crate::family::Family>::Addr>>
 /// What the deciding part answers: a verdict, or None when the opening says which flow to open.
 pub type Decided = Result<Option<Judgement>, DropReason>;
 
-/// Moves a packet by its flow, if it has one: routes or reopens the flow first where that is due. None: it has none.
+/// Moves a packet by its flow, which [`conntrack::examine`] has found sound: routes it first where that is due. None: it has gone after all.
 ///
 /// # Errors
 /// The reason of the drop.
@@ -92,8 +101,11 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
     let Some(config) = env.config() else { return Ok(None) };
     let key = headers.tuple(zone);
     let bridge = if is_of_a_sandbox(zone) { bridge_of(env, zone)? } else { packet.ifindex() };
-    if !conntrack::refresh(env, headers, &key, bridge)? {
+    if !conntrack::refresh(env, &key, bridge)? {
         return Ok(None);
+    }
+    if headers.is_reset() {
+        conntrack::judge_reset(env, packet, headers, &key);
     }
     let moment = Moment { epoch: config.epoch, now: env.now() };
     match conntrack::forward(env, packet, headers, &key, moment) {
@@ -104,7 +116,7 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
     }
 }
 
-/// Brings the flow of the packet that an ICMP error quotes up to date. False: there is none.
+/// Brings the flow of the packet that an ICMP error quotes up to date, which [`conntrack::examine`] has found sound.
 ///
 /// # Errors
 /// The reason of the drop.
@@ -112,12 +124,11 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
 pub fn refresh_quoted<F: Ip, P: Packet, E: Env<F>>(
     env: &E,
     packet: &P,
-    headers: &Headers<F>,
     quote: &Quote<F::Addr>,
 ) -> Result<bool, DropReason> {
     let zone = quote.against.zone;
     let bridge = if is_of_a_sandbox(zone) { bridge_of(env, zone)? } else { packet.ifindex() };
-    conntrack::refresh(env, headers, &quote.against, bridge)
+    conntrack::refresh(env, &quote.against, bridge)
 }
 
 /// Moves an ICMP error along the flow of the packet it quotes. None: it quotes none that is known. In the kernel its steps are functions.
@@ -131,7 +142,7 @@ fn settle_error<F: Ip, P: Packet, E: Env<F>>(
     zone: Zone,
 ) -> Partial<F> {
     let Some(quote) = icmp_error::quote(packet, headers, zone) else { return Ok(None) };
-    if !refresh_quoted(env, packet, headers, &quote)? {
+    if !conntrack::examine(env, headers, &quote.against) || !refresh_quoted(env, packet, &quote)? {
         return Ok(None);
     }
     let verdict = conntrack::forward_error(env, packet, headers, &quote)?;
@@ -174,13 +185,19 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     let settled = match draft.headers.l4 {
         _ if !may_have_flow => None,
         L4::Icmp => settle_error(env, packet, &draft.headers, zone)?,
-        _ => settle(env, packet, &draft.headers, zone)?,
+        _ if conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) => {
+            settle(env, packet, &draft.headers, zone)?
+        }
+        _ => None,
     };
     if let Some(verdict) = settled {
         return Ok(verdict);
     }
     match decide(env, packet, &draft.headers, &mut draft.opening)? {
-        Some(Verdict::Refuse(_)) => {
+        Some(Verdict::Refuse(reason)) => {
+            if !env.may_reset(zone) {
+                return Err(reason);
+            }
             reset::answer(packet, &draft.headers)?;
             return Ok(Verdict::ToSandbox(zone));
         }
@@ -188,6 +205,10 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
         None => {}
     }
     sane::check(packet, &draft.headers)?;
+    conntrack::admit(env, &mut draft)?;
     conntrack::open(env, &mut draft)?;
+    if !conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) {
+        return Err(DropReason::CtInvalid); // what it came by has just gone
+    }
     settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)
 }

@@ -23,14 +23,14 @@ use crate::{
 };
 
 /// A packet after a hook: what was decided, and its bytes.
-struct Outcome<F: Cast> {
-    decision: super::Decision<F>,
-    bytes: Vec<u8>,
+pub(super) struct Outcome<F: Cast> {
+    pub(super) decision: super::Decision<F>,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl<F: Cast> Outcome<F> {
     /// Returns what the packet says now, its checksums compared with full ones first.
-    fn headers(&self) -> Headers<F> {
+    pub(super) fn headers(&self) -> Headers<F> {
         assert_checksums(&self.bytes);
         Headers::read(&FakePacket::new(self.bytes.clone(), 0)).expect("a readable packet")
     }
@@ -90,7 +90,7 @@ fn assert_checksums(bytes: &[u8]) {
 }
 
 /// Sends a packet through `from_endpoint`, the fast part first, as the program does.
-fn leave<F: Cast>(fake: &Fake, ifindex: u32, wire: &Wire<F::Addr>) -> Outcome<F>
+pub(super) fn leave<F: Cast>(fake: &Fake, ifindex: u32, wire: &Wire<F::Addr>) -> Outcome<F>
 where
     Fake: Env<F>,
 {
@@ -101,7 +101,7 @@ where
 }
 
 /// Sends a packet through `from_uplink`.
-fn arrive<F: Cast>(fake: &Fake, wire: &Wire<F::Addr>) -> Outcome<F>
+pub(super) fn arrive<F: Cast>(fake: &Fake, wire: &Wire<F::Addr>) -> Outcome<F>
 where
     Fake: Env<F>,
 {
@@ -111,12 +111,12 @@ where
     Outcome { decision, bytes: packet.bytes }
 }
 
-fn wire<F: Cast>(from: Party, sport: u16, to: Party, dport: u16, kind: Kind) -> Wire<F::Addr> {
+pub(super) fn wire<F: Cast>(from: Party, sport: u16, to: Party, dport: u16, kind: Kind) -> Wire<F::Addr> {
     Wire { from: mac(from), src: F::of(from), dst: F::of(to), sport, dport, kind, ttl: 64 }
 }
 
 /// Returns the packet that answers what an outcome's packet says.
-fn answer<F: Cast>(to: &Headers<F>, kind: Kind) -> Wire<F::Addr> {
+pub(super) fn answer<F: Cast>(to: &Headers<F>, kind: Kind) -> Wire<F::Addr> {
     let (sport, dport) = (to.dport.into(), to.sport.into());
     Wire { from: mac(Party::Remote), src: to.dst, dst: to.src, sport, dport, kind, ttl: 64 }
 }
@@ -136,8 +136,8 @@ macro_rules! both_families {
     )* };
 }
 
-const SYN_ACK: u8 = SYN | ACK;
-const TCP_SYN: Kind = Kind::Tcp(SYN);
+pub(super) const SYN_ACK: u8 = SYN | ACK;
+pub(super) const TCP_SYN: Kind = Kind::Tcp(SYN);
 
 mod direct; // behind the macro that they use
 mod own;

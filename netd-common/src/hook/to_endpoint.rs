@@ -22,9 +22,13 @@ pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(
     headers: &Headers<F>,
 ) -> Decision<F> {
     let mut draft = Draft::<F> { headers: *headers, ..Draft::default() };
-    match to_endpoint_decide(env, packet, headers, &mut draft.opening)? {
+    conntrack::fragment::recall(env, &mut draft.headers, packet.ifindex());
+    match to_endpoint_decide(env, packet, &draft.headers, &mut draft.opening)? {
         Some(verdict) => Ok(verdict.widened()),
-        None => conntrack::open(env, &mut draft).map(|()| Verdict::Pass),
+        None => {
+            conntrack::admit(env, &mut draft)?;
+            conntrack::open(env, &mut draft).map(|()| Verdict::Pass)
+        }
     }
 }
 
@@ -60,8 +64,6 @@ pub fn to_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if headers.dst.is_multicast() || headers.src.is_link_local() {
         return Ok(Some(Verdict::Pass)); // on the bridge itself; nothing routes these to it
     }
-    let mut headers = *headers;
-    conntrack::fragment::recall(env, &mut headers, ifindex);
     let reply = Tuple {
         src: headers.dst,
         dst: headers.src,
@@ -74,7 +76,7 @@ pub fn to_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if env.flow(&reply).is_some() {
         return Ok(Some(Verdict::Pass));
     }
-    admit(env, packet, &headers, endpoint, from)?;
+    admit(env, packet, headers, endpoint, from)?;
     opening.addressed(headers.tuple(UPLINK_ZONE), ifindex);
     opening.source = Source::Keep;
     Ok(None)

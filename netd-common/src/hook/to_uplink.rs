@@ -4,12 +4,13 @@ use super::Decision;
 use crate::{
     conntrack,
     env::{Env, Packet},
-    family::Ip,
-    maps::{endpoint_flags, flow_flags},
-    nat::rewrite,
+    family::{Address, Ip},
+    maps::{Flow, endpoint_flags, flow_flags},
+    nat::{icmp_error, rewrite},
+    net::Zone,
     policy::has,
     verdict::{DropReason, Verdict},
-    wire::{Headers, ethernet},
+    wire::{Headers, L4, ethernet},
 };
 
 /// Passes the host's own packets and translated ones at the price of one bit test. None: [`to_uplink`] decides.
@@ -40,6 +41,9 @@ pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, headers: 
     }
     let owner = env.owner(&headers.src).ok_or(DropReason::LeakGuard)?;
     let now = env.now();
+    if headers.l4 == L4::Icmp {
+        return error_of_answer(env, packet, headers, owner.ifindex);
+    }
     let mut headers = *headers;
     if !conntrack::fragment::recall(env, &mut headers, owner.ifindex) {
         return Err(DropReason::FragNoFirst);
@@ -49,12 +53,29 @@ pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, headers: 
         return Err(DropReason::LeakGuard);
     }
     if flow.flags & flow_flags::TRANSLATE == 0 {
-        // An answer to somebody outside who was allowed to address the sandbox directly (truth table T12, T18).
-        let answers = flow.flags & flow_flags::ORIGINAL == 0;
-        return if answers { Ok(Verdict::Pass) } else { Err(DropReason::LeakGuard) };
+        return if answers_direct(&flow) { Ok(Verdict::Pass) } else { Err(DropReason::LeakGuard) };
     }
-    conntrack::touch(&mut flow, &headers, now);
+    conntrack::touch(packet, &mut flow, &headers, now);
     rewrite::apply(packet, &headers, &flow, false).map(|()| Verdict::Pass)
+}
+
+/// Whether packets of this direction answer somebody outside who was allowed to address the sandbox directly (truth table T12, T18).
+#[inline(always)]
+fn answers_direct<A: Address>(flow: &Flow<A>) -> bool {
+    flow.flags & (flow_flags::TRANSLATE | flow_flags::ORIGINAL) == 0
+}
+
+/// Lets out a sandbox's error about a packet of somebody who addressed it directly.
+#[inline(always)]
+fn error_of_answer<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &P,
+    headers: &Headers<F>,
+    zone: Zone,
+) -> Decision<F> {
+    let quote = icmp_error::quote(packet, headers, zone).ok_or(DropReason::LeakGuard)?;
+    let flow = env.flow(&quote.against).ok_or(DropReason::LeakGuard)?;
+    if answers_direct(&flow) { Ok(Verdict::Pass) } else { Err(DropReason::LeakGuard) }
 }
 
 /// Reads just the source address.

@@ -12,7 +12,9 @@ use crate::{
     wire::{
         Headers, csum,
         headers::L3,
-        l4::{ECHO_ID, ICMP_CHECKSUM, ICMP_ERROR_HEADER, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM},
+        l4::{
+            ECHO_ID, ICMP_CHECKSUM, ICMP_ERROR_HEADER, SCTP, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM, has_ports,
+        },
     },
 };
 
@@ -47,7 +49,7 @@ pub fn quote<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>, zone: Zone) -> 
         let request = a == F::ECHO_REQUEST;
         sport = if request { id } else { Be16::ZERO };
         dport = if request { Be16::ZERO } else { id };
-    } else if proto != TCP && proto != UDP {
+    } else if !has_ports(proto) {
         (sport, dport) = (Be16::ZERO, Be16::ZERO);
     }
     let against = Tuple { src: dst, dst: src, sport: dport, dport: sport, zone, proto, pad: [0; 3] };
@@ -86,7 +88,7 @@ pub fn translate<F: Ip, P: Packet>(
     }
     let ports = csum::delta(sum(quote.against.sport, quote.against.dport), sum(flow.sport, flow.dport));
     let proto = quote.against.proto;
-    if proto == TCP || proto == UDP {
+    if has_ports(proto) && proto != F::ICMP {
         let ([a, b], [c, d]) = (flow.dport.to_wire(), flow.sport.to_wire());
         packet.store(quote.l4, [a, b, c, d])?;
         change += ports + transport_checksum::<F, P>(packet, quote, inner + ports)?;
@@ -117,7 +119,10 @@ fn transport_checksum<F: Ip, P: Packet>(
     delta: u32,
 ) -> Result<u32, DropReason> {
     let udp = quote.against.proto == UDP;
-    let at = quote.l4 + if udp { UDP_CHECKSUM } else { TCP_CHECKSUM };
+    if quote.against.proto == SCTP {
+        return Ok(0); // a checksum over bytes that are not here; nobody can check it
+    }
+    let at = quote.l4 + if quote.against.proto == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
     let Ok(old) = packet.load::<2>(at) else { return Ok(0) };
     if udp && F::UDP_ZERO_IS_NONE && old == [0, 0] {
         return Ok(0);

@@ -12,6 +12,8 @@ use crate::{
     wire::l4,
 };
 
+/// Ports below belong to services, and servers may ask their clients for one: IKE (500), NTP (123), NFS exports that are `secure`.
+pub const PRIVILEGED: u16 = 1024;
 /// Ports tried one after the other from the hashed one on.
 const NEIGHBOURS: u32 = 32;
 /// Ports tried in all; it also bounds the verifier's walk. The rest are random.
@@ -26,7 +28,7 @@ pub struct Candidates {
     ported: bool,
     /// Whether the port is an ICMP echo id.
     echo: bool,
-    /// Whether a free port is kept: SCTP's, for a change of ports is a change of a checksum over all of the packet.
+    /// Whether a free port is kept: a privileged one, and SCTP's, for a change of ports is a change of a checksum over all of the packet.
     keeps: bool,
 }
 
@@ -38,7 +40,9 @@ impl Candidates {
         let hash = scramble(words ^ config.secret);
         let echo = matches!(original.proto, 1 | 58);
         let ported = l4::has_ports(original.proto);
-        Self { start: scale(hash, config.port_count), ported, echo, keeps: original.proto == l4::SCTP }
+        let port = u16::from(original.sport);
+        let keeps = original.proto == l4::SCTP || (!echo && port != 0 && port < PRIVILEGED);
+        Self { start: scale(hash, config.port_count), ported, echo, keeps }
     }
 
     /// Returns the position of the given try.
@@ -98,20 +102,14 @@ pub fn reserve<F: Ip, E: Env<F>>(
     if !candidates.ported {
         return env.reserve(draft, false);
     }
-    let purpose = if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 };
-    let published = port_set::index(purpose, draft.reply.proto);
-    let is_published = |port| published.is_some_and(|set| env.in_port_set(set, port));
-    if candidates.keeps && !is_published(draft.reply.dport.into()) {
-        match env.reserve(draft, true) {
+    if candidates.keeps {
+        match keep(env, draft) {
             Err(DropReason::NatConflict) => {}
             done => return done,
         }
     }
     for attempt in 0..TRIES {
         let port = env.port_at(candidates.position(config, attempt, env.random()));
-        if !candidates.echo && is_published(port) {
-            continue;
-        }
         draft.reply.dport = Be16::from(port);
         match env.reserve(draft, !candidates.echo) {
             Err(DropReason::NatConflict) => {}
@@ -119,6 +117,29 @@ pub fn reserve<F: Ip, E: Env<F>>(
         }
     }
     Err(DropReason::NatExhausted)
+}
+
+/// Whether masqueraded flows may have a port: it is neither published nor excluded.
+#[inline(always)]
+pub fn is_free<F: Ip, E: Env<F>>(env: &E, proto: u8, port: Be16) -> bool {
+    let published = if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 };
+    let is_in =
+        |purpose| port_set::index(purpose, proto).is_some_and(|set| env.in_port_set(set, port.into()));
+    !is_in(published) && !is_in(port_set::EXCLUDED)
+}
+
+/// Reserves the draft's reply tuple with the opener's own port, which it has already.
+///
+/// # Errors
+/// `NatConflict` when that is not free; `TableFull`.
+#[inline(always)]
+fn keep<F: Ip, E: Env<F>>(env: &E, draft: &Draft<F>) -> Result<(), DropReason> {
+    env.reserve(draft, true)?;
+    let port = u16::from(draft.reply.dport);
+    if port < PRIVILEGED {
+        env.keep_port(draft.reply.proto, port);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,3 +4,6 @@ pub mod icmp_error;
 pub mod masquerade;
 pub mod rewrite;
 pub mod siit;
+
+#[cfg(test)]
+mod laws;

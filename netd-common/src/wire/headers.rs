@@ -88,7 +88,7 @@ pub trait Readable: Family {
     /// Reads the header with everything it may carry.
     ///
     /// # Errors
-    /// `Malformed`.
+    /// `Malformed`, `SourceRoute` for an IPv6 routing header with hops left.
     fn full<P: Packet>(packet: &P) -> Result<IpHeader<Self::Addr>, DropReason>;
     /// Returns the length of the packet from IP's header on, in bytes, as that header has it.
     ///
@@ -223,6 +223,18 @@ impl<F: Readable> Headers<F> {
     /// Whether it opens a TCP connection: SYN without ACK, RST or FIN.
     pub const fn is_opening(&self) -> bool {
         matches!(self.l4, L4::Tcp) && self.tcp_flags & (l4::SYN | l4::ACK | l4::RST | l4::FIN) == l4::SYN
+    }
+
+    /// Whether it resets a TCP connection.
+    pub const fn is_reset(&self) -> bool {
+        matches!(self.l4, L4::Tcp) && self.tcp_flags & l4::RST != 0
+    }
+
+    /// Whether it may end a TCP connection at once or begin another one under the same tuple: more than one look-up is needed.
+    pub const fn is_turning(&self) -> bool {
+        let (opens, resets) =
+            (self.tcp_flags & (l4::SYN | l4::ACK) == l4::SYN, self.tcp_flags & l4::RST != 0);
+        matches!(self.l4, L4::Tcp) && (opens || resets)
     }
 
     /// Returns the length of the headers from IP on, in bytes.
@@ -400,7 +412,7 @@ impl Readable for crate::family::V6 {
             }
             let f = packet.load::<8>(ip.l4_offset)?;
             if ip.proto == ipv6::ROUTING && f[3] != 0 {
-                return Err(DropReason::Malformed); // on its way to somewhere else than it says (RFC 5095)
+                return Err(DropReason::SourceRoute); // on its way to somewhere else than it says (RFC 5095)
             }
             let length = match ip.proto {
                 ipv6::FRAGMENT => 8,

@@ -51,6 +51,10 @@ pub const ICMP_TYPE: u32 = 0;
 pub const ECHO_ID: u32 = 4;
 /// Length of the header in front of the packet that an ICMP or ICMPv6 error quotes.
 pub const ICMP_ERROR_HEADER: u32 = 8;
+/// TCP sequence number.
+pub const TCP_SEQUENCE: u32 = 4;
+/// TCP acknowledgement.
+pub const TCP_ACKNOWLEDGEMENT: u32 = 8;
 /// TCP data offset; the flags follow at once.
 pub const TCP_OFFSET: u32 = 12;
 

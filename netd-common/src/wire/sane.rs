@@ -18,7 +18,7 @@ use crate::{
 /// Checks the lengths that IP and the transport header give, and IPv4's options.
 ///
 /// # Errors
-/// `Malformed`.
+/// `Malformed`, `SourceRoute`.
 #[inline(always)]
 pub fn check<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>) -> Result<(), DropReason> {
     let end = end::<F, P>(packet)?;
@@ -39,8 +39,8 @@ pub fn check<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>) -> Result<(), D
             return Err(DropReason::Malformed);
         }
     }
-    if !F::V6 && headers.l4_offset > L3 + ipv4::HEADER && is_source_routed(packet, headers.l4_offset) {
-        return Err(DropReason::Malformed);
+    if !F::V6 && headers.l4_offset > L3 + ipv4::HEADER {
+        return options(packet, headers.l4_offset);
     }
     Ok(())
 }
@@ -60,23 +60,26 @@ fn end<F: Ip, P: Packet>(packet: &P) -> Result<u32, DropReason> {
     if end > length { Err(DropReason::Malformed) } else { Ok(end) }
 }
 
-/// Whether IPv4 options name a route (RFC 791 §3.1), or cannot be walked.
+/// Walks IPv4 options (RFC 791 §3.1).
+///
+/// # Errors
+/// `SourceRoute` where they name a route, `Malformed` where they cannot be walked.
 #[inline(always)]
-fn is_source_routed<P: Packet>(packet: &P, end: u32) -> bool {
+fn options<P: Packet>(packet: &P, end: u32) -> Result<(), DropReason> {
     let mut at = L3 + ipv4::HEADER;
     for _ in 0..ipv4::MOST_OPTIONS {
         if at >= end {
-            return at > end;
+            break;
         }
         // The byte behind a lone one-byte option at the end belongs to the transport header, and is not looked at.
-        let Ok([kind, length]) = packet.load::<2>(at) else { return true };
+        let [kind, length] = packet.load::<2>(at)?;
         match kind {
-            OPTIONS_END => return false,
+            OPTIONS_END => return Ok(()),
             NO_OPERATION => at += 1,
-            LOOSE_ROUTE | STRICT_ROUTE => return true,
-            _ if length < 2 => return true,
+            LOOSE_ROUTE | STRICT_ROUTE => return Err(DropReason::SourceRoute),
+            _ if length < 2 => return Err(DropReason::Malformed),
             _ => at += u32::from(length),
         }
     }
-    at != end
+    if at == end { Ok(()) } else { Err(DropReason::Malformed) }
 }

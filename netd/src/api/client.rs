@@ -159,6 +159,11 @@ impl Client {
         self.order(Method::DELETE, &sandbox_path(word, &format!("?force={force}")), NOTHING).await
     }
 
+    /// Removes a sandbox's link by its alias.
+    pub async fn unlink(&self, word: &str, alias: &str) -> Result<()> {
+        self.order(Method::DELETE, &sandbox_path(word, &format!("/links/{}", segment(alias))), NOTHING).await
+    }
+
     /// Says that a sandbox's command runs.
     pub async fn started(&self, word: &str, pid: u32) -> Result<()> {
         self.order(Method::POST, &sandbox_path(word, "/started"), Some(&StartedRequest { pid })).await

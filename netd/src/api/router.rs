@@ -7,7 +7,7 @@ use axum::{
     extract::DefaultBodyLimit,
     http::{HeaderName, HeaderValue, Uri, uri::PathAndQuery},
     response::Response,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use tokio::sync::watch;
 
@@ -66,6 +66,7 @@ fn netd() -> Router<Arc<Api>> {
         .route("/sandboxes/{id}", get(sandboxes::inspect).delete(sandboxes::remove))
         .route("/sandboxes/{id}/publish", post(sandboxes::publish))
         .route("/sandboxes/{id}/unpublish", post(sandboxes::unpublish))
+        .route("/sandboxes/{id}/links/{alias}", delete(sandboxes::unlink))
         .route("/sandboxes/{id}/started", post(sandboxes::started))
         .route("/sandboxes/{id}/exited", post(sandboxes::exited))
         .route("/flows", get(system::flows).delete(system::flush_flows))

@@ -134,6 +134,14 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+pub(super) async fn unlink(
+    State(api): State<Arc<Api>>,
+    Path((word, alias)): Path<(String, String)>,
+) -> Result<StatusCode, Failure> {
+    api.handle.unlink(&word, &alias).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 pub(super) async fn publish(
     State(api): State<Arc<Api>>,
     Path(word): Path<String>,

@@ -21,6 +21,9 @@ use crate::{
 /// way leaves all traffic running; `netd down` removes everything.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The configuration file is TOML and takes docker's keys: bip, icc, mtu, dns, default-address-pools,
+allow-direct-routing = true, bridge-accept-fwmark = \"0x10/0xf0\" and so on.
+
 EXAMPLES:
   netd daemon
   netd daemon --log-format json -v

@@ -112,11 +112,15 @@ All are looked up first: when one does not exist or still runs (without -f), non
 EXAMPLES:
   netd sandbox rm web
   netd sandbox rm -f web                         also while its command runs, which ends it
+  netd sandbox rm --link web/db                  only the link that `--link NAME:db` made
   netd sandbox rm $(netd sandbox ls -q --filter status=exited)")]
 struct Rm {
     /// Also while the command of `netd run` runs; ends it
     #[arg(short, long)]
     force: bool,
+    /// Remove links, named SANDBOX/ALIAS, and nothing else
+    #[arg(short, long, conflicts_with = "force")]
+    link: bool,
     /// Names, ids or beginnings of ids
     #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
     sandboxes: Vec<String>,
@@ -241,7 +245,23 @@ impl Inspect {
 }
 
 impl Rm {
+    /// Removes links, in docker's spelling: `web/db`, or `/web/db`.
+    async fn unlink(self, client: &Client) -> Outcome {
+        for word in self.sandboxes {
+            let doing = format!("remove link {word}");
+            let (sandbox, alias) = word.trim_start_matches('/').split_once('/').ok_or_else(|| {
+                Failure::new(Code::Usage, format!("{doing}: a link is named SANDBOX/ALIAS"))
+            })?;
+            client.unlink(sandbox, alias).await.doing(&doing)?;
+            print(&format!("{word}\n"))?;
+        }
+        Ok(0)
+    }
+
     async fn run(self, client: &Client) -> Outcome {
+        if self.link {
+            return self.unlink(client).await;
+        }
         let several = self.sandboxes.len() > 1;
         let mut found: Vec<(String, String)> = Vec::new();
         for word in self.sandboxes {

@@ -9,7 +9,11 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{LogFormat, fwmark::Fwmark, ports::PortRanges};
+use super::{
+    LogFormat,
+    fwmark::Fwmark,
+    ports::{PortList, PortRanges},
+};
 use crate::{
     dataplane::{AttachMode, Timeouts},
     ipam::DefaultPool,
@@ -71,6 +75,7 @@ pub(super) struct Flows {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Nat {
     pub(super) port_range: Option<PortRanges>,
+    pub(super) exclude_ports: Option<PortList>,
 }
 
 /// `[default-network-opts.DRIVER]`.

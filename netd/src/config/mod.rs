@@ -102,6 +102,8 @@ pub struct Settings {
     pub flow_entries_per_endpoint: u32,
     /// Host ports that masqueraded flows may take, first and last.
     pub nat_port_ranges: Vec<(u16, u16)>,
+    /// Host ports that they may not take.
+    pub nat_excluded_ports: Vec<(u16, u16)>,
     /// How long flows live without a packet.
     pub timeouts: Timeouts,
     /// How packet programs are attached.
@@ -146,7 +148,9 @@ impl Settings {
             bpffs: self.bpffs.clone(),
             cgroup: self.cgroup.clone(),
             flow_entries: self.flow_entries,
+            flow_entries_per_endpoint: self.flow_entries_per_endpoint,
             nat_port_ranges: self.nat_port_ranges.clone(),
+            nat_excluded_ports: self.nat_excluded_ports.clone(),
             timeouts: self.timeouts,
             attach: self.attach,
             direct: self.direct,
@@ -176,6 +180,7 @@ impl Settings {
                 .per_endpoint
                 .unwrap_or((flow_entries / ENDPOINT_SHARE).max(1)),
             nat_port_ranges: file.nat.port_range.map_or_else(|| NAT_PORT_RANGES.to_vec(), |ranges| ranges.0),
+            nat_excluded_ports: file.nat.exclude_ports.map(|list| list.0).unwrap_or_default(),
             timeouts: file.timeouts,
             attach: file.attach,
             direct: DirectAccess {

@@ -1,4 +1,4 @@
-//! `[nat] port_range`: one or several ranges of host ports.
+//! `[nat] port_range` and `exclude_ports`: ranges of host ports.
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -18,12 +18,31 @@ impl<'de> Deserialize<'de> for PortRanges {
     }
 }
 
+/// Any number of ports and ranges, with commas between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PortList(pub(super) Vec<(u16, u16)>);
+
+impl<'de> Deserialize<'de> for PortList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let ranges = text.split(',').map(|part| {
+            let (low, high) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
+            let (low, high) = (number(low)?, number(high)?);
+            if low > high { Err("LOW is above HIGH") } else { Ok((low, high)) }
+        });
+        let ranges: Result<Vec<_>, &str> = ranges.collect();
+        ranges.map(Self).map_err(|why| D::Error::custom(format!("invalid port list {text:?}: {why}")))
+    }
+}
+
+fn number(digits: &str) -> Result<u16, &'static str> {
+    digits.trim().parse().map_err(|_| "a port is a number up to 65535")
+}
+
 fn parse(text: &str) -> Result<Vec<(u16, u16)>, &'static str> {
     let mut ranges = Vec::new();
     for part in text.split(',') {
         let (low, high) = part.trim().split_once('-').ok_or("it is written LOW-HIGH")?;
-        let number =
-            |digits: &str| digits.trim().parse::<u16>().map_err(|_| "a port is a number up to 65535");
         let (low, high) = (number(low)?, number(high)?);
         if low < FIRST {
             return Err("ports below 1024 belong to services");

@@ -45,6 +45,7 @@ fn the_file_overrides_and_flags_override_the_file() {
         per_endpoint = 16
         [nat]
         port_range = "20000-20003"
+        exclude_ports = "20001, 30000-30009"
         [timeouts]
         udp = 0.25
         tcp_established = 10
@@ -55,6 +56,7 @@ fn the_file_overrides_and_flags_override_the_file() {
     assert_eq!((from_file.instance.as_str(), from_file.log_format), ("blue", LogFormat::Json));
     assert_eq!((from_file.flow_entries, from_file.flow_entries_per_endpoint), (64, 16));
     assert_eq!(from_file.nat_port_ranges, [(20_000, 20_003)]);
+    assert_eq!(from_file.nat_excluded_ports, [(20_001, 20_001), (30_000, 30_009)]);
     assert_eq!(from_file.timeouts.udp, Duration::from_millis(250));
     assert_eq!(from_file.timeouts.tcp_established, Duration::from_secs(10));
     assert_eq!(from_file.timeouts.udp_replied, Duration::from_mins(2));
@@ -106,11 +108,20 @@ fn dockers_keys_shape_the_default_network() {
 }
 
 #[test]
+fn direct_access_has_dockers_keys() {
+    assert_eq!(settings("").expect("valid").direct, DirectAccess::default(), "nobody");
+    let text = "allow-direct-routing = true\nbridge-accept-fwmark = \"0x10/0xf0\"";
+    let direct = settings(text).expect("valid").dataplane().direct;
+    assert_eq!(direct, DirectAccess { routing: true, mark: Some((0x10, 0xf0)) });
+}
+
+#[test]
 fn mistakes_name_the_line_and_the_key() {
     for (text, start) in [
         ("\n\ncolour = 1", "3: unknown key `colour`, expected one of"),
         ("[flows]\nsize = 1", "2: unknown key `size`, expected `entries` or `per_endpoint`"),
         ("[timeouts]\nudp = 1\nsctp = 2", "3: unknown key `sctp`"),
+        ("bridge-accept-fwmark = \"1/0\"", "1: bridge-accept-fwmark: invalid firewall mark"),
         ("[timeouts]\nudp = 0", "2: udp: 0 is no timeout"),
         ("[timeouts]\nudp = -1", "2: udp: -1 is no timeout"),
         ("[timeouts]\nudp = nan", "2: udp: NaN is no timeout"),

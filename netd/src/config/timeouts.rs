@@ -24,9 +24,13 @@ pub(super) struct Table {
     #[serde(deserialize_with = "seconds")]
     tcp_closed: Duration,
     #[serde(deserialize_with = "seconds")]
+    tcp_reset: Duration,
+    #[serde(deserialize_with = "seconds")]
     udp: Duration,
     #[serde(deserialize_with = "seconds")]
     udp_replied: Duration,
+    #[serde(deserialize_with = "seconds")]
+    udp_dns: Duration,
     #[serde(deserialize_with = "seconds")]
     icmp: Duration,
     #[serde(deserialize_with = "seconds")]
@@ -42,8 +46,10 @@ impl Default for Table {
             tcp_established: all.tcp_established,
             tcp_closing: all.tcp_closing,
             tcp_closed: all.tcp_closed,
+            tcp_reset: all.tcp_reset,
             udp: all.udp,
             udp_replied: all.udp_replied,
+            udp_dns: all.udp_dns,
             icmp: all.icmp,
             other: all.other,
         }

@@ -83,7 +83,7 @@ pub fn open_on_host(network: &Network) -> Option<Open> {
 /// Returns what a sandbox's links open: the targets' exposed ports, on the default network, where sandboxes may not talk otherwise
 /// (Docker semantics G2, truth table T65 to T68).
 pub fn links(world: &World, sandbox: &Sandbox) -> Option<Links> {
-    let targets = sandbox.links.iter().filter_map(|(id, _)| world.sandbox_by_id(id));
+    let targets = sandbox.links.iter().filter_map(|link| world.linked(link));
     let ports: BTreeSet<LinkEntry> = targets
         .flat_map(|target| {
             let exposed = exposed(target);

@@ -45,7 +45,7 @@ impl Renderer {
                 self.resolv_behind_stub.as_ref().unwrap_or(&self.resolv)
             }
         };
-        let targets = sandbox.links.iter().filter_map(|(id, alias)| Some((world.sandbox_by_id(id)?, alias)));
+        let targets = sandbox.links.iter().filter_map(|link| Some((world.linked(link)?, &link.alias)));
         let links: Vec<Link<'_>> = targets
             .map(|(target, alias)| Link {
                 addresses: shared(sandbox, target),

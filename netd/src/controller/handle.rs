@@ -36,6 +36,7 @@ pub(super) enum Command {
     Exited(String, Reply<()>),
     Publish(String, Vec<PublishSpec>, Reply<Vec<Binding>>),
     Unpublish { sandbox: String, specs: Vec<PublishSpec>, kill: bool, reply: Reply<Vec<Binding>> },
+    Unlink { sandbox: String, alias: String, reply: Reply<()> },
     Flows(FlowSelector, Reply<Vec<FlowInfo>>),
     FlushFlows(FlowSelector, Reply<usize>),
     Drops(Reply<Vec<(&'static str, u64)>>),
@@ -128,6 +129,12 @@ impl Handle {
     ) -> Result<Vec<Binding>, Error> {
         let sandbox = sandbox.to_owned();
         self.ask(|reply| Command::Unpublish { sandbox, specs, kill, reply }).await
+    }
+
+    /// Removes a link by its alias, and what it opened.
+    pub async fn unlink(&self, sandbox: &str, alias: &str) -> Result<(), Error> {
+        let (sandbox, alias) = (sandbox.to_owned(), alias.to_owned());
+        self.ask(|reply| Command::Unlink { sandbox, alias, reply }).await
     }
 
     /// Lists live flows.

@@ -1,6 +1,6 @@
 //! Each command as an operation: read what is needed, plan on a copy of the world, change, tell.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use super::{
     Attachment, Code, CreateNetwork, CreateSandbox, Error, Event, Facts, NetnsRequest, NetworkSelector,
@@ -11,9 +11,9 @@ use super::{
     task::Controller,
 };
 use crate::{
-    dataplane::FlowFilter,
+    dataplane::PublishEntry,
     ipam,
-    model::{Binding, Id, Name, Netns, Network, PublishSpec, Sandbox, SandboxMode},
+    model::{Binding, Id, Name, Netns, Network, PublishSpec, Sandbox, SandboxMode, Sources},
     store::Intent,
 };
 
@@ -251,23 +251,37 @@ impl<M: Machine> Controller<M> {
         Ok(gone)
     }
 
-    /// Ends the flows that came in by these bindings.
+    pub(super) async fn unlink(&mut self, word: &str, alias: &str) -> Result<(), Error> {
+        let before = Arc::clone(self.world.sandbox(word)?);
+        let mut next = World::clone(&self.world);
+        sandboxes::unlink(&mut next, &before, alias)?;
+        self.update(next, &before).await?;
+        tracing::info!(sandbox = %before.name, alias, "link removed");
+        Ok(())
+    }
+
+    /// Ends what came in by these bindings.
     fn kill_flows(&mut self, sandbox: &Sandbox, gone: &[Binding]) -> Result<(), Error> {
-        let mut backends: BTreeMap<(u16, u8), Vec<std::net::IpAddr>> = BTreeMap::new();
-        for binding in gone {
-            let endpoint = sandbox.endpoints.iter().find(|endpoint| endpoint.id == binding.endpoint);
-            let addresses = endpoint.into_iter().flat_map(|endpoint| {
-                let ipv4 = endpoint.ipv4.map(|net| std::net::IpAddr::V4(net.addr()));
-                ipv4.into_iter().chain(endpoint.ipv6.map(|net| std::net::IpAddr::V6(net.addr())))
-            });
-            backends.entry((binding.port, binding.protocol as u8)).or_default().extend(addresses);
-        }
-        for ((port, protocol), addresses) in
-            backends.into_iter().filter(|(_, addresses)| !addresses.is_empty())
-        {
-            let filter = FlowFilter { addresses, protocol: Some(protocol), port: Some(port) };
-            self.machine.dataplane(|dataplane| dataplane.flush_flows(&filter))?;
-        }
+        let entry = |binding: &Binding| {
+            let endpoint = sandbox.endpoints.iter().find(|endpoint| endpoint.id == binding.endpoint)?;
+            let (ipv4, ipv6) = (endpoint.ipv4.map(|net| net.addr()), endpoint.ipv6.map(|net| net.addr()));
+            let backend = match binding.host_ip {
+                IpAddr::V4(_) => ipv4?.into(),
+                // An IPv6 port of a sandbox that has IPv4 alone (E16).
+                IpAddr::V6(_) => ipv6.map_or(ipv4.map(IpAddr::V4), |addr| Some(addr.into()))?,
+            };
+            Some(PublishEntry {
+                host_ip: binding.host_ip,
+                host_port: binding.host_port,
+                protocol: binding.protocol,
+                backend,
+                backend_port: binding.port,
+                ifindex: 0,
+                allow: Sources::default(),
+            })
+        };
+        let entries: Vec<PublishEntry> = gone.iter().filter_map(entry).collect();
+        self.machine.dataplane(|dataplane| dataplane.kill_publishes(&entries))?;
         Ok(())
     }
 

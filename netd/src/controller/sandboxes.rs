@@ -6,7 +6,7 @@ use super::{
     Attachment, Code, CreateSandbox, Error, World, endpoint,
     publish::{self, HostPorts, Taken},
 };
-use crate::model::{Binding, Driver, Id, Name, Netns, Network, PublishSpec, Sandbox, SandboxMode};
+use crate::model::{Binding, Driver, Id, Link, Name, Netns, Network, PublishSpec, Sandbox, SandboxMode};
 
 /// What the caller found out about a new sandbox's namespace.
 pub struct Place {
@@ -165,7 +165,7 @@ fn default_hostname(world: &World, id: &Id, mode: &SandboxMode) -> String {
 }
 
 /// Resolves `--link` (Docker semantics G1, G5).
-fn links(world: &World, sandbox: &Sandbox, wanted: &[(String, String)]) -> Result<Vec<(Id, String)>, Error> {
+fn links(world: &World, sandbox: &Sandbox, wanted: &[(String, String)]) -> Result<Vec<Link>, Error> {
     let on_default = |sandbox: &Sandbox| {
         let mut networks =
             sandbox.endpoints.iter().filter_map(|endpoint| world.network_by_id(&endpoint.network));
@@ -177,7 +177,7 @@ fn links(world: &World, sandbox: &Sandbox, wanted: &[(String, String)]) -> Resul
             let text = format!("Cannot link to {target}, as it does not belong to the default network");
             return Err(Error::new(Code::Usage, text));
         }
-        Ok((other.id.clone(), alias.clone()))
+        Ok(Link { target: other.id.clone(), name: other.name.clone(), alias: alias.clone() })
     };
     wanted.iter().map(resolve).collect()
 }
@@ -291,4 +291,19 @@ pub fn unpublish(world: &mut World, sandbox: &Sandbox, specs: &[PublishSpec]) ->
     let gone = publish::unbind(&mut sandbox, specs);
     world.put_sandbox(sandbox);
     Ok(gone)
+}
+
+/// Takes a link away from a sandbox (Docker semantics G3).
+///
+/// # Errors
+/// The sandbox has no link of this alias.
+pub fn unlink(world: &mut World, sandbox: &Sandbox, alias: &str) -> Result<(), Error> {
+    let mut sandbox = sandbox.clone();
+    let before = sandbox.links.len();
+    sandbox.links.retain(|link| link.alias != alias);
+    if sandbox.links.len() == before {
+        return Err(Error::new(Code::NotFound, format!("sandbox {} has no link {alias}", sandbox.name)));
+    }
+    world.put_sandbox(sandbox);
+    Ok(())
 }

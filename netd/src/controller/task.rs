@@ -192,6 +192,9 @@ impl<M: Machine> Controller<M> {
             Command::Unpublish { sandbox, specs, kill, reply } => {
                 let _ = reply.send(self.unpublish(&sandbox, &specs, kill).await);
             }
+            Command::Unlink { sandbox, alias, reply } => {
+                let _ = reply.send(self.unlink(&sandbox, &alias).await);
+            }
             Command::Flows(select, reply) => {
                 let _ = reply.send(self.flows(&select));
             }

@@ -463,7 +463,7 @@ async fn unpublish_takes_what_is_meant_and_a_reconnect_does_not_bring_it_back() 
         bench.controller.world.sandbox("a").expect("a").bindings.iter().map(|b| b.host_port).collect();
     ports.sort_unstable();
     assert_eq!(ports, [8000, 8000, 8002, 8002, 8003, 8003]);
-    assert!(!bench.controller.machine.dataplane.flushed.is_empty(), "--kill ends flows");
+    assert!(!bench.controller.machine.dataplane.killed.is_empty(), "--kill ends flows");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Code, Error};
-use crate::model::{Endpoint, Id, Name, Network, Sandbox};
+use crate::model::{Endpoint, Id, Link, Name, Network, Sandbox};
 
 /// Networks and sandboxes with their endpoints, consistent with each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,6 +64,12 @@ impl World {
                 format!("sandbox {word} is ambiguous ({count} matches found based on ID prefix)"),
             ),
         })
+    }
+
+    /// Returns the sandbox that a link leads to now, if there is one.
+    pub fn linked(&self, link: &Link) -> Option<&Arc<Sandbox>> {
+        self.sandbox_by_id(&link.target)
+            .or_else(|| self.sandboxes.values().find(|sandbox| sandbox.name == link.name))
     }
 
     /// Returns the network with this id.

@@ -29,7 +29,7 @@ use crate::{
         Code, Controller, End, Error, Handle, HostChanges, Linux, Renderer, Reserved, Settings as Rules,
         SharedDataplane, Site,
     },
-    dataplane::{Dataplane, Kernel, Timeouts},
+    dataplane::{Dataplane, Kernel},
     ipam::ula_pool,
     link::{Changes, Links, Watcher},
     store::Store,
@@ -40,10 +40,8 @@ pub use down::down;
 
 /// Changes of links and routes come in bursts; this long after the first one, they are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// Longest time between two collections of expired flows.
-const COLLECT: Duration = Duration::from_secs(5);
-/// Shortest one, for tests with timeouts of fractions of a second.
-const COLLECT_AT_LEAST: Duration = Duration::from_millis(100);
+/// Longest time between two times that the packet path is asked whether expired flows are to be collected.
+const COLLECT_ASKED_EVERY: Duration = Duration::from_secs(1);
 /// How long an operation in flight may take once the daemon was told to stop (reliability F2).
 const FINISH: Duration = Duration::from_secs(5);
 /// Name of `ip_local_reserved_ports` in the stored state.
@@ -152,14 +150,8 @@ fn rules(settings: &Settings, store: &Store) -> Rules {
         network_options: settings.network_options.clone(),
         network_slots: u16::try_from(netd_common::maps::capacity::NETWORK).unwrap_or(u16::MAX),
         direct_routing: settings.direct.routing,
-        collect_every: (shortest(&settings.timeouts) / 2).clamp(COLLECT_AT_LEAST, COLLECT),
+        collect_every: settings.timeouts.collect_every().min(COLLECT_ASKED_EVERY),
     }
-}
-
-fn shortest(of: &Timeouts) -> Duration {
-    let handshake = of.tcp_syn_sent.min(of.tcp_syn_recv);
-    let tcp = handshake.min(of.tcp_established).min(of.tcp_closing).min(of.tcp_closed);
-    tcp.min(of.udp).min(of.udp_replied).min(of.icmp).min(of.other)
 }
 
 /// Binds the API's socket, for root and the socket's group alone.

@@ -40,6 +40,8 @@ pub struct Fake {
     pub route_changes: usize,
     /// Filters of flushes.
     pub flushed: Vec<FlowFilter>,
+    /// Withdrawn ports whose connections were ended.
+    pub killed: Vec<PublishEntry>,
 }
 
 fn key(entry: &PublishEntry) -> PortKey {
@@ -128,6 +130,11 @@ impl Dataplane for Fake {
             self.publishes.remove(&key(entry));
         }
         Ok(())
+    }
+
+    fn kill_publishes(&mut self, entries: &[PublishEntry]) -> Result<usize, Error> {
+        self.killed.extend_from_slice(entries);
+        Ok(0)
     }
 
     fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {

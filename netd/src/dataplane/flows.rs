@@ -1,17 +1,16 @@
-//! The flow tables from user space: listing, ending, and collecting what expired.
+//! The flow tables from user space: listing and ending.
 
 use std::{
-    collections::HashSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
 use aya::Pod;
 use netd_common::{
-    conntrack::{Half, elapsed},
+    conntrack::{Half, payer},
     family::Address,
     maps::{Flow, TICK_SHIFT, Timeouts, Tuple, flow_flags},
-    net::{Addr4, Addr6, UPLINK_ZONE},
+    net::{Addr4, Addr6},
     wire::l4,
 };
 
@@ -68,11 +67,12 @@ where
         if flow.flags & flow_flags::ORIGINAL == 0 || !selects(filter, &key, &flow) {
             continue;
         }
-        let reply = table.get(&key.counterpart(&flow))?;
-        let (mine, theirs) = (Half::of(&flow), reply.map(|reply| Half::of(&reply)).unwrap_or_default());
+        let (mine, other) = (Half::of(&key, &flow), key.counterpart(&flow));
+        let theirs = mine.partner(table.get(&other)?.map(|reply| Half::of(&other, &reply)));
+        let theirs = theirs.unwrap_or_default();
         let state = mine.state_with(theirs, key.proto);
         let idle = mine.idle_with(theirs, now);
-        let timeout = state.timeout(key.proto, timeouts);
+        let timeout = mine.timeout_with(theirs, key.proto, timeouts);
         found.push(FlowInfo {
             protocol: protocol_name(key.proto),
             state: state.as_str().to_owned(),
@@ -104,7 +104,8 @@ fn protocol_name(proto: u8) -> String {
     }
 }
 
-fn selects<A: Printable>(filter: &FlowFilter, key: &Tuple<A>, flow: &Flow<A>) -> bool {
+/// Whether a filter selects a flow, by its opener's entry.
+pub fn selects<A: Printable>(filter: &FlowFilter, key: &Tuple<A>, flow: &Flow<A>) -> bool {
     let addresses = [key.src.ip(), key.dst.ip(), flow.src.ip(), flow.dst.ip()];
     let ports = [key.sport, key.dport, flow.sport, flow.dport].map(u16::from);
     (filter.addresses.is_empty() || addresses.iter().any(|addr| filter.addresses.contains(addr)))
@@ -112,11 +113,11 @@ fn selects<A: Printable>(filter: &FlowFilter, key: &Tuple<A>, flow: &Flow<A>) ->
         && filter.port.is_none_or(|port| ports.contains(&port))
 }
 
-/// Ends every flow that `ends` selects by its opener's entry; both entries go. Returns how many flows went.
+/// Ends every flow that `ends` selects by its opener's entry; both entries go. Returns who paid for each.
 pub fn end<A: Printable>(
     table: &mut Table<Tuple<A>, Flow<A>>,
     ends: impl Fn(&Tuple<A>, &Flow<A>) -> bool,
-) -> Result<usize, Error>
+) -> Result<Vec<u32>, Error>
 where
     Tuple<A>: Pod,
     Flow<A>: Pod,
@@ -124,66 +125,12 @@ where
     let mut doomed = Vec::new();
     table.for_each(|key, flow| {
         if flow.flags & flow_flags::ORIGINAL != 0 && ends(key, flow) {
-            doomed.push((*key, key.counterpart(flow)));
+            doomed.push((*key, key.counterpart(flow), payer(key, flow)));
         }
     })?;
-    for (original, reply) in &doomed {
+    for (original, reply, _) in &doomed {
         table.remove(original)?;
         table.remove(reply)?;
     }
-    Ok(doomed.len())
-}
-
-/// Ends the flows that a filter selects.
-pub fn flush<A: Printable>(table: &mut Table<Tuple<A>, Flow<A>>, filter: &FlowFilter) -> Result<usize, Error>
-where
-    Tuple<A>: Pod,
-    Flow<A>: Pod,
-{
-    end(table, |key, flow| selects(filter, key, flow))
-}
-
-/// Removes expired flows, and halves whose other half is gone. Returns how many entries went.
-///
-/// `uplink_ports` receives (protocol, port) of every live flow that arrives by an uplink.
-pub fn collect<A: Printable>(
-    table: &mut Table<Tuple<A>, Flow<A>>,
-    timeouts: &Timeouts,
-    uplink_ports: &mut HashSet<(u8, u16)>,
-) -> Result<usize, Error>
-where
-    Tuple<A>: Pod,
-    Flow<A>: Pod,
-{
-    let now = now();
-    let shortest = [timeouts.tcp_closed, timeouts.tcp_syn_recv, timeouts.udp, timeouts.icmp, timeouts.other]
-        .into_iter()
-        .min()
-        .unwrap_or(0);
-    let mut candidates = Vec::new();
-    table.for_each(|key, flow| {
-        if key.zone == UPLINK_ZONE {
-            uplink_ports.insert((key.proto, key.dport.into()));
-        }
-        if elapsed(Half::of(flow).last, now) > shortest {
-            candidates.push(*key);
-        }
-    })?;
-    let mut gone = 0;
-    for key in candidates {
-        let now = self::now();
-        // Read again: a packet may have come since, and the other half may have gone with an earlier candidate.
-        let Some(flow) = table.get(&key)? else { continue };
-        let other = key.counterpart(&flow);
-        let theirs = table.get(&other)?.map(|flow| Half::of(&flow));
-        let mine = Half::of(&flow);
-        let dead =
-            theirs.is_none() || mine.is_dead_with(theirs.unwrap_or_default(), key.proto, timeouts, now);
-        if dead && elapsed(mine.last, now) > shortest {
-            table.remove(&key)?;
-            table.remove(&other)?;
-            gone += 1 + usize::from(theirs.is_some());
-        }
-    }
-    Ok(gone)
+    Ok(doomed.into_iter().map(|(_, _, payer)| payer).collect())
 }

@@ -39,6 +39,8 @@ pub const SOCKET_PROGRAMS: [&str; 10] = [
     "getpeername4",
     "getpeername6",
 ];
+/// Environment variable for who builds netd: the programs then count every verdict, and not drops alone.
+const COUNT_VERDICTS: &str = "NETD_COUNT_VERDICTS";
 /// Asks the kernel for a feature; never attached.
 const PROBE: &str = "probe_csum_ipv6";
 
@@ -64,7 +66,13 @@ pub fn load(settings: &Settings) -> Result<Ebpf, Error> {
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.join(name));
     }
-    for (name, entries) in [("FLOW4", settings.flow_entries), ("FLOW6", settings.flow_entries.div_ceil(4))] {
+    if std::env::var_os(COUNT_VERDICTS).is_some() {
+        loader.override_global("COUNT_VERDICTS", &1_u32, true);
+    }
+    let (v4, v6) = (settings.flow_entries, settings.flow_entries.div_ceil(super::IPV6_SHARE));
+    for (name, entries) in
+        [("FLOW4", v4), ("FLOW6", v6), ("PENDING4", v4.div_ceil(2)), ("PENDING6", v6.div_ceil(2))]
+    {
         loader.map_max_entries(name, entries);
     }
     let mut ebpf =

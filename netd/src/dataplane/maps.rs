@@ -14,7 +14,8 @@ use aya::{
 use netd_common::{
     maps::{
         AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network,
-        Open, Owner, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, held, port_set,
+        Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, held,
+        port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -22,7 +23,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 31] = [
+pub const NAMES: [&str; 36] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -40,6 +41,11 @@ pub const NAMES: [&str; 31] = [
     "UPLINK",
     "DIALLED",
     "DROPS",
+    "USAGE4",
+    "USAGE6",
+    "PACE",
+    "PENDING4",
+    "PENDING6",
     "OPEN4",
     "OPEN6",
     "LINK4",
@@ -164,6 +170,8 @@ fn from_bytes<T: Pod>(bytes: &[u8]) -> T {
 
 /// The maps of one family.
 pub struct FamilyMaps<A> {
+    /// Flows that each endpoint pays for.
+    pub usage: Array<MapData, u32>,
     /// Both directions of every flow.
     pub flow: Table<Tuple<A>, Flow<A>>,
     /// Who has an address.
@@ -194,6 +202,8 @@ pub struct Maps {
     pub ports: Array<MapData, Ports>,
     /// Devices through which the outside is reached.
     pub uplink: Table<IfIndex, Uplink>,
+    /// What host processes dialled where the socket programs changed it.
+    pub dialled: Table<DialledKey, Dialled>,
     /// Interfaces that may reach a network's open ports directly.
     pub trust: Table<TrustKey, u32>,
     /// Dropped packets by reason.
@@ -233,11 +243,13 @@ impl Maps {
             network: array(pins, "NETWORK")?,
             ports: array(pins, "PORTS")?,
             uplink: Table::open(pins, "UPLINK")?,
+            dialled: Table::open(pins, "DIALLED")?,
             trust: Table::open(pins, "TRUST")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
                 .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
             held: array(pins, "HELD")?,
             v4: FamilyMaps {
+                usage: array(pins, "USAGE4")?,
                 flow: Table::open(pins, "FLOW4")?,
                 address: Table::open(pins, "ADDRESS4")?,
                 subnet: trie(pins, "SUBNET4")?,
@@ -248,6 +260,7 @@ impl Maps {
                 link: Table::open(pins, "LINK4")?,
             },
             v6: FamilyMaps {
+                usage: array(pins, "USAGE6")?,
                 flow: Table::open(pins, "FLOW6")?,
                 address: Table::open(pins, "ADDRESS6")?,
                 subnet: trie(pins, "SUBNET6")?,
@@ -318,6 +331,11 @@ pub fn shapes() -> Vec<Shape> {
         of::<IfIndex, Uplink>("UPLINK"),
         of::<u32, u64>("DROPS"),
         of::<DialledKey, Dialled>("DIALLED"),
+        of::<u32, u32>("USAGE4"),
+        of::<u32, u32>("USAGE6"),
+        of::<u32, Pace>("PACE"),
+        of::<Place, Pending<Addr4>>("PENDING4"),
+        of::<Place, Pending<Addr6>>("PENDING6"),
         of::<PublishKey<Addr4>, Open>("OPEN4"),
         of::<PublishKey<Addr6>, Open>("OPEN6"),
         Shape { name: "ALLOW4", key: 12, value: 4 },

@@ -5,11 +5,13 @@
 mod attach;
 pub mod fake;
 mod flows;
+mod host_sockets;
 mod kernel;
 mod load;
 mod maps;
 mod object;
 mod raw;
+mod survey;
 mod test_run;
 mod verify;
 
@@ -29,6 +31,9 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::model::{GatewayMode, IfName, Mac, Protocol, Sources};
 
+/// The IPv6 flow table, and what one endpoint may have of it, is this many times smaller than IPv4's (spec: dataplane.md 7.2).
+const IPV6_SHARE: u32 = 4;
+
 /// Where the programs, pins and cgroup of one instance live.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -36,10 +41,14 @@ pub struct Settings {
     pub bpffs: PathBuf,
     /// Root of the cgroup2 hierarchy whose sockets are the host's.
     pub cgroup: PathBuf,
-    /// Entries of each flow table (two per flow).
+    /// Entries of the IPv4 flow table (two per flow); IPv6's is four times smaller.
     pub flow_entries: u32,
+    /// Entries of the IPv4 flow table that one endpoint may fill; of IPv6's, four times fewer.
+    pub flow_entries_per_endpoint: u32,
     /// Host ports that masqueraded flows may take, first and last.
     pub nat_port_ranges: Vec<(u16, u16)>,
+    /// Host ports among them that they may not take, besides those of reflectable services and tunnels.
+    pub nat_excluded_ports: Vec<(u16, u16)>,
     /// How long flows live.
     pub timeouts: Timeouts,
     /// How packet programs are attached.
@@ -70,31 +79,36 @@ pub enum AttachMode {
     Tc,
 }
 
-/// How long flows live without a packet.
+/// How long flows live without a packet, with where each default comes from.
+///
+/// Most are the kernel's own (`net/netfilter/nf_conntrack_proto_*.c`), which Docker's users rely on: idle database connections for days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// TCP, SYN seen.
+    /// TCP, SYN seen: 120 s (`tcp_timeouts[TCP_CONNTRACK_SYN_SENT]`).
     pub tcp_syn_sent: Duration,
-    /// TCP, SYN and SYN+ACK seen.
+    /// TCP, SYN and SYN+ACK seen: 60 s (`TCP_CONNTRACK_SYN_RECV`).
     pub tcp_syn_recv: Duration,
-    /// TCP, open.
+    /// TCP, open: 5 days (`TCP_CONNTRACK_ESTABLISHED`; RFC 5382 REQ-5 asks for at least 2 h 4 min).
     pub tcp_established: Duration,
-    /// TCP, one side closed.
+    /// TCP, one side closed: as long as an open one. The kernel's 60 s of `CLOSE_WAIT` cut streams that flow the other way.
     pub tcp_closing: Duration,
-    /// TCP, both sides closed, or reset.
+    /// TCP, both sides closed: 10 s, for segments on their way. `LAST_ACK` and `TIME_WAIT` (30 s, 120 s) guard the sides, which keep them too.
     pub tcp_closed: Duration,
-    /// UDP without an answer yet.
+    /// TCP, reset and silent since: 10 s (`TCP_CONNTRACK_CLOSE`).
+    pub tcp_reset: Duration,
+    /// UDP without an answer yet: 30 s (`udp_timeouts[UDP_CT_UNREPLIED]`).
     pub udp: Duration,
-    /// UDP, answered.
+    /// UDP, answered: 120 s (`UDP_CT_REPLIED`; RFC 4787 REQ-5 asks for at least 2 min).
     pub udp_replied: Duration,
-    /// ICMP echo.
+    /// UDP, answered from port 53 and soon silent: 10 s (RFC 4787 §4.3 lets well-known ports have less; resolvers ask again after 5 s).
+    pub udp_dns: Duration,
+    /// ICMP echo: 30 s (`nf_ct_icmp_timeout`; RFC 5508 REQ-2 asks for 60 s, which no `ping` needs).
     pub icmp: Duration,
-    /// Other protocols.
+    /// Other protocols: 600 s (`nf_ct_generic_timeout`).
     pub other: Duration,
 }
 
 impl Default for Timeouts {
-    /// The kernel's own (`net/netfilter/nf_conntrack_proto_*.c`), but a half-closed connection lives as long as an open one.
     fn default() -> Self {
         const DAY: u64 = 24 * 60 * 60;
         Self {
@@ -103,8 +117,10 @@ impl Default for Timeouts {
             tcp_established: Duration::from_secs(5 * DAY),
             tcp_closing: Duration::from_secs(5 * DAY),
             tcp_closed: Duration::from_secs(10),
+            tcp_reset: Duration::from_secs(10),
             udp: Duration::from_secs(30),
             udp_replied: Duration::from_mins(2),
+            udp_dns: Duration::from_secs(10),
             icmp: Duration::from_secs(30),
             other: Duration::from_mins(10),
         }
@@ -325,8 +341,12 @@ pub trait Dataplane: Send {
     fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
     /// Starts serving published ports.
     fn put_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
-    /// Stops serving published ports: no new flows from here on; established TCP flows go on, UDP flows end.
+    /// Stops serving published ports: no new flows from here on; established TCP flows go on, UDP flows end, and connected UDP sockets of host
+    /// processes are told to connect again.
     fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error>;
+    /// Ends what came by published ports that are withdrawn already: flows, and connections of host processes, whose both ends learn of it by a
+    /// reset. Returns how many flows and sockets went.
+    fn kill_publishes(&mut self, entries: &[PublishEntry]) -> Result<usize, Error>;
     /// Opens ports on endpoints' own addresses.
     fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error>;
     /// Closes them for new flows; established TCP flows go on, UDP flows end.
@@ -345,7 +365,7 @@ pub trait Dataplane: Send {
     fn flush_flows(&mut self, filter: &FlowFilter) -> Result<usize, Error>;
     /// Returns (reason, packets) for every drop reason, in their stable order.
     fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error>;
-    /// Removes expired flows; to be called every few seconds. Returns how many went.
+    /// Removes expired flows, if it is time for that; to be called every second or oftener. Returns how many entries went.
     fn collect_garbage(&mut self) -> Result<usize, Error>;
     /// Lists what the maps hold, for reconciling: endpoints by interface index, publishes, network slots, uplinks.
     fn inventory(&mut self) -> Result<Inventory, Error>;

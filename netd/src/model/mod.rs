@@ -16,5 +16,7 @@ pub use names::{Id, IfName, IfPattern, InvalidName, Name};
 pub use network::{BridgeOptions, Driver, GatewayMode, HostAccess, Ipam, Network, Pool};
 pub use port_text::{port_lines, ports_column, public_addresses};
 pub use publish_spec::{InvalidPorts, PublishPort, parse_expose};
-pub use sandbox::{Binding, DnsConfig, Endpoint, Mac, Netns, Protocol, PublishSpec, Sandbox, SandboxMode};
+pub use sandbox::{
+    Binding, DnsConfig, Endpoint, Link, Mac, Netns, Protocol, PublishSpec, Sandbox, SandboxMode,
+};
 pub use sources::Sources;

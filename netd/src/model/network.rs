@@ -90,6 +90,7 @@ pub enum GatewayMode {
 
 /// Docker's bridge options, parsed and with defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct BridgeOptions {
     /// The bridge's interface name.
     pub ifname: IfName,

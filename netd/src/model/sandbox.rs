@@ -84,14 +84,25 @@ pub struct Sandbox {
     /// Published ports with their final host ports.
     #[serde(with = "super::binding_ranges")]
     pub bindings: Vec<Binding>,
-    /// `--link NAME[:ALIAS]` as (target, alias).
-    pub links: Vec<(Id, String)>,
+    /// Every `--link NAME[:ALIAS]`.
+    pub links: Vec<Link>,
     /// User metadata.
     pub labels: BTreeMap<String, String>,
     /// The command `netd run` started, if any.
     pub command: Vec<String>,
     /// Its process while it runs.
     pub pid: Option<u32>,
+}
+
+/// Another sandbox that this one knows by a name of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The sandbox that had the target's name when the link was made.
+    pub target: Id,
+    /// That name. A sandbox that is made anew under it takes the place of one that is gone, as a container that is started again.
+    pub name: Name,
+    /// What this sandbox calls it.
+    pub alias: String,
 }
 
 /// `--dns`, `--dns-search`, `--dns-option`, `--add-host`.

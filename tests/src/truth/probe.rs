@@ -116,7 +116,7 @@ impl Probe {
             threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err("panicked".into()))).collect()
         });
         let quiet = caught(|| {
-            silence.assert(&victim.name());
+            silence.assert_unopened(&victim.name());
             Ok(())
         });
         let after = world.drops();

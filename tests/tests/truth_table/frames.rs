@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use netd_tests::{
-    Capture, Family, Frame, H, Proto, R, Sandbox, at, denied,
+    Capture, Family, Frame, H, Lab, PATIENCE, Proto, R, R2, Sandbox, at, denied,
     truth::{Row, Stage, V4, V6, Who, World, row, story},
 };
 
@@ -117,7 +117,8 @@ fn of_no_flow(world: &World, family: Family) {
     for segment in [frame.tcp_fin(from, to), frame.tcp_rst(from, to), frame.tcp_ack(from, to)] {
         denied(world, &world.r, &["CT_INVALID"], || wire.send(&segment));
     }
-    remote.take();
+    let leaked = remote.take().into_iter().filter(|p| p.is_to(Proto::Tcp, 9)).count();
+    assert_eq!(leaked, 0, "segments of no flow at R");
     wire.send(&frame.tcp_syn(from, to));
     let syn = remote.wait("the SYN", WAIT, |p| !p.outgoing && p.is_to(Proto::Tcp, 9));
     assert_eq!(syn.src, Some(H.ip(family)));
@@ -187,8 +188,22 @@ fn link_protocols(world: &World, family: Family) {
     assert!(leaked.is_empty(), "on the uplink: {:?}", leaked.first());
 }
 
-fn more_addresses(_: Family) {
-    panic!("SCTP with more addresses is not built yet");
+fn more_addresses(family: Family) {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80/sctp"]).serving(&[80]);
+    let (inside, outside) = (a1.capture(), Capture::start(&lab.r2, "eth0"));
+    // A second address of the client, on its other interface: of another uplink of the host.
+    let more = [R2.ip(family)];
+    let outcome = lab.r.init_sctp_with(at(H.ip(family), 8080), 40_000, &more, PATIENCE);
+    let seen = outcome.seen().expect("an answer, its checksum right");
+    assert_eq!((seen.server.as_str(), seen.source), ("a1", at(R.ip(family), 40_000)));
+    let sctp = |p: &netd_tests::Packet| p.proto == Some(132);
+    let clients: Vec<_> =
+        inside.take().into_iter().filter(|p| !p.outgoing && sctp(p)).map(|p| p.src).collect();
+    assert_eq!(clients, [Some(R.ip(family))], "one path, the primary one");
+    lab.r.ping(R2.ip(family));
+    assert!(!outside.take().iter().any(sctp), "nothing to the other address");
 }
 
 /// A frame that arrives, and what stands in its place: tags between addresses and type, or another type.

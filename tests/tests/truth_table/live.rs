@@ -96,7 +96,7 @@ fn full(family: Family) {
         assert!(streams.len() < 64, "a table of 64 entries holds 32 flows");
     }
     assert!(streams.len() >= 24, "only {} flows fit into 64 entries", streams.len());
-    denied(&lab, &lab.r, &["TABLE_FULL", "QUOTA"], || {
+    denied(&lab, &lab.r, &["TABLE_FULL", "OVER_QUOTA"], || {
         assert_eq!(a1.probe(Proto::Tcp, to), Outcome::Timeout);
     });
     for mut stream in streams {

@@ -25,32 +25,7 @@ use netd_tests::{
 };
 
 /// What netd does not do yet: row, the protocol or all, why. Expected as the table says, not run, and shown as pending.
-const PENDING: &[(u8, Option<&str>, &str)] = &[
-    (5, Some("sctp"), SCTP),
-    (6, Some("sctp"), SCTP),
-    (12, None, MODES),
-    (13, None, MODES),
-    (15, None, MODES),
-    (16, None, MODES),
-    (18, None, "trusted_host_interfaces"),
-    (21, None, "allow-direct-routing"),
-    (22, None, "bridge-accept-fwmark"),
-    (25, None, MODES),
-    (33, None, MODES),
-    (34, None, MODES),
-    (36, None, MODES),
-    (37, Some("sctp"), SCTP),
-    (41, None, "published ports at link-local addresses"),
-    (65, None, LINKS),
-    (66, None, LINKS),
-    (67, None, LINKS),
-    (81, None, SCTP),
-    (84, None, "sources of a published port"),
-];
-
-const MODES: &str = "gateway modes routed and nat-unprotected";
-const LINKS: &str = "links that open ports";
-const SCTP: &str = "publishing SCTP";
+const PENDING: &[(u8, Option<&str>, &str)] = &[(41, None, "published ports at link-local addresses")];
 
 /// Every row of the table, by number.
 fn rows() -> Vec<Row> {
@@ -194,7 +169,9 @@ impl Table {
                     mark: Mark::NotApplicable(why.into()),
                 });
             }
-            for family in row.families().filter(|_| PENDING.iter().any(|p| p.0 == row.id && p.1.is_none())) {
+            for family in
+                row.families().filter(|_| row.parts.iter().all(|part| waits_for(row.id, part).is_some()))
+            {
                 let _ = self.check(row, family);
             }
         }

@@ -1,5 +1,7 @@
 //! `cargo xtask verify`: what every program costs the verifier, beside the committed budget.
 
+mod instruction;
+mod loops;
 mod stack;
 
 use std::{
@@ -18,7 +20,8 @@ use crate::{build, command, layout::Layout, ui};
 /// Load every program into the running kernel and compare its cost with the budget
 ///
 /// Prints, per program: instructions the verifier processed, instructions after translation, and bytes of stack, each
-/// with its difference to netd-ebpf/budget.json. Fails when one is more than half over.
+/// with its difference to netd-ebpf/budget.json. Fails when one is more than half over, and when there is a loop that the
+/// oldest kernel refuses.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Write what was found to netd-ebpf/budget.json
@@ -54,7 +57,8 @@ type Budget = BTreeMap<String, Cost>;
 pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
     let netd = build::netd(&layout, false)?;
-    let programs = load(&netd, &layout)?;
+    let object = object(&layout)?;
+    let programs = load(&netd, &object)?;
     let file = layout.ebpf().join("budget.json");
     let budget = read(&file)?;
     print(&programs, &budget);
@@ -64,6 +68,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
         ui::note(&format!("wrote {}", file.display()));
         return Ok(ExitCode::SUCCESS);
+    }
+    let refused = loops::refused(&object)?;
+    if !refused.is_empty() {
+        let functions: Vec<String> =
+            refused.into_iter().map(|(name, at)| format!("{name} at {at}")).collect();
+        bail!(
+            "the verifier of Linux 6.1 refuses a loop whose body falls through into its head (\"back-edge\"): {}. \
+             `llvm-objdump -dl` tells the line; write the loop out, or give its body one way back",
+            functions.join(", ")
+        );
     }
     let over = over_budget(&programs, &budget);
     if !over.is_empty() {
@@ -75,14 +89,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(netd: &Path, layout: &Layout) -> Result<Vec<Program>> {
+/// Reads the object that is inside `netd`.
+fn object(layout: &Layout) -> Result<Vec<u8>> {
+    let file = std::env::var_os("NETD_BPF_OBJ").map_or_else(|| layout.object(), PathBuf::from);
+    fs::read(&file).with_context(|| format!("read {}", file.display()))
+}
+
+fn load(netd: &Path, object: &[u8]) -> Result<Vec<Program>> {
     let mut debug = Command::new(netd);
     debug.args(["debug", "programs", "--format", "json"]);
     let text = command::capture(&mut command::as_root(debug)?)?;
     let mut programs: Vec<Program> = serde_json::from_str(&text).context("parse netd debug programs")?;
-    let object = std::env::var_os("NETD_BPF_OBJ").map_or_else(|| layout.object(), PathBuf::from);
-    let object = fs::read(&object).with_context(|| format!("read {}", object.display()))?;
-    let depths = stack::depths(&object)?;
+    let depths = stack::depths(object)?;
     for program in &mut programs {
         let depth = depths.get(&program.name).copied();
         program.stack_bytes =

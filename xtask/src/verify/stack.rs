@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SymbolKind};
 
+use super::instruction::{INSTRUCTION, Instruction};
+
 /// The kernel rounds each frame up (`check_max_stack_depth` in kernel/bpf/verifier.c; newer kernels with a JIT to 16).
 const FRAME: u64 = 32;
 /// A function: where it is, what it uses, whom it calls.
@@ -66,7 +68,7 @@ fn read(file: &object::File, index: SectionIndex, start: u64, size: u64) -> Resu
     let mut pointers = BTreeSet::new();
     for (at, bytes) in (start..).step_by(INSTRUCTION).zip(code.chunks_exact(INSTRUCTION)) {
         let instruction = Instruction::decode(bytes);
-        function.frame = function.frame.max(instruction.reach(&mut pointers));
+        function.frame = function.frame.max(reach(instruction, &mut pointers));
         if instruction.calls_function() {
             let relative = |from: u64| from.wrapping_add_signed((i64::from(instruction.immediate) + 1) * 8);
             function.calls.insert(match targets.get(&at) {
@@ -79,58 +81,23 @@ fn read(file: &object::File, index: SectionIndex, start: u64, size: u64) -> Resu
     Ok(function)
 }
 
-/// Bytes of an instruction (RFC 9669 §3).
-const INSTRUCTION: usize = 8;
-
-/// An instruction's basic encoding (RFC 9669 §3.1); what follows a 64-bit immediate decodes to nothing of interest.
-#[derive(Debug, Clone, Copy)]
-struct Instruction {
-    opcode: u8,
-    dst: u8,
-    src: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-impl Instruction {
-    /// The frame pointer.
-    const R10: u8 = 10;
-
-    fn decode(bytes: &[u8]) -> Self {
-        let byte = |at: usize| bytes.get(at).copied().unwrap_or_default();
-        Self {
-            opcode: byte(0),
-            dst: byte(1) & 0xf,
-            src: byte(1) >> 4,
-            offset: i16::from_le_bytes([byte(2), byte(3)]),
-            immediate: i32::from_le_bytes([byte(4), byte(5), byte(6), byte(7)]),
+/// Bytes below the frame pointer that an instruction touches, or makes a pointer to. `pointers` are registers that hold r10.
+fn reach(instruction: Instruction, pointers: &mut BTreeSet<u8>) -> u64 {
+    const LDX: u8 = 1;
+    const ST: u8 = 2;
+    const STX: u8 = 3;
+    const MOV64: u8 = 0xbf;
+    const ADD64: u8 = 0x07;
+    let below = |distance: i64| u64::try_from(-distance).unwrap_or_default();
+    match (instruction.opcode, instruction.opcode & 7) {
+        (MOV64, _) if instruction.src == Instruction::R10 && instruction.offset == 0 => {
+            pointers.insert(instruction.dst);
+            0
         }
-    }
-
-    /// `call` with source 1: a function of the program, not a helper (RFC 9669 §4.3.2).
-    fn calls_function(self) -> bool {
-        const CALL: u8 = 0x85;
-        self.opcode == CALL && self.src == 1
-    }
-
-    /// Bytes below the frame pointer that it touches, or makes a pointer to. `pointers` are registers that hold r10.
-    fn reach(self, pointers: &mut BTreeSet<u8>) -> u64 {
-        const LDX: u8 = 1;
-        const ST: u8 = 2;
-        const STX: u8 = 3;
-        const MOV64: u8 = 0xbf;
-        const ADD64: u8 = 0x07;
-        let below = |distance: i64| u64::try_from(-distance).unwrap_or_default();
-        match (self.opcode, self.opcode & 7) {
-            (MOV64, _) if self.src == Self::R10 && self.offset == 0 => {
-                pointers.insert(self.dst);
-                0
-            }
-            (ADD64, _) if pointers.remove(&self.dst) => below(self.immediate.into()),
-            (_, LDX) if self.src == Self::R10 => below(self.offset.into()),
-            (_, ST | STX) if self.dst == Self::R10 => below(self.offset.into()),
-            _ => 0,
-        }
+        (ADD64, _) if pointers.remove(&instruction.dst) => below(instruction.immediate.into()),
+        (_, LDX) if instruction.src == Instruction::R10 => below(instruction.offset.into()),
+        (_, ST | STX) if instruction.dst == Instruction::R10 => below(instruction.offset.into()),
+        _ => 0,
     }
 }
 
@@ -140,7 +107,10 @@ mod tests {
 
     fn reach(code: &[[u8; 8]]) -> u64 {
         let mut pointers = BTreeSet::new();
-        code.iter().map(|bytes| Instruction::decode(bytes).reach(&mut pointers)).max().unwrap_or_default()
+        code.iter()
+            .map(|bytes| super::reach(Instruction::decode(bytes), &mut pointers))
+            .max()
+            .unwrap_or_default()
     }
 
     #[test]

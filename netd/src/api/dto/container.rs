@@ -276,7 +276,7 @@ impl HostConfig {
             dns_search: strings(&sandbox.dns.search),
             dns_options: strings(&sandbox.dns.options),
             extra_hosts: sandbox.dns.extra_hosts.iter().map(|(name, ip)| format!("{name}:{ip}")).collect(),
-            links: sandbox.links.iter().map(|(id, alias)| format!("{id}:{alias}")).collect(),
+            links: sandbox.links.iter().map(|link| format!("{}:{}", link.target, link.alias)).collect(),
         }
     }
 }

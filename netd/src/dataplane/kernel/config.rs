@@ -20,6 +20,8 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
     for (slot, (first, last)) in ports.iter_mut().zip(&settings.nat_port_ranges) {
         *slot = PortRange { first: *first, count: last.saturating_sub(*first).saturating_add(1) };
     }
+    let quota4 = (settings.flow_entries_per_endpoint / 2).max(1);
+    let quota6 = quota4.div_ceil(super::super::IPV6_SHARE);
     let config = Config {
         epoch: old.epoch.wrapping_add(1).max(1),
         features: found | if settings.direct.routing { features::DIRECT_ROUTING } else { 0 },
@@ -30,6 +32,10 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
         timeouts: in_ticks(&settings.timeouts),
         filter4: old.filter4,
         filter6: old.filter6,
+        quota4,
+        quota6,
+        places4: places(quota4),
+        places6: places(quota6),
         accept_mark: settings.direct.mark.map_or(0, |(mark, mask)| mark & mask),
         accept_mask: settings.direct.mark.map_or(0, |(_, mask)| mask),
     };
@@ -37,15 +43,24 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
     Ok(config)
 }
 
-fn in_ticks(timeouts: &Timeouts) -> Ticks {
+/// Returns how many places an endpoint has for its latest flows, less one: half of its quota at most, so that a flood of unconfirmed ones leaves
+/// room for what the endpoint opens itself; a power of two, which makes it a mask.
+fn places(quota: u32) -> u32 {
+    (quota / 2).checked_ilog2().map_or(0, |bits| (1 << bits) - 1)
+}
+
+/// Converts the timeouts to what the programs count in.
+pub(super) fn in_ticks(timeouts: &Timeouts) -> Ticks {
     Ticks {
         tcp_syn_sent: flows::ticks(timeouts.tcp_syn_sent),
         tcp_syn_recv: flows::ticks(timeouts.tcp_syn_recv),
         tcp_established: flows::ticks(timeouts.tcp_established),
         tcp_closing: flows::ticks(timeouts.tcp_closing),
         tcp_closed: flows::ticks(timeouts.tcp_closed),
+        tcp_reset: flows::ticks(timeouts.tcp_reset),
         udp: flows::ticks(timeouts.udp),
         udp_replied: flows::ticks(timeouts.udp_replied),
+        udp_dns: flows::ticks(timeouts.udp_dns),
         icmp: flows::ticks(timeouts.icmp),
         other: flows::ticks(timeouts.other),
     }

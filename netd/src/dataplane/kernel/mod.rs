@@ -1,6 +1,7 @@
 //! The packet path in the running kernel: `Dataplane` over pinned maps and programs.
 
 mod allow;
+mod collector;
 mod config;
 mod direct;
 mod drops;
@@ -31,11 +32,13 @@ use super::{
     OpenEntry, PublishEntry, Settings, UplinkEntry,
     attach::{self, Side},
     flows::{self, Printable as _},
+    host_sockets,
     load::{self, pin_dir},
     maps::{FamilyMaps, Maps, Ports, Table},
     object::OBJECT_SHA256,
 };
-use crate::model::{Mac, Protocol};
+use crate::model::Mac;
+use collector::Collector;
 use config::configure;
 use ports::published;
 
@@ -57,6 +60,8 @@ pub struct Kernel {
     loopback: bool,
     /// Whether ports of removed publishes may still be in the sets of interest.
     stale_interest: bool,
+    /// What the last look at the flows found.
+    collector: Collector,
     /// Lists of sources that may come to a port.
     lists: allow::Lists,
 }
@@ -86,8 +91,10 @@ impl Kernel {
             uplinks: HashMap::new(),
             loopback: false,
             stale_interest: true,
+            collector: Collector::default(),
             lists: allow::Lists::new(),
         };
+        kernel.exclude_ports()?;
         kernel.recall()?;
         if !kernel.reserved.is_empty() {
             kernel.serve_loopback()?;
@@ -203,12 +210,6 @@ impl Kernel {
             .set(0, config, 0)
             .map_err(|source| Error::kernel("write to map CONFIG".to_owned(), source))
     }
-
-    fn end_flows(&mut self, ends: impl Fn(&Passage) -> bool) -> Result<usize, Error> {
-        let v4 = flows::end(&mut self.maps.v4.flow, |key, flow| ends(&Passage::of(key, flow)))?;
-        let v6 = flows::end(&mut self.maps.v6.flow, |key, flow| ends(&Passage::of(key, flow)))?;
-        Ok(v4 + v6)
-    }
 }
 
 /// What decides whether a flow ends, for both families.
@@ -220,6 +221,7 @@ struct Passage {
     proto: u8,
     opener: IpAddr,
     host: (IpAddr, u16),
+    backend: (IpAddr, u16),
     shown: IpAddr,
 }
 
@@ -233,6 +235,7 @@ impl Passage {
             proto: key.proto,
             opener: key.src.ip(),
             host: (key.dst.ip(), key.dport.into()),
+            backend: (flow.dst.ip().to_canonical(), flow.dport.into()),
             shown: flow.src.ip(),
         }
     }
@@ -499,22 +502,17 @@ impl Dataplane for Kernel {
         if entries.iter().any(|entry| !entry.allow.is_everybody()) {
             self.forget_lists()?;
         }
-        let udp: HashSet<(IpAddr, u16)> = entries
-            .iter()
-            .filter(|entry| entry.protocol == Protocol::Udp)
-            .map(|entry| (entry.host_ip, entry.host_port))
-            .collect();
+        let udp = host_sockets::connectionless(entries);
         if !udp.is_empty() {
-            self.end_flows(|flow| {
-                let (addr, port) = flow.host;
-                let any =
-                    if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-                flow.proto == l4::UDP
-                    && flow.to_sandbox
-                    && (udp.contains(&(addr, port)) || udp.contains(&(any, port)))
-            })?;
+            self.end_flows(ports::came_by(&udp))?;
+            let ended = host_sockets::end(&self.maps.dialled, &udp)?;
+            tracing::debug!(ended, "host sockets were told to connect again");
         }
         Ok(())
+    }
+
+    fn kill_publishes(&mut self, entries: &[PublishEntry]) -> Result<usize, Error> {
+        Ok(self.end_flows(ports::came_by(entries))? + host_sockets::end(&self.maps.dialled, entries)?)
     }
 
     fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
@@ -551,7 +549,7 @@ impl Dataplane for Kernel {
     }
 
     fn flush_flows(&mut self, filter: &FlowFilter) -> Result<usize, Error> {
-        Ok(flows::flush(&mut self.maps.v4.flow, filter)? + flows::flush(&mut self.maps.v6.flow, filter)?)
+        self.flush(filter)
     }
 
     fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error> {
@@ -559,12 +557,7 @@ impl Dataplane for Kernel {
     }
 
     fn collect_garbage(&mut self) -> Result<usize, Error> {
-        let mut live = HashSet::new();
-        let gone = flows::collect(&mut self.maps.v4.flow, &self.config.timeouts, &mut live)?
-            + flows::collect(&mut self.maps.v6.flow, &self.config.timeouts, &mut live)?;
-        if std::mem::take(&mut self.stale_interest) {
-            self.refresh_interest(&live, false)?;
-        }
+        let gone = self.collect_when_due()?;
         self.retire_loopback()?;
         Ok(gone)
     }
@@ -618,13 +611,15 @@ impl Dataplane for Kernel {
             AttachMode::Tcx => "tcx",
             AttachMode::Tc => "clsact",
         };
-        vec![
+        let mut features = vec![
             ("attach".to_owned(), attach.to_owned()),
             ("object".to_owned(), OBJECT_SHA256.to_owned()),
             ("flow_entries".to_owned(), self.settings.flow_entries.to_string()),
             ("peer_scrubs".to_owned(), yes(features::PEER_SCRUBS)),
             ("csum_ipv6".to_owned(), yes(features::CSUM_IPV6)),
-        ]
+        ];
+        features.extend(self.occupancy());
+        features
     }
 
     fn down(&mut self) -> Result<(), Error> {

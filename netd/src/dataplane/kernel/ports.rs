@@ -1,6 +1,9 @@
 //! Published ports in the maps: their entries, and the sets of ports that the programs ask first.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use netd_common::{
     maps::{Publish, PublishKey, port_set},
@@ -10,11 +13,54 @@ use netd_common::{
 
 use super::{
     super::{Error, PublishEntry, maps::Ports},
-    Kernel,
+    Kernel, Passage,
 };
 use crate::model::{Protocol, Sources};
 
+/// UDP ports that masqueraded flows do not take: an answer that goes there would look like one of a reflected attack and be filtered on the way
+/// (RFC 6335 §6 dynamic ports have no such meaning), or a tunnel of the host listens there without a socket that shows.
+const NOT_FOR_NAT: [u16; 24] = [
+    1900,  // SSDP
+    3283,  // Apple Remote Desktop
+    3702,  // WS-Discovery
+    4500,  // IPsec through NAT
+    4789,  // VXLAN
+    5351,  // NAT-PMP
+    5353,  // mDNS
+    5355,  // LLMNR
+    5683,  // CoAP
+    6081,  // Geneve
+    6635,  // MPLS in UDP
+    8472,  // VXLAN as Linux had it first
+    10001, // Ubiquiti discovery
+    11211, // memcached
+    17185, // VxWorks debugger
+    20800, // game servers
+    27015, // Source engine
+    27960, // Quake
+    30120, // game servers
+    32410, // Plex discovery
+    32412, 32414, 37810, // video recorders
+    51820, // WireGuard
+];
+
 impl Kernel {
+    /// Writes the ports that masqueraded flows may not take.
+    pub(super) fn exclude_ports(&mut self) -> Result<(), Error> {
+        for proto in [l4::TCP, l4::UDP] {
+            let Some(index) = port_set::index(port_set::EXCLUDED, proto) else { continue };
+            let mut excluded = Ports([0; 2048]);
+            let configured = self.settings.nat_excluded_ports.iter().flat_map(|(first, last)| *first..=*last);
+            let known = NOT_FOR_NAT.iter().copied().filter(|_| proto == l4::UDP);
+            for port in configured.chain(known) {
+                excluded.set(port, true);
+            }
+            self.sets[index as usize] = excluded;
+            self.write_set(index)?;
+        }
+        Ok(())
+    }
+
     /// Makes the sets of interest what ranges, publishes and live flows need.
     pub(super) fn refresh_interest(&mut self, live: &HashSet<(u8, u16)>, keep: bool) -> Result<(), Error> {
         for proto in [l4::TCP, l4::UDP, l4::SCTP, 1] {
@@ -106,6 +152,24 @@ impl Kernel {
             IpAddr::V4(addr) => self.maps.v4.publish.remove(&key(Addr4::from(addr), entry)),
             IpAddr::V6(addr) => self.maps.v6.publish.remove(&key(Addr6::from(addr), entry)),
         })
+    }
+}
+
+/// Returns what selects the flows that came by one of these published ports and go where it leads.
+pub(super) fn came_by(entries: &[PublishEntry]) -> impl Fn(&Passage) -> bool + use<> {
+    let led: HashSet<_> = entries
+        .iter()
+        .map(|entry| {
+            let host = (entry.host_ip, entry.host_port);
+            (entry.protocol as u8, host, (entry.backend, entry.backend_port))
+        })
+        .collect();
+    move |flow: &Passage| {
+        let (addr, port) = flow.host;
+        let any: IpAddr =
+            if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let by = |host| led.contains(&(flow.proto, host, flow.backend));
+        flow.to_sandbox && (by((addr, port)) || by((any, port)))
     }
 }
 

@@ -8,7 +8,7 @@ use nix::{
 };
 
 use super::*;
-use crate::model::{GatewayMode, Sources};
+use crate::model::{GatewayMode, Protocol, Sources};
 
 /// Runs a test on a thread with namespaces of its own and a bpffs that nobody else sees.
 fn with_bpffs(test: impl FnOnce(&Path) + Send + 'static) {
@@ -34,6 +34,8 @@ fn open(bpffs: &Path) -> Kernel {
         bpffs: bpffs.to_owned(),
         cgroup: line.split(' ').nth(4).expect("a mount point").into(),
         flow_entries: 64,
+        flow_entries_per_endpoint: 64,
+        nat_excluded_ports: Vec::new(),
         nat_port_ranges: vec![(20_000, 20_009)],
         timeouts: super::super::Timeouts::default(),
         attach: AttachMode::Auto,

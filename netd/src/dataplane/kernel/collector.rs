@@ -1,0 +1,230 @@
+//! Collects expired flows, keeps the counts of the quotas right, and shortens timeouts while room is short.
+//!
+//! The programs count flows up and down; what the daemon writes here is the truth as of this look, so that no error of a count outlives the next
+//! one. Counts are written before expired flows are removed: a daemon that dies in between leaves an endpoint with too much room, not
+//! with too little.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Pod,
+    maps::{Array, MapData},
+};
+use netd_common::{
+    maps::{Flow, Timeouts as Ticks, Tuple, capacity},
+    verdict::DropReason,
+};
+
+use super::{
+    super::{
+        Error, FlowFilter, IPV6_SHARE, flows,
+        maps::FamilyMaps,
+        survey::{self, Survey, Terms},
+    },
+    Kernel, Passage,
+    config::in_ticks,
+};
+
+/// Above this share of a table or a quota, in percent, room is short (spec: dataplane.md 7.6).
+const SHORT: u64 = 90;
+/// Below this share of every table, room is short no more.
+const EASED: u64 = 80;
+/// Above this share, every call looks at the flows.
+const BUSY: u64 = 50;
+/// Drops that say that somebody found no room.
+const REFUSALS: [DropReason; 3] = [DropReason::TableFull, DropReason::OverQuota, DropReason::NatExhausted];
+
+/// What the last look at the flows found.
+#[derive(Default)]
+pub(super) struct Collector {
+    /// When it was.
+    at: Option<Instant>,
+    /// Entries of the IPv4 and the IPv6 table.
+    entries: [u32; 2],
+    /// Flows by who pays for them, of each family.
+    usage: [HashMap<u32, u32>; 2],
+    /// Packets that had found no room until then.
+    refused: u64,
+    /// Whether timeouts are shortened.
+    pressed: bool,
+}
+
+/// Whether a part is more than this share of the whole, in percent.
+fn exceeds(part: u32, share: u64, whole: u32) -> bool {
+    u64::from(part) * 100 > u64::from(whole) * share
+}
+
+impl Kernel {
+    /// Returns the sizes of both flow tables, in entries.
+    fn flow_capacities(&self) -> [u32; 2] {
+        [self.settings.flow_entries, self.settings.flow_entries.div_ceil(IPV6_SHARE)]
+    }
+
+    fn fullest(&self, share: u64) -> bool {
+        self.collector
+            .entries
+            .iter()
+            .zip(self.flow_capacities())
+            .any(|(part, whole)| exceeds(*part, share, whole))
+    }
+
+    /// Whether it is time for the next look: some seconds have passed, a table fills, or somebody found no room.
+    fn is_due(&mut self) -> Result<bool, Error> {
+        let refused = self.refusals()?;
+        let more = std::mem::replace(&mut self.collector.refused, refused) != refused;
+        let every = self.settings.timeouts.collect_every();
+        Ok(more || self.fullest(BUSY) || self.collector.at.is_none_or(|at| at.elapsed() >= every))
+    }
+
+    fn refusals(&self) -> Result<u64, Error> {
+        let mut sum = 0;
+        for reason in REFUSALS {
+            let counts = self.maps.drops.get(&(reason as u32), 0);
+            let counts = counts.map_err(|source| Error::kernel("read map DROPS".to_owned(), source))?;
+            sum += counts.iter().sum::<u64>();
+        }
+        Ok(sum)
+    }
+
+    /// Removes expired flows, if it is time for that.
+    pub(super) fn collect_when_due(&mut self) -> Result<usize, Error> {
+        if !self.is_due()? {
+            return Ok(0);
+        }
+        let timeouts = in_ticks(&self.settings.timeouts);
+        let (pressed, known) = (self.collector.pressed, &mut self.collector.usage);
+        let (live4, entries4, gone4) =
+            collect(&mut self.maps.v4, &mut known[0], &timeouts, pressed, self.config.quota4)?;
+        let (live6, entries6, gone6) =
+            collect(&mut self.maps.v6, &mut known[1], &timeouts, pressed, self.config.quota6)?;
+        self.collector.entries = [entries4, entries6];
+        self.collector.at = Some(Instant::now());
+        self.press()?;
+        if std::mem::take(&mut self.stale_interest) {
+            let live = live4.union(&live6).copied().collect();
+            self.refresh_interest(&live, false)?;
+        }
+        Ok(gone4 + gone6)
+    }
+
+    /// Shortens timeouts, or gives them their length back. Programs that take entries over read them too.
+    fn press(&mut self) -> Result<(), Error> {
+        let pressed = self.fullest(if self.collector.pressed { EASED } else { SHORT });
+        if pressed == self.collector.pressed {
+            return Ok(());
+        }
+        let usual = in_ticks(&self.settings.timeouts);
+        self.config.timeouts = if pressed { survey::shortened(&usual) } else { usual };
+        self.write_config()?;
+        self.collector.pressed = pressed;
+        let [v4, v6] = self.collector.entries;
+        tracing::warn!(
+            pressed,
+            ipv4_entries = v4,
+            ipv6_entries = v6,
+            "room for flows became short, or eased"
+        );
+        Ok(())
+    }
+
+    /// Ends every flow that `ends` selects; what they took is given back to who paid for it. Returns how many went.
+    pub(super) fn end_flows(&mut self, ends: impl Fn(&Passage) -> bool) -> Result<usize, Error> {
+        let v4 = flows::end(&mut self.maps.v4.flow, |key, flow| ends(&Passage::of(key, flow)))?;
+        pay_back(&mut self.maps.v4.usage, &v4)?;
+        let v6 = flows::end(&mut self.maps.v6.flow, |key, flow| ends(&Passage::of(key, flow)))?;
+        pay_back(&mut self.maps.v6.usage, &v6)?;
+        Ok(v4.len() + v6.len())
+    }
+
+    /// Ends the flows that a filter selects.
+    pub(super) fn flush(&mut self, filter: &FlowFilter) -> Result<usize, Error> {
+        let v4 = flows::end(&mut self.maps.v4.flow, |key, flow| flows::selects(filter, key, flow))?;
+        pay_back(&mut self.maps.v4.usage, &v4)?;
+        let v6 = flows::end(&mut self.maps.v6.flow, |key, flow| flows::selects(filter, key, flow))?;
+        pay_back(&mut self.maps.v6.usage, &v6)?;
+        Ok(v4.len() + v6.len())
+    }
+
+    /// Describes the tables for `status`.
+    pub(super) fn occupancy(&self) -> Vec<(String, String)> {
+        let [v4, v6] = self.collector.entries;
+        let [room4, room6] = self.flow_capacities();
+        let of = |entries: u32, room: u32| format!("{} of {}", entries / 2, room / 2);
+        vec![
+            ("flows_ipv4".to_owned(), of(v4, room4)),
+            ("flows_ipv6".to_owned(), of(v6, room6)),
+            (
+                "flows_per_endpoint".to_owned(),
+                format!("{} IPv4, {} IPv6", self.config.quota4, self.config.quota6),
+            ),
+            ("timeouts".to_owned(), if self.collector.pressed { "shortened" } else { "usual" }.to_owned()),
+        ]
+    }
+}
+
+/// Ports of live flows that arrive by an uplink, with their protocol.
+type LivePorts = HashSet<(u8, u16)>;
+
+/// Looks at every flow of a family and removes the expired ones. Returns the ports of those that arrive by an uplink, the entries left and gone.
+fn collect<A: flows::Printable>(
+    maps: &mut FamilyMaps<A>,
+    known: &mut HashMap<u32, u32>,
+    timeouts: &Ticks,
+    pressed: bool,
+    quota: u32,
+) -> Result<(LivePorts, u32, usize), Error>
+where
+    Tuple<A>: Pod,
+    Flow<A>: Pod,
+{
+    let pressed_endpoints =
+        known.iter().filter(|(_, count)| exceeds(**count, SHORT, quota)).map(|(ifindex, _)| *ifindex);
+    let pressed_endpoints = pressed_endpoints.collect();
+    let terms = Terms { timeouts, pressed, pressed_endpoints: &pressed_endpoints };
+    let survey = Survey::of(&maps.flow, &terms)?;
+    for ifindex in known.keys().filter(|ifindex| !survey.usage.contains_key(ifindex)) {
+        maps.usage.set(*ifindex, 0, 0).map_err(|e| uncounted(*ifindex, e))?;
+    }
+    for (ifindex, count) in survey.usage.iter().filter(|(ifindex, _)| **ifindex < capacity::ENDPOINT) {
+        maps.usage.set(*ifindex, *count, 0).map_err(|e| uncounted(*ifindex, e))?;
+    }
+    let gone = survey.bury(&mut maps.flow)?;
+    *known = survey.usage;
+    let left = survey.entries.saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX));
+    Ok((survey.uplink_ports, left, gone))
+}
+
+/// Takes one flow off each payer's count.
+fn pay_back(usage: &mut Array<MapData, u32>, payers: &[u32]) -> Result<(), Error> {
+    let mut ended: HashMap<u32, u32> = HashMap::new();
+    for payer in payers.iter().filter(|ifindex| **ifindex < capacity::ENDPOINT) {
+        *ended.entry(*payer).or_default() += 1;
+    }
+    for (ifindex, count) in ended {
+        let before = usage.get(&ifindex, 0).map_err(|e| uncounted(ifindex, e))?;
+        usage.set(ifindex, before.saturating_sub(count), 0).map_err(|e| uncounted(ifindex, e))?;
+    }
+    Ok(())
+}
+
+fn uncounted(ifindex: u32, source: aya::maps::MapError) -> Error {
+    Error::kernel(format!("count the flows of endpoint {ifindex} in a map of USAGE"), source)
+}
+
+/// How often to look at every flow at most and at least.
+const COLLECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+impl super::super::Timeouts {
+    /// Returns how often expired flows are to be collected: twice in the shortest timeout, within bounds.
+    pub fn collect_every(&self) -> Duration {
+        let of = self;
+        let handshake = of.tcp_syn_sent.min(of.tcp_syn_recv);
+        let closing = of.tcp_closing.min(of.tcp_closed).min(of.tcp_reset);
+        let datagrams = of.udp.min(of.udp_replied).min(of.udp_dns);
+        let rest = of.tcp_established.min(of.icmp).min(of.other);
+        (handshake.min(closing).min(datagrams).min(rest) / 2).clamp(COLLECT.0, COLLECT.1)
+    }
+}

@@ -1,0 +1,142 @@
+//! Running a guest: QEMU, its serial console, and a deadline.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{BufRead, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::kernel::Unpacked;
+use crate::{command, ui::Task};
+
+/// Processors of a guest.
+const CPUS: &str = "2";
+/// Memory of a guest in MiB; the root file system lies in it.
+const MEMORY: &str = "2048";
+
+/// Lines of a console that an error shows.
+const TAIL: usize = 20;
+
+/// How guests run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Accelerator {
+    /// The processor's own virtualisation
+    Kvm,
+    /// Emulation: works everywhere, ten to twenty times slower
+    Tcg,
+}
+
+impl Accelerator {
+    /// Returns KVM where it works: some machines show a `/dev/kvm` that their processor cannot serve.
+    pub fn of_this_machine() -> Self {
+        let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let virtualises = flags.split_whitespace().any(|word| word == "vmx" || word == "svm");
+        let usable = OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+        if virtualises && usable { Self::Kvm } else { Self::Tcg }
+    }
+
+    /// As QEMU and people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+
+    fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+}
+
+/// A guest that has not been started.
+#[derive(Debug)]
+pub struct Guest<'a> {
+    /// What boots.
+    pub kernel: &'a Unpacked,
+    /// Its root file system.
+    pub image: PathBuf,
+    /// How it runs.
+    pub accelerator: Accelerator,
+}
+
+impl Guest<'_> {
+    /// Runs the guest to its end, and returns what it wrote to its console, also to the file `log`.
+    pub fn run(&self, task: &Task, log: &Path, limit: Duration) -> Result<String> {
+        let mut qemu = self.command();
+        let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
+        let child = Ended(child.with_context(|| format!("run `{}`", command::line(&qemu)))?);
+        let console = read(child, task, Instant::now() + limit);
+        let (text, in_time) = console?;
+        let mut file = fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
+        file.write_all(text.as_bytes()).with_context(|| format!("write {}", log.display()))?;
+        if !in_time {
+            let from = text.lines().count().saturating_sub(TAIL);
+            let tail: Vec<&str> = text.lines().skip(from).collect();
+            bail!("the guest did not end within {} s:\n{}", limit.as_secs(), tail.join("\n"));
+        }
+        Ok(text)
+    }
+
+    /// Hands the guest's console to the person at this terminal.
+    pub fn shell(&self) -> Result<()> {
+        command::run(&mut self.command())
+    }
+
+    fn command(&self) -> Command {
+        let mut qemu = Command::new(format!("qemu-system-{}", std::env::consts::ARCH));
+        qemu.args(self.accelerator.arguments());
+        qemu.args(["-machine", "q35", "-smp", CPUS, "-m", MEMORY, "-nic", "none"]);
+        qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]);
+        qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(&self.image);
+        // A panic reboots at once, and `-no-reboot` makes that the guest's end.
+        qemu.args(["-append", "console=ttyS0 quiet panic=-1"]);
+        qemu
+    }
+}
+
+/// A child that ends with this value.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Reads a console until its end or the deadline; whether it was the end.
+fn read(mut guest: Ended, task: &Task, deadline: Instant) -> Result<(String, bool)> {
+    let console = guest.0.stdout.take().context("the guest's console")?;
+    let (sender, lines) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let mut text = String::new();
+    let in_time = loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                task.detail(&line);
+                text.push_str(&line);
+                text.push('\n');
+            }
+            Err(error) => break error == RecvTimeoutError::Disconnected,
+        }
+    };
+    drop(guest);
+    let _ = reader.join();
+    Ok((text, in_time))
+}

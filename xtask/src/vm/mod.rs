@@ -1,0 +1,292 @@
+//! `cargo xtask vm`: netd on kernels that this machine does not run.
+
+mod guest;
+mod image;
+mod kernel;
+mod modules;
+mod report;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::{
+    build, command, debian,
+    layout::Layout,
+    ui::{self, Task},
+};
+use guest::{Accelerator, Guest};
+use image::{Image, Steps};
+use kernel::{Kernel, Unpacked};
+use report::Report;
+
+/// What it takes, and the Debian package it comes in.
+const PROGRAMS: [(&str, &str); 7] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox"),
+    ("depmod", "kmod"),
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("strip", "binutils"),
+    ("xz", "xz-utils"),
+];
+/// The tests that run unless others are asked for: the files of `tests/tests`.
+const TESTS: [&str; 2] = ["parity", "smoke"];
+/// Where a guest's benchmark finds netd: as below a workspace.
+const WORKSPACE: &str = "netd";
+
+/// Boot Debian's kernels in QEMU and run netd on them
+///
+/// Each guest's root file system is made of this machine's own programs. In it, `netd doctor` looks around, the verifier
+/// takes every program, and the parity and smoke tests run. Guests are emulated where KVM does not work. Kernels come
+/// from the Debian mirror that apt uses here, and stay below `target/vm`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to do in each guest
+    #[arg(value_enum, default_value_t = Action::Test)]
+    action: Action,
+    /// Only this kernel; may be repeated
+    #[arg(long = "kernel", value_enum, value_name = "KERNEL")]
+    kernels: Vec<Kernel>,
+    /// Run this file of tests/tests instead of parity and smoke; may be repeated
+    #[arg(long = "test", value_name = "FILE")]
+    tests: Vec<String>,
+    /// Arguments for the test binaries, such as a part of a test's name
+    #[arg(last = true)]
+    rest: Vec<String>,
+    /// Fetch the kernels again: Debian may have newer ones
+    #[arg(long)]
+    fetch: bool,
+    /// Run guests like this, instead of by KVM where it works
+    #[arg(long, value_enum)]
+    accelerator: Option<Accelerator>,
+    /// Give up on a guest after this many seconds
+    #[arg(long, default_value_t = 600)]
+    limit: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Action {
+    /// Load every program, run the parity and smoke tests
+    Test,
+    /// Compare connection rates with host networking and iptables
+    Bench,
+    /// Hand the guest's console to you; `poweroff -f` ends it
+    Shell,
+}
+
+/// What runs in every guest.
+struct Load {
+    netd: PathBuf,
+    tests: BTreeMap<String, PathBuf>,
+    steps: Steps,
+}
+
+/// Runs `cargo xtask vm`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let layout = Layout::find();
+    install_programs()?;
+    let load = Load::build(args, &layout)?;
+    let cache = layout.root().join("target/vm");
+    fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
+    let accelerator = args.accelerator.unwrap_or_else(Accelerator::of_this_machine);
+    let kernels: &[Kernel] = if args.kernels.is_empty() { &Kernel::ALL } else { &args.kernels };
+    ensure!(args.action != Action::Shell || kernels.len() == 1, "a shell needs one kernel: add --kernel");
+    let mut reports = Vec::new();
+    for kernel in kernels {
+        let unpacked = kernel.fetch(&cache, args.fetch)?;
+        let image = cache.join(format!("{}.cpio", kernel.name()));
+        load.write(&image, &unpacked, args.action, &cache)?;
+        let guest = Guest { kernel: &unpacked, image, accelerator };
+        if args.action == Action::Shell {
+            guest.shell()?;
+            continue;
+        }
+        let task = Task::start(format!("Linux {} ({})", unpacked.release, accelerator.name()));
+        let log = cache.join(format!("{}.log", kernel.name()));
+        let report = Report::parse(&guest.run(&task, &log, Duration::from_secs(args.limit))?);
+        if report.passed() {
+            task.done();
+        }
+        show(&report, args.action, &log);
+        reports.push(report);
+    }
+    let json = serde_json::to_string_pretty(&reports).context("write JSON")?;
+    fs::write(cache.join("report.json"), json).context("write target/vm/report.json")?;
+    let passed = reports.iter().all(Report::passed);
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn install_programs() -> Result<()> {
+    ensure!(std::env::consts::ARCH == "x86_64", "the kernels of the matrix are x86_64's");
+    let missing = PROGRAMS.iter().filter(|(program, _)| command::find(program, &command::sbin()).is_none());
+    let mut packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    packages.dedup();
+    ensure!(
+        packages.is_empty() || debian::can_install(),
+        "guests need: {}; install them, or run this as root on Debian",
+        packages.join(" ")
+    );
+    debian::install(&packages)
+}
+
+impl Load {
+    fn build(args: &Args, layout: &Layout) -> Result<Self> {
+        let bench = args.action == Action::Bench;
+        let netd = build::netd(layout, bench)?;
+        let wanted: Vec<&str> = match args.action {
+            Action::Bench => Vec::new(),
+            _ if args.tests.is_empty() => TESTS.to_vec(),
+            _ => args.tests.iter().map(String::as_str).collect(),
+        };
+        let tests = test_programs(layout, &wanted)?;
+        let mut steps = vec![
+            ("doctor".to_owned(), "netd doctor --format jsonl".to_owned()),
+            ("programs".to_owned(), "netd debug programs --format jsonl".to_owned()),
+        ];
+        let rest: String = args.rest.iter().flat_map(|word| [" '", word, "'"]).collect();
+        steps.extend(
+            wanted.iter().map(|name| ((*name).to_owned(), format!("test-{name} --test-threads 2{rest}"))),
+        );
+        if bench {
+            let bench = format!(
+                "CARGO_MANIFEST_DIR=/{WORKSPACE}/xtask xtask bench --built quick --rounds 5 --round-ms 1000{rest}"
+            );
+            steps.push(("bench".to_owned(), bench));
+        }
+        if args.action == Action::Shell {
+            steps.clear();
+        }
+        Ok(Self { netd, tests, steps })
+    }
+
+    /// Writes the root file system of a guest.
+    fn write(&self, path: &Path, kernel: &Unpacked, action: Action, cache: &Path) -> Result<()> {
+        let mut image = Image::create(path, &cache.join("stripped"))?;
+        image.program(&self.netd, "usr/bin/netd")?;
+        for (name, program) in &self.tests {
+            image.program(program, &format!("usr/bin/test-{name}"))?;
+        }
+        if action != Action::Test {
+            image.program(&std::env::current_exe().context("find this program")?, "usr/bin/xtask")?;
+            image.link(&format!("{WORKSPACE}/target/release/netd"), "/usr/bin/netd")?;
+            image.rivals()?;
+        }
+        image.modules(&kernel.modules)?;
+        image.finish(&self.steps, action == Action::Shell)
+    }
+}
+
+/// Builds test binaries and returns where they are, by the name of their file in `tests/tests`.
+fn test_programs(layout: &Layout, names: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
+    #[derive(Deserialize)]
+    struct Message {
+        target: Option<Target>,
+        executable: Option<PathBuf>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        name: String,
+    }
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut cargo = build::cargo(layout);
+    cargo.args([
+        "test",
+        "--no-run",
+        "--locked",
+        "--quiet",
+        "--package",
+        "netd-tests",
+        "--message-format",
+        "json",
+    ]);
+    for name in names {
+        cargo.args(["--test", name]);
+    }
+    let task = Task::start("building the tests of the guests");
+    let messages = command::capture(&mut cargo)?;
+    task.done();
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
+    Ok(messages.filter_map(|message| Some((message.target?.name, message.executable?))).collect())
+}
+
+/// Prints what came of a guest; of what failed, all it wrote.
+fn show(report: &Report, action: Action, log: &Path) {
+    let Some(release) = &report.release else {
+        println!("the kernel did not come up: see {}", log.display());
+        return;
+    };
+    for step in report.failed() {
+        let how = step.code.map_or("never ended".to_owned(), |code| format!("exit code {code}"));
+        println!("{} {} on {release}: {how}\n{}", ui::paint("31", "✗"), step.name, step.output);
+    }
+    if action == Action::Bench {
+        report.steps.iter().filter(|step| step.name == "bench").for_each(|step| print!("{}", step.output));
+    }
+    println!("{}", summary(release, report));
+}
+
+/// Returns a line about the kernel, one about the programs, one about the steps.
+fn summary(release: &str, report: &Report) -> String {
+    let attachment = report.finding("attachment").unwrap_or_else(|| "unknown".to_owned());
+    let programs = report.programs();
+    let instructions: u64 = programs.iter().map(|program| program.instructions).sum();
+    let tests = report.tests();
+    let steps: Vec<String> = report
+        .steps
+        .iter()
+        .map(|step| {
+            let mark = if step.code == Some(0) { "✓" } else { "✗" };
+            format!("{mark} {} {:.1} s", step.name, step.seconds)
+        })
+        .collect();
+    let dearest = programs.iter().max_by_key(|program| program.verified_instructions);
+    let dearest = dearest.map_or_else(String::new, |program| {
+        format!(", {} verified for {}, the dearest", program.verified_instructions, program.name)
+    });
+    format!(
+        "  {release}: attaches by {attachment}\n  {} programs of {instructions} instructions{dearest}\n  {}; {} tests passed, {} failed",
+        programs.len(),
+        steps.join(", "),
+        tests.passed,
+        tests.failed
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_names_attachment_programs_steps_and_tests() {
+        let console = "\
+@@ up 6.1 1.0
+@@ begin doctor 1.0
+{\"Status\":\"note\",\"Check\":\"attachment\",\"Found\":\"clsact filters\"}
+@@ end doctor 0 1.5
+@@ begin programs 1.5
+{\"Name\":\"bind4\",\"Instructions\":100,\"VerifiedInstructions\":138}
+{\"Name\":\"bind6\",\"Instructions\":200,\"VerifiedInstructions\":200}
+@@ end programs 0 3.5
+@@ begin smoke 3.5
+test one ... ok
+@@ end smoke 0 4.0
+@@ down
+";
+        let text = summary("6.1", &Report::parse(console));
+        assert_eq!(
+            text,
+            "  6.1: attaches by clsact filters\n  2 programs of 300 instructions, 200 verified for bind6, the dearest\n  \
+             ✓ doctor 0.5 s, ✓ programs 2.0 s, ✓ smoke 0.5 s; 1 tests passed, 0 failed"
+        );
+    }
+}
