@@ -150,7 +150,11 @@ macro_rules! socket_field {
         // SAFETY: the context the kernel passed to this program; the socket lives as long as the call.
         let socket = unsafe { (&raw const (*$call.0).__bindgen_anon_1.sk).read_volatile() };
         // SAFETY: as above.
-        if socket.is_null() { Default::default() } else { unsafe { (&raw const (*socket).$name).read_volatile() } }
+        if socket.is_null() {
+            Default::default()
+        } else {
+            unsafe { (&raw const (*socket).$name).read_volatile() }
+        }
     }};
 }
 
@@ -204,7 +208,11 @@ impl Call {
             // SAFETY: as in `socket_field`.
             let socket = unsafe { (&raw const (*self.0).__bindgen_anon_1.sk).read_volatile() };
             // SAFETY: one word of the four.
-            if socket.is_null() { 0 } else { unsafe { (&raw const (*socket).src_ip6[index]).read_volatile() } }
+            if socket.is_null() {
+                0
+            } else {
+                unsafe { (&raw const (*socket).src_ip6[index]).read_volatile() }
+            }
         };
         let source = Addr6::from_raw([word(0), word(1), word(2), word(3)]);
         let mapped = source.as_mapped().is_some_and(|v4| v4.is_loopback());
@@ -292,13 +300,8 @@ fn bind_source4(call: Call, dialled: Addr4) {
 /// As [`bind_source4`] for IPv6.
 #[inline(always)]
 fn bind_source6(call: Call, dialled: Addr6) {
-    let mapped_loopback =
-        dialled.as_mapped().is_some_and(|v4| v4.is_loopback() || v4 == Addr4::UNSPECIFIED);
-    if dialled.is_loopback()
-        || dialled == Addr6::UNSPECIFIED
-        || dialled.is_link_local()
-        || mapped_loopback
-    {
+    let mapped_loopback = dialled.as_mapped().is_some_and(|v4| v4.is_loopback() || v4 == Addr4::UNSPECIFIED);
+    if dialled.is_loopback() || dialled == Addr6::UNSPECIFIED || dialled.is_link_local() || mapped_loopback {
         return;
     }
     let mut source = SockAddr6 { family: 10, addr: dialled, ..SockAddr6::default() };
