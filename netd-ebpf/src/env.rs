@@ -5,8 +5,7 @@ use core::{arch::asm, ptr};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::generated::{
-        bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release,
-        bpf_skc_lookup_tcp,
+        bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
     },
     maps::{Array, HashMap, PerCpuArray, lpm_trie::Key},
 };
@@ -16,7 +15,7 @@ use netd_common::{
     family::{Family, V4, V6},
     maps::{
         AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending,
-        Place, PortSet, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink, port_set,
+        Place, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -61,7 +60,9 @@ fn value<K, V>(map: &'static HashMap<K, V>, key: &K) -> Option<&'static V> {
 #[inline(always)]
 unsafe fn fetch_add(word: *mut u32, mut number: u32) -> u32 {
     // SAFETY: by the caller.
-    unsafe { asm!("{1} = atomic_fetch_add((u32 *)({0} + 0), {1})", in(reg) word, inout(wreg) number, options(nostack)) };
+    unsafe {
+        asm!("{1} = atomic_fetch_add((u32 *)({0} + 0), {1})", in(reg) word, inout(wreg) number, options(nostack))
+    };
     number
 }
 
@@ -97,19 +98,23 @@ fn claimed(result: Result<(), i32>) -> Result<(), ClaimError> {
     })
 }
 
-/// Masks a number to 16 bits with an instruction that LLVM cannot drop. It sees into a global function and leaves out the mask of its result;
-/// the verifier, which does not, then loses the bound ("R0 max value is outside of the allowed memory range").
+/// Masks a number to 16 bits with an instruction that LLVM cannot drop or move. It sees into a global function and leaves out the mask of its
+/// result, and knows what swapping the bytes of 16 bits gives; the verifier (of Linux 6.12) does not, and without a bound of its own says
+/// "max value is outside of the allowed memory range".
 #[inline(always)]
 fn low16(mut number: u32) -> u16 {
     // SAFETY: touches one register.
-    unsafe { asm!("{0} &= 0xffff", inout(wreg) number, options(pure, nomem, nostack)) };
+    unsafe { asm!("{0} &= 0xffff", inout(wreg) number, options(nomem, nostack)) };
     number as u16
 }
 
 /// Whether a port is in a set.
 #[inline(always)]
 pub fn in_port_set(set: u32, port: u16) -> bool {
-    element(&maps::PORTS, set).is_some_and(|ports| ports[usize::from(port >> 5)] >> (port & 31) & 1 == 1)
+    element(&maps::PORTS, set).is_some_and(|ports| {
+        let port = low16(port.into());
+        ports[usize::from(port >> 5)] >> (port & 31) & 1 == 1
+    })
 }
 
 macro_rules! env_for {
@@ -336,12 +341,13 @@ macro_rules! env_for {
 
             #[inline(always)]
             fn keep_port(&self, proto: u8, port: u16) {
-                let Some(ports) = port_set::index(port_set::KEPT, proto)
-                    .and_then(|set| maps::PORTS.get_ptr_mut(set))
+                let Some(ports) =
+                    port_set::index(port_set::KEPT, proto).and_then(|set| maps::PORTS.get_ptr_mut(set))
                 else {
                     return;
                 };
-                let word = usize::from(port >> 5) & (size_of::<PortSet>() / 4 - 1);
+                let port = low16(port.into());
+                let word = usize::from(port >> 5);
                 // SAFETY: a word inside the set; the programs alone write it, and only by this operation.
                 unsafe { set_bits(ports.cast::<u32>().add(word), 1 << (port & 31)) };
             }

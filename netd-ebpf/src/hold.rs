@@ -95,12 +95,19 @@ pub fn at<F: Ip>(headers: &Headers<F>, zone: Zone) -> u32 {
 }
 
 /// Bounds a length for the verifier, by instructions that LLVM cannot move away from the use.
+///
+/// One comparison, and one added behind it: that a number is not zero the verifier of Linux 6.1 does not learn from a comparison with zero.
 #[inline(always)]
 fn bounded(length: u32) -> Option<u32> {
-    let mut bounded = u64::from(length);
+    let mut bounded = u64::from(length.wrapping_sub(1));
     // SAFETY: touches one register.
-    unsafe { asm!("{0} += 0", inout(reg) bounded, options(pure, nomem, nostack)) };
-    (bounded >= 1 && bounded <= BYTES as u64).then_some(bounded as u32)
+    unsafe { asm!("{0} += 0", inout(reg) bounded, options(nomem, nostack)) };
+    if bounded >= BYTES as u64 {
+        return None;
+    }
+    // SAFETY: touches one register.
+    unsafe { asm!("{0} += 1", inout(reg) bounded, options(nomem, nostack)) };
+    Some(bounded as u32)
 }
 
 /// Puts the packet on a shelf. The answer is its place, or -1: it is too long, or another CPU is at that place.

@@ -205,7 +205,8 @@ fn t04_an_error_about_a_sandboxs_flow_is_believed_and_a_forged_one_is_not() {
             wire.send(&port_unreachable(&lab, family, h, &quote));
             let mut errors = Vec::new();
             eventually("the honest error", || {
-                errors.extend(inside.take().iter().filter(|p| !p.outgoing).filter_map(quoted));
+                let arrived = inside.take().into_iter().filter(|packet| !packet.outgoing);
+                errors.extend(arrived.filter_map(|packet| quoted(&packet)).filter(|error| error.0 == kind));
                 !errors.is_empty()
             });
             assert_eq!(errors, [(kind, a1.ip(family), r)], "{family:?}: forged errors stay outside");

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use netd_tests::{Family, H, Lab, Net, Ns, Options, Outcome, Proto, R, Sandbox, Server, at};
+use netd_tests::{Family, H, Lab, Net, Ns, Outcome, Proto, R, Sandbox, Server, at};
 use nix::sys::signal::Signal;
 
 /// Two networks, `netA` with the published `a1` and with `a2`, `netB` with `b1`; servers on `a1` and on `R`.
@@ -16,9 +16,8 @@ struct World {
 }
 
 impl World {
-    fn new(config: &str) -> Self {
-        let config = format!("{config}[flows]\nentries = 4096\n");
-        let lab = Lab::with(&Options { config, ..Options::default() });
+    fn new() -> Self {
+        let lab = Lab::new();
         let (a, b) = (lab.network("netA", 20, &[]), lab.network("netB", 21, &[]));
         let a1 = lab.sandbox("a1", a, 2, &["-p", "8080:80", "-p", "8080:80/udp"]).serving(&[80]);
         let (a2, b1) = (lab.sandbox("a2", a, 3, &[]), lab.sandbox("b1", b, 2, &[]));
@@ -83,9 +82,9 @@ impl World {
     }
 }
 
-/// Holds everything with a daemon, without, and with the next one; a connection lives through it.
-fn every_path_holds(config: &str) {
-    let mut world = World::new(config);
+#[test]
+fn every_path_holds_with_a_daemon_without_and_with_the_next() {
+    let mut world = World::new();
     world.all_holds();
     let (mut inwards, _) = world.lab.r.connect_stream(at(H.v4, 8080));
     let (mut outwards, _) = world.a1.connect_stream(at(R.v6, 80));
@@ -104,14 +103,4 @@ fn every_path_holds(config: &str) {
     world.all_holds();
     world.lab.netd(&["sandbox", "rm", "--force", "a1"]).ok();
     assert_eq!(world.lab.r.probe(Proto::Tcp, at(H.v4, 8080)), Outcome::Refused);
-}
-
-#[test]
-fn every_path_holds_as_this_kernel_attaches() {
-    every_path_holds("");
-}
-
-#[test]
-fn every_path_holds_with_filters() {
-    every_path_holds("attach = \"tc\"\n");
 }

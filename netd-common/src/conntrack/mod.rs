@@ -24,7 +24,7 @@ use crate::{
         masquerade::{self, Candidates},
         rewrite,
     },
-    net::{Be16, IfIndex, LOOPBACK_ZONE, UPLINK_ZONE},
+    net::{Be16, IfIndex, LOOPBACK_ZONE, UPLINK_ZONE, is_of_a_sandbox},
     verdict::{DropReason, Verdict},
     wire::{
         Headers, L4,
@@ -276,7 +276,7 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
 }
 
 const fn to_sandbox(zone: IfIndex) -> u16 {
-    if zone == UPLINK_ZONE || zone == LOOPBACK_ZONE { 0 } else { flow_flags::TO_SANDBOX }
+    if is_of_a_sandbox(zone) { flow_flags::TO_SANDBOX } else { 0 }
 }
 
 /// Inserts the draft's reply entry; takes over one whose flow is dead.

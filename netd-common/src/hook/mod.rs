@@ -36,7 +36,7 @@ use crate::{
         icmp_error::{self, Quote},
         masquerade, siit,
     },
-    net::{Be16, IfIndex, LOOPBACK_ZONE, UPLINK_ZONE, Zone},
+    net::{Be16, IfIndex, UPLINK_ZONE, Zone, is_of_a_sandbox},
     verdict::{DropReason, Judgement, Verdict},
     wire::{Headers, L4, reset, sane},
 };
@@ -150,12 +150,6 @@ fn settle_error<F: Ip, P: Packet, E: Env<F>>(
         siit::error_to_v4(packet)?;
     }
     Ok(Some(verdict))
-}
-
-/// Whether a zone is that of a sandbox's packets.
-#[inline(always)]
-pub const fn is_of_a_sandbox(zone: Zone) -> bool {
-    zone != UPLINK_ZONE && zone != LOOPBACK_ZONE
 }
 
 /// Returns the bridge of an endpoint's network, as which its packets ask for their route.

@@ -20,14 +20,17 @@ use crate::{build, command, layout::Layout, ui};
 /// Load every program into the running kernel and compare its cost with the budget
 ///
 /// Prints, per program: instructions the verifier processed, instructions after translation, and bytes of stack, each
-/// with its difference to netd-ebpf/budget.json. Fails when one is more than half over, and when there is a loop that the
-/// oldest kernel refuses.
+/// with its difference to netd-ebpf/budget.json. Fails when one is more than half over, and when the
+/// oldest kernel would refuse a program for its stack or for a loop.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Write what was found to netd-ebpf/budget.json
     #[arg(long)]
     update: bool,
 }
+
+/// Bytes of stack that all frames of a program have together.
+const STACK: u64 = 512;
 
 /// A program as `netd debug programs` tells it.
 #[derive(Debug, Deserialize)]
@@ -68,6 +71,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
         ui::note(&format!("wrote {}", file.display()));
         return Ok(ExitCode::SUCCESS);
+    }
+    let deep = programs.iter().find(|program| program.stack_bytes > STACK);
+    if let Some(Program { name, stack_bytes, .. }) = deep {
+        bail!("{name} needs {stack_bytes} bytes of stack, and Linux 6.1 gives {STACK} (MAX_BPF_STACK)");
     }
     let refused = loops::refused(&object)?;
     if !refused.is_empty() {

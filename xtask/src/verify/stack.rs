@@ -9,7 +9,7 @@ use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex
 
 use super::instruction::{INSTRUCTION, Instruction};
 
-/// The kernel rounds each frame up (`check_max_stack_depth` in kernel/bpf/verifier.c; newer kernels with a JIT to 16).
+/// The kernel rounds each frame up, an empty one too (`check_max_stack_depth` in kernel/bpf/verifier.c; newer kernels with a JIT to 16).
 const FRAME: u64 = 32;
 /// A function: where it is, what it uses, whom it calls.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ pub fn depths(object: &[u8]) -> Result<BTreeMap<String, u64>> {
 fn depth(functions: &BTreeMap<Place, Function>, place: Place) -> u64 {
     let Some(function) = functions.get(&place) else { return 0 };
     let below = function.calls.iter().map(|&callee| depth(functions, callee)).max().unwrap_or_default();
-    function.frame.next_multiple_of(FRAME) + below
+    function.frame.max(1).next_multiple_of(FRAME) + below
 }
 
 /// Where a relocated call leads.
@@ -137,8 +137,10 @@ mod tests {
         let functions = BTreeMap::from([
             ((0, 0), function(40, &[8, 16])),
             ((0, 8), function(1, &[])),
-            ((0, 16), function(65, &[8])),
+            ((0, 16), function(65, &[8, 24])),
+            ((0, 24), function(0, &[])),
         ]);
         assert_eq!(depth(&functions, (0, 0)), 64 + 96 + 32);
+        assert_eq!(depth(&functions, (0, 24)), 32);
     }
 }

@@ -21,7 +21,10 @@ echo "@@ up $(uname -r) $(uptime)"
 while read -r name command; do
     echo "@@ begin $name $(uptime)"
     sh -c "$command" < /dev/null 2>&1
-    echo "@@ end $name $? $(uptime)"
+    code=$?
+    echo "@@ end $name $code $(uptime)"
+    # Without programs there is nothing to test.
+    [ "$name" = programs ] && [ $code != 0 ] && break
 done < /vm/steps
 echo "@@ down"
 poweroff -f

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 
 /// What netd and its tests ask of a kernel.
-const REQUIRED: &[&str] = &["af_packet", "bridge", "cls_bpf", "sch_ingress", "tun", "unix", "veth"];
+const REQUIRED: &[&str] = &["af_packet", "bridge", "cls_bpf", "sch_ingress", "tun", "veth"];
 
 /// What tests and benchmarks use where the kernel has it.
 const OPTIONAL: &[&str] = &[

@@ -505,14 +505,13 @@ impl Dataplane for Kernel {
         let udp = host_sockets::connectionless(entries);
         if !udp.is_empty() {
             self.end_flows(ports::came_by(&udp))?;
-            let ended = host_sockets::end(&self.maps.dialled, &udp)?;
-            tracing::debug!(ended, "host sockets were told to connect again");
+            self.end_host_sockets(&udp);
         }
         Ok(())
     }
 
     fn kill_publishes(&mut self, entries: &[PublishEntry]) -> Result<usize, Error> {
-        Ok(self.end_flows(ports::came_by(entries))? + host_sockets::end(&self.maps.dialled, entries)?)
+        Ok(self.end_flows(ports::came_by(entries))? + self.end_host_sockets(entries))
     }
 
     fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
