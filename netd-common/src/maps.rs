@@ -51,7 +51,7 @@ pub struct Flow<A> {
     pub sport: Be16,
     /// Destination port after translation.
     pub dport: Be16,
-    /// The way out: host side of a veth, or an uplink.
+    /// The way out: host side of a veth, or an uplink; `lo` for the host itself.
     pub out: IfIndex,
     /// What checksums over addresses change by.
     pub addr_delta: u32,
@@ -586,7 +586,8 @@ impl<A: Address> Tuple<A> {
     /// Returns the key of the other direction of the flow that this key leads to.
     #[inline(always)]
     pub fn counterpart(&self, flow: &Flow<A>) -> Self {
-        let zone = if flow.flags & flow_flags::TO_SANDBOX != 0 { flow.out } else { crate::net::UPLINK_ZONE };
+        let kept = flow.flags & flow_flags::TO_SANDBOX != 0 || flow.out == crate::net::LOOPBACK_ZONE;
+        let zone = if kept { flow.out } else { crate::net::UPLINK_ZONE };
         Self {
             src: flow.dst,
             dst: flow.src,

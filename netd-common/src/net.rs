@@ -33,6 +33,15 @@ pub type Zone = u32;
 /// The zone of everything that arrives by an uplink.
 pub const UPLINK_ZONE: Zone = 0;
 
+/// The zone of what the host sends to itself: the index of `lo`, the same in every namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+pub const LOOPBACK_ZONE: Zone = 1;
+
+/// Whether a zone is that of a sandbox's packets.
+#[inline(always)]
+pub const fn is_of_a_sandbox(zone: Zone) -> bool {
+    zone != UPLINK_ZONE && zone != LOOPBACK_ZONE
+}
+
 impl From<u16> for Be16 {
     fn from(host: u16) -> Self {
         Self(host.to_be())

@@ -17,9 +17,7 @@ use crate::{
     maps,
     report::{PASS, UNDECIDED, drop_number, finish, leave},
     skb::{Careful, Direct, dress},
-    tc::{
-        ethertype, optional, slow4, slow6, uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6,
-    },
+    tc::{ethertype, optional, slow4, slow6, uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6},
 };
 
 /// Declares the parts of one family that read bare packets.

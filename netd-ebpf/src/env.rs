@@ -5,8 +5,7 @@ use core::{arch::asm, ptr};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::generated::{
-        bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release,
-        bpf_skc_lookup_tcp,
+        bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
     },
     maps::{Array, HashMap, PerCpuArray, lpm_trie::Key},
 };
@@ -61,7 +60,9 @@ fn value<K, V>(map: &'static HashMap<K, V>, key: &K) -> Option<&'static V> {
 #[inline(always)]
 unsafe fn fetch_add(word: *mut u32, mut number: u32) -> u32 {
     // SAFETY: by the caller.
-    unsafe { asm!("{1} = atomic_fetch_add((u32 *)({0} + 0), {1})", in(reg) word, inout(wreg) number, options(nostack)) };
+    unsafe {
+        asm!("{1} = atomic_fetch_add((u32 *)({0} + 0), {1})", in(reg) word, inout(wreg) number, options(nostack))
+    };
     number
 }
 
@@ -340,8 +341,8 @@ macro_rules! env_for {
 
             #[inline(always)]
             fn keep_port(&self, proto: u8, port: u16) {
-                let Some(ports) = port_set::index(port_set::KEPT, proto)
-                    .and_then(|set| maps::PORTS.get_ptr_mut(set))
+                let Some(ports) =
+                    port_set::index(port_set::KEPT, proto).and_then(|set| maps::PORTS.get_ptr_mut(set))
                 else {
                     return;
                 };

@@ -110,8 +110,7 @@ macro_rules! table {
 
             #[inline(always)]
             fn answer(&mut self, device: IfIndex, asks: &Tuple<$addr>) {
-                *self.route =
-                    Route { out: device, nexthop: asks.dst, mtu: 0, source: <$addr>::UNSPECIFIED };
+                *self.route = Route { out: device, nexthop: asks.dst, mtu: 0, source: <$addr>::UNSPECIFIED };
             }
         }
 
@@ -164,8 +163,7 @@ impl<A: Address> Table<'_, A> {
                 self.route.nexthop = read(&self.query.dst);
                 // Without a neighbour, the kernel has not come to the MTU.
                 self.route.mtu = if answer == FIB_NO_NEIGHBOUR { 0 } else { self.query.length };
-                self.route.source =
-                    if wish & SOURCE == 0 { A::UNSPECIFIED } else { read(&self.query.src) };
+                self.route.source = if wish & SOURCE == 0 { A::UNSPECIFIED } else { read(&self.query.src) };
                 self.route.out = self.query.ifindex;
             }
             break;
@@ -179,7 +177,11 @@ impl<A: Address> Table<'_, A> {
 #[inline(always)]
 fn class_of(skb: *mut __sk_buff, family: u8) -> u32 {
     let Ok(word) = Careful::new(skb).load::<4>(L3) else { return 0 };
-    if family == AF_INET { u32::from(word[1]) } else { u32::from_ne_bytes([word[0] & 0x0f, word[1] & 0xf0, 0, 0]) }
+    if family == AF_INET {
+        u32::from(word[1])
+    } else {
+        u32::from_ne_bytes([word[0] & 0x0f, word[1] & 0xf0, 0, 0])
+    }
 }
 
 /// Writes an address into the kernel's 16-byte field.

@@ -8,6 +8,7 @@ mod bare;
 mod env;
 mod fib;
 mod hold;
+mod loopback;
 mod maps;
 mod report;
 mod skb;

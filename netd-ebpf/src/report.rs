@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use netd_common::{
     maps::features,
-    net::{Addr4, Addr6},
+    net::{Addr4, Addr6, LOOPBACK_ZONE},
     verdict::{DropReason, Verdict, tally},
 };
 
@@ -85,6 +85,12 @@ pub fn finish<A: AsNextHop>(skb: *mut __sk_buff, decision: Result<Verdict<A>, Dr
             // SAFETY: takes numbers.
             unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
         }
+        // SAFETY: the context is valid, the rest are numbers: without the type the frame keeps PACKET_OTHERHOST, since it was for the bridge and
+        // not for this veth; a null pointer asks the kernel for the route, and with it for the way into its own stack.
+        Ok(Verdict::ToNeighbour(LOOPBACK_ZONE, _)) => unsafe {
+            bpf_skb_change_type(skb.cast(), PACKET_HOST);
+            bpf_redirect_neigh(LOOPBACK_ZONE, ptr::null_mut(), 0, 0) as i32
+        },
         Ok(Verdict::ToNeighbour(ifindex, nexthop)) => {
             let mut params = NextHop { family: A::FAMILY, addr: nexthop.words() };
             // SAFETY: the structure has the kernel's layout and size; the kernel copies it.

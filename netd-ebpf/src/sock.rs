@@ -144,6 +144,82 @@ impl Call {
     }
 }
 
+/// Reads a field of the socket of a call; 0 when it is not to be had.
+macro_rules! socket_field {
+    ($call:expr, $name:ident) => {{
+        // SAFETY: the context the kernel passed to this program; the socket lives as long as the call.
+        let socket = unsafe { (&raw const (*$call.0).__bindgen_anon_1.sk).read_volatile() };
+        // SAFETY: as above.
+        if socket.is_null() {
+            Default::default()
+        } else {
+            unsafe { (&raw const (*socket).$name).read_volatile() }
+        }
+    }};
+}
+
+impl Call {
+    /// Whether the socket cannot send to a sandbox: it is bound to a device. What it dials stays as it is, and goes by `lo`.
+    #[inline(always)]
+    fn is_bound_to_a_device(self) -> bool {
+        let device: u32 = socket_field!(self, bound_dev_if);
+        device != 0
+    }
+
+    /// Returns the source that an IPv6 datagram is to have.
+    #[inline(always)]
+    fn message_source6(self) -> Addr6 {
+        // SAFETY: four words of the context, as in `addr6`.
+        unsafe {
+            let ip = (&raw const (*self.0).msg_src_ip6).cast::<u32>();
+            Addr6::from_raw([
+                ip.read_volatile(),
+                ip.add(1).read_volatile(),
+                ip.add(2).read_volatile(),
+                ip.add(3).read_volatile(),
+            ])
+        }
+    }
+
+    #[inline(always)]
+    fn set_message_source6(self, addr: Addr6) {
+        let [a, b, c, d] = addr.raw();
+        // SAFETY: four words of the context that the kernel lets this program write.
+        unsafe {
+            let ip = (&raw mut (*self.0).msg_src_ip6).cast::<u32>();
+            ip.write_volatile(a);
+            ip.add(1).write_volatile(b);
+            ip.add(2).write_volatile(c);
+            ip.add(3).write_volatile(d);
+        }
+    }
+
+    /// Whether an IPv4 socket cannot send to a sandbox: it is bound to a loopback address (the kernel answers EINVAL) or a device.
+    #[inline(always)]
+    fn stays4(self) -> bool {
+        let source: u32 = socket_field!(self, src_ip4);
+        Addr4::from_raw(source).is_loopback() || self.is_bound_to_a_device()
+    }
+
+    /// As [`Self::stays4`] for IPv6, with IPv4 in it.
+    #[inline(always)]
+    fn stays6(self) -> bool {
+        let word = |index: usize| -> u32 {
+            // SAFETY: as in `socket_field`.
+            let socket = unsafe { (&raw const (*self.0).__bindgen_anon_1.sk).read_volatile() };
+            // SAFETY: one word of the four.
+            if socket.is_null() {
+                0
+            } else {
+                unsafe { (&raw const (*socket).src_ip6[index]).read_volatile() }
+            }
+        };
+        let source = Addr6::from_raw([word(0), word(1), word(2), word(3)]);
+        let mapped = source.as_mapped().is_some_and(|v4| v4.is_loopback());
+        source.is_loopback() || mapped || self.is_bound_to_a_device()
+    }
+}
+
 /// Returns where a published port leads: the exact address, else every local one.
 #[inline(always)]
 fn published<A: Address>(
@@ -224,7 +300,8 @@ fn bind_source4(call: Call, dialled: Addr4) {
 /// As [`bind_source4`] for IPv6.
 #[inline(always)]
 fn bind_source6(call: Call, dialled: Addr6) {
-    if dialled.is_loopback() || dialled == Addr6::UNSPECIFIED || dialled.is_link_local() {
+    let mapped_loopback = dialled.as_mapped().is_some_and(|v4| v4.is_loopback() || v4 == Addr4::UNSPECIFIED);
+    if dialled.is_loopback() || dialled == Addr6::UNSPECIFIED || dialled.is_link_local() || mapped_loopback {
         return;
     }
     let mut source = SockAddr6 { family: 10, addr: dialled, ..SockAddr6::default() };
@@ -238,7 +315,7 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
     let call = Call(ctx.sock_addr);
     if call.is_of_the_host() {
         let (dialled, port) = (call.addr4(), call.port());
-        if let Some(publish) = published4(call, dialled) {
+        if let Some(publish) = published4(call, dialled).filter(|_| !call.stays4()) {
             call.remember(Addr6::mapped(publish.backend), publish.port, Addr6::mapped(dialled), port);
             call.set_addr4(publish.backend);
             call.set_port(publish.port);
@@ -258,11 +335,11 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
             Some(v4) => published4(call, v4).map(|publish| (Addr6::mapped(publish.backend), publish.port)),
             None => published6(call, dialled).map(|publish| (publish.backend, publish.port)),
         };
-        if let Some((backend, backend_port)) = found {
+        if let Some((backend, backend_port)) = found.filter(|_| !call.stays6()) {
             call.remember(backend, backend_port, dialled, port);
             call.set_addr6(backend);
             call.set_port(backend_port);
-            if !backend.is_mapped() {
+            if backend.is_mapped() == dialled.is_mapped() {
                 bind_source6(call, dialled);
             }
         }
@@ -276,7 +353,9 @@ pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
     let call = Call(ctx.sock_addr);
     if call.is_of_the_host() {
         let (dialled, port) = (call.addr4(), call.port());
-        if let Some(publish) = published4(call, dialled) {
+        let source = Addr4::from_raw(field!(call, msg_src_ip4));
+        let stays = source.is_loopback() || call.is_bound_to_a_device();
+        if let Some(publish) = published4(call, dialled).filter(|_| !stays) {
             call.remember(Addr6::mapped(publish.backend), publish.port, Addr6::mapped(dialled), port);
             call.set_addr4(publish.backend);
             call.set_port(publish.port);
@@ -295,10 +374,18 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     let call = Call(ctx.sock_addr);
     if call.is_of_the_host() {
         let (dialled, port) = (call.addr6(), call.port());
-        if let Some(publish) = published6(call, dialled).filter(|publish| !publish.backend.is_mapped()) {
+        let source = call.message_source6();
+        let stays = source.is_loopback() || call.is_bound_to_a_device();
+        if let Some(publish) =
+            published6(call, dialled).filter(|publish| !stays && !publish.backend.is_mapped())
+        {
             call.remember(publish.backend, publish.port, dialled, port);
             call.set_addr6(publish.backend);
             call.set_port(publish.port);
+            let unfit = dialled.is_loopback() || dialled == Addr6::UNSPECIFIED || dialled.is_link_local();
+            if !unfit && source == Addr6::UNSPECIFIED {
+                call.set_message_source6(dialled);
+            }
         }
     }
     ALLOW

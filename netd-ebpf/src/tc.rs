@@ -15,7 +15,7 @@ use netd_common::{
     family::{Family, V4, V6},
     hook,
     nat::{icmp_error, masquerade, siit},
-    net::{Be16, UPLINK_ZONE},
+    net::{Be16, UPLINK_ZONE, is_of_a_sandbox},
     verdict::{DropReason, Verdict},
     wire::{Fragment, Headers, L4, l4, reset, sane},
 };
@@ -256,7 +256,7 @@ macro_rules! parts {
             let unread = $read(skb);
             if unread != UNDECIDED {
                 // Garbage for the host is the host's to judge; a sandbox's goes nowhere.
-                return if zone == UPLINK_ZONE { PASS } else { drop_number(unread) };
+                return if is_of_a_sandbox(zone) { drop_number(unread) } else { PASS };
             }
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
             let (fragment, l4) = (draft.headers.fragment, draft.headers.l4);

@@ -53,13 +53,20 @@ impl Wire {
 
     /// Builds a UDP datagram and cuts it for a link with this MTU.
     pub fn datagram(&self, from: SocketAddr, to: SocketAddr, payload: &[u8], mtu: usize) -> Vec<Vec<u8>> {
-        let whole = self.frame.udp(from, to, payload);
-        cut(&whole, &parts(whole.len() - L2, mtu, from.is_ipv4()))
+        self.frame.fragments(from, to, payload, mtu)
     }
 
     /// Sends frames in this order.
     pub fn send_all<'a>(&self, frames: impl IntoIterator<Item = &'a Vec<u8>>) {
         frames.into_iter().for_each(|frame| self.socket.send(frame));
+    }
+}
+
+impl Frame {
+    /// Builds a UDP datagram and cuts it for a link with this MTU.
+    pub fn fragments(&self, from: SocketAddr, to: SocketAddr, payload: &[u8], mtu: usize) -> Vec<Vec<u8>> {
+        let whole = self.udp(from, to, payload);
+        cut(&whole, &parts(whole.len() - L2, mtu, from.is_ipv4()))
     }
 }
 

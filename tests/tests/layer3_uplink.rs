@@ -1,11 +1,18 @@
 //! Rung: namespaces, dataplane 7.14. Uplinks without link addresses (tun here, as `WireGuard` and PPP): masquerade out, published ports in.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    os::fd::AsRawFd as _,
+};
 
-use nix::sys::signal::Signal;
+use nix::sys::{
+    signal::Signal,
+    socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket},
+};
 
 use netd_tests::{
-    Family, H, Host, Lab, Net, Ns, Options, Outcome, Proto, Sandbox, Server, Topology, Tunnel, at,
+    Family, Frame, H, Host, Lab, Net, Ns, Options, Outcome, PATIENCE, Proto, Sandbox, Server, Topology,
+    Tunnel, at, shuffle,
 };
 
 /// `H` in the tunnel.
@@ -193,4 +200,44 @@ fn a_tunnel_is_served_across_a_restart_of_the_daemon() {
     }
     a1.reach(Proto::Tcp, at(BEYOND.v6, 80));
     vpn.v.reach(Proto::Tcp, at(NEAR.v6, 8080));
+}
+
+#[test]
+fn fragments_meet_in_any_order_on_a_tunnel() {
+    let vpn = vpn(false);
+    let net = vpn.lab.network("netA", 20, &[]);
+    let a1 = vpn.lab.sandbox("a1", net, 2, &["-p", "8080:80/udp"]);
+    let bytes: Vec<u8> = (0..8_000_u16).map(|n| n.to_be_bytes()[1] ^ n.to_be_bytes()[0]).collect();
+    let mut buffer = vec![0; 16_384];
+    for family in Family::BOTH {
+        let server = a1.run(|| UdpSocket::bind(at(a1.ip(family), 80)).expect("bind"));
+        let client = vpn.v.run(|| UdpSocket::bind(at(FAR.ip(family), 7000)).expect("bind"));
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+        }
+        let (from, to) = (at(FAR.ip(family), 7000), at(NEAR.ip(family), 8080));
+        let link = Frame { src: [0; 6], dst: [0; 6] };
+        let inet = if family == Family::V4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let raw = vpn.v.run(|| socket(inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw));
+        let (raw, host) = (raw.expect("a raw socket"), SockaddrStorage::from(at(to.ip(), 0)));
+        for seed in 0..10 {
+            let mut parts = link.fragments(from, to, &bytes, 1500);
+            if seed == 0 {
+                parts.reverse();
+            } else {
+                shuffle(&mut parts, seed);
+            }
+            for part in &parts {
+                // Behind the Ethernet header, which this link has not.
+                sendto(raw.as_raw_fd(), &part[14..], &host, MsgFlags::empty()).expect("send a fragment");
+            }
+            let (length, source) = server.recv_from(&mut buffer).expect("the datagram");
+            assert!(buffer[..length] == bytes && source == from, "{family:?}, order {seed}: from {source}");
+        }
+        // Back by the server's own stack, which cuts it too.
+        server.send_to(&bytes, from).expect("send");
+        let (length, source) = client.recv_from(&mut buffer).expect("the answer");
+        assert!(buffer[..length] == bytes && source == to, "{family:?}: from {source}");
+    }
+    vpn.assert_no_leak();
 }

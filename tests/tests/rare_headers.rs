@@ -127,3 +127,50 @@ fn udp_sum(bytes: &[u8], at: usize, v4: bool) -> u16 {
     let folded = (sum & 0xffff) + (sum >> 16);
     u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded")
 }
+
+/// Packets whose sender says by whom they have to go.
+fn source_routed(family: Family, udp: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    match family {
+        Family::V4 => vec![
+            ("loose source route", with_options(udp, &[131, 7, 4, 10, 0, 0, 9, 0])),
+            ("strict source route", with_options(udp, &[137, 7, 4, 10, 0, 0, 9, 0])),
+            ("one behind another option", with_options(udp, &[1, 148, 4, 0, 0, 131, 7, 4, 10, 0, 0, 9])),
+        ],
+        Family::V6 => vec![
+            ("routing header, type 0", with_extensions(udp, &[(ROUTING, [0, 1, 0, 0, 0, 0])])),
+            (
+                "one behind another",
+                with_extensions(udp, &[(DESTINATION, PAD), (ROUTING, [4, 2, 0, 0, 0, 0])]),
+            ),
+        ],
+    }
+}
+
+#[test]
+fn s31_nobody_prescribes_the_way_through_netd() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80/udp"]);
+    for family in Family::BOTH {
+        let (out, inward) = (Wire::to(&a1, net.gateway(family)), Wire::to(&lab.r, H.ip(family)));
+        let (inside, outside) = (a1.capture(), Capture::start(&lab.r, "eth0"));
+        let (a, r, h) = (at(a1.ip(family), 5000), at(R.ip(family), 9), at(H.ip(family), 8080));
+        for (name, frame) in source_routed(family, &out.frame.udp(a, r, MARKER)) {
+            let before = lab.drops()["sourceroute"];
+            out.socket.send(&frame);
+            assert_eq!(lab.drops()["sourceroute"], before + 1, "{name}");
+        }
+        for to in [h, at(a1.ip(family), 80)] {
+            for (_, frame) in source_routed(family, &inward.frame.udp(r, to, MARKER)) {
+                inward.socket.send(&frame);
+            }
+        }
+        // The controls, behind them: the first to arrive on either side.
+        out.socket.send(&out.frame.udp(a, r, b"plain"));
+        inward.socket.send(&inward.frame.udp(r, h, b"plain"));
+        for capture in [&inside, &outside] {
+            let first = capture.wait("a datagram", PATIENCE, |p| !p.outgoing && p.proto == Some(17));
+            assert!(first.bytes.ends_with(b"plain"), "{first:x?}");
+        }
+    }
+}

@@ -5,6 +5,7 @@ mod build;
 mod ci;
 mod command;
 mod debian;
+mod fuzz;
 mod layout;
 mod oracle;
 mod peer;
@@ -35,6 +36,7 @@ enum Command {
     Test(test::Args),
     Verify(verify::Args),
     Oracle(oracle::Args),
+    Fuzz(fuzz::Args),
     Bench(bench::Args),
     Vm(vm::Args),
     Ci(ci::Args),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Oracle(args) => oracle::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Vm(args) => vm::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Bench(args) => bench::run(&args),

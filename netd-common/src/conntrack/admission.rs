@@ -10,7 +10,7 @@ use crate::{
     env::{Draft, Env},
     family::Ip,
     maps::{Config, Flow, Pace, Pending, Place, Tuple, flow_flags},
-    net::{IfIndex, UPLINK_ZONE},
+    net::{IfIndex, UPLINK_ZONE, is_of_a_sandbox},
     verdict::DropReason,
 };
 
@@ -24,7 +24,7 @@ pub const fn payer<A>(key: &Tuple<A>, flow: &Flow<A>) -> IfIndex {
     let ahead = if flow.flags & flow_flags::TO_SANDBOX != 0 { flow.out } else { UPLINK_ZONE };
     let (opener, target) =
         if flow.flags & flow_flags::ORIGINAL != 0 { (key.zone, ahead) } else { (ahead, key.zone) };
-    if opener == UPLINK_ZONE { target } else { opener }
+    if is_of_a_sandbox(opener) { opener } else { target }
 }
 
 /// Finds room for the flow that the draft's opening describes, and gives it its generation.
@@ -38,7 +38,7 @@ pub fn admit<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), Drop
     draft.generation = env.random();
     let opening = &draft.opening;
     let payer = match opening.target {
-        Target::Sandbox(ifindex) if opening.original.zone == UPLINK_ZONE => ifindex,
+        Target::Sandbox(ifindex) if !is_of_a_sandbox(opening.original.zone) => ifindex,
         _ => opening.original.zone,
     };
     let place = Place { ifindex: payer, number: env.next_place(payer) & places };

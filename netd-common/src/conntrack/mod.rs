@@ -24,7 +24,7 @@ use crate::{
         masquerade::{self, Candidates},
         rewrite,
     },
-    net::{Be16, IfIndex, UPLINK_ZONE},
+    net::{Be16, IfIndex, LOOPBACK_ZONE, UPLINK_ZONE, is_of_a_sandbox},
     verdict::{DropReason, Verdict},
     wire::{
         Headers, L4,
@@ -176,7 +176,7 @@ pub struct Opening<A> {
     pub target: Target,
     /// The source it shows.
     pub source: Source<A>,
-    /// The uplink by which it came, of a flow from outside.
+    /// The uplink by which it came, of a flow from outside; 0: it came through the stack.
     pub arrived: IfIndex,
     /// Whether it crosses a router.
     pub routed: bool,
@@ -190,6 +190,7 @@ impl<A: Address> Opening<A> {
         self.original = original;
         self.target = Target::Sandbox(ifindex);
         self.routed = true;
+        self.arrived = UPLINK_ZONE;
     }
 }
 
@@ -275,7 +276,7 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
 }
 
 const fn to_sandbox(zone: IfIndex) -> u16 {
-    if zone == UPLINK_ZONE { 0 } else { flow_flags::TO_SANDBOX }
+    if is_of_a_sandbox(zone) { flow_flags::TO_SANDBOX } else { 0 }
 }
 
 /// Inserts the draft's reply entry; takes over one whose flow is dead.
@@ -370,6 +371,13 @@ pub fn refresh<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, bridge: IfIndex)
         let (dmac, smac) = (endpoint.mac, network.mac);
         if let Some(mut flow) = env.flow(key) {
             (flow.dmac, flow.smac) = (dmac, smac);
+            rewrite::prepare(key, &mut flow);
+            flow.epoch = config.epoch;
+        }
+        return Ok(true);
+    }
+    if out == LOOPBACK_ZONE {
+        if let Some(mut flow) = env.flow(key) {
             rewrite::prepare(key, &mut flow);
             flow.epoch = config.epoch;
         }

@@ -98,7 +98,7 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if headers.dst.is_multicast() || policy::is_neighbour_discovery(headers) {
         return Ok(Some(Verdict::Pass)); // the bridge's business
     }
-    if headers.dst.is_link_local() {
+    if headers.dst.is_link_local() && !env.is_local(&headers.dst) {
         // The bridge's business too, but the host may be who has the address.
         return policy::check_host(env, endpoint, headers, ifindex).map(|()| Some(Verdict::Pass));
     }
@@ -107,7 +107,7 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     }
     if env.is_local(&headers.dst) {
         return match published(env, headers) {
-            Some(publish) if may_open(headers) && !headers.src.is_link_local() => {
+            Some(publish) if may_open(headers) => {
                 to_published(env, endpoint, headers, ifindex, &publish, opening).map(|()| None)
             }
             _ => policy::check_host(env, endpoint, headers, ifindex).map(|()| Some(Verdict::Pass)),
@@ -260,7 +260,9 @@ fn to_published<F: Ip, E: Env<F>>(
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
     let gateway = super::gateway_of::<F>(publish, target);
     // Itself: its own address as source would be a martian. Another network: as Docker has it. IPv4 cannot show an IPv6 address.
-    opening.source = if publish.ifindex == ifindex || !same_network || publish.backend.is_mapped() {
+    // And a link-local client means another sandbox on another link (T41).
+    let unfit = publish.backend.is_mapped() || headers.src.is_link_local();
+    opening.source = if publish.ifindex == ifindex || !same_network || unfit {
         Source::Masquerade(gateway)
     } else {
         Source::KeepOr(gateway)

@@ -70,8 +70,9 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
             Ok(Some(Verdict::Pass))
         };
     }
-    if !may_open(headers) || !may_be_remote(env, config, &headers.src) {
-        return Ok(Some(Verdict::Pass)); // the kernel knows martians, and link-local clients are the host's own business
+    let on_the_link = headers.src.is_link_local() && !env.is_local(&headers.src);
+    if !may_open(headers) || !(on_the_link || may_be_remote(env, config, &headers.src)) {
+        return Ok(Some(Verdict::Pass)); // the kernel knows martians
     }
     let Some(publish) = published(env, headers).filter(|_| env.is_local(&headers.dst)) else {
         return Ok(Some(Verdict::Pass));
@@ -82,8 +83,9 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     (opening.dst, opening.dport) = (publish.backend, publish.port);
     opening.target = Target::Sandbox(publish.ifindex);
     let gateway = super::gateway_of::<F>(&publish, target);
-    // IPv4 cannot show an IPv6 client's address (truth table T7), and an internal network knows no way to a client outside.
-    let stranger = publish.backend.is_mapped() || has(target.flags, endpoint_flags::INTERNAL);
+    // IPv4 cannot show an IPv6 client's address (truth table T7), an internal network knows no way to a client outside, and a link-local address means
+    // another host on the sandbox's link.
+    let stranger = publish.backend.is_mapped() || has(target.flags, endpoint_flags::INTERNAL) || on_the_link;
     opening.source = if stranger { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
     opening.routed = true;
     opening.arrived = packet.ifindex();
@@ -112,6 +114,7 @@ fn to_sandbox<F: Ip, P: Packet, E: Env<F>>(
     }
     let network = env.network(owner.network).ok_or(DropReason::EndpointDown)?;
     opening.addressed(headers.tuple(UPLINK_ZONE), owner.ifindex);
+    opening.arrived = packet.ifindex();
     // One client may come by a published port and directly, from one port of its own.
     opening.source = Source::KeepOr(F::network_gateway(network));
     Ok(None)

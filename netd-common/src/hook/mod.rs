@@ -6,6 +6,7 @@
 //! once. What they share lies in a [`crate::env::Draft`].
 
 mod from_endpoint;
+mod from_loopback;
 mod from_uplink;
 mod to_endpoint;
 mod to_uplink;
@@ -21,6 +22,7 @@ mod tests;
 mod conntrack_tests;
 
 pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
+pub use from_loopback::{dials_published, from_loopback_decide};
 pub use from_uplink::{concerns_us, from_uplink_decide, from_uplink_fast};
 pub use to_endpoint::{to_endpoint, to_endpoint_decide};
 pub use to_uplink::{to_uplink, to_uplink_fast};
@@ -34,7 +36,7 @@ use crate::{
         icmp_error::{self, Quote},
         masquerade, siit,
     },
-    net::{Be16, IfIndex, UPLINK_ZONE, Zone},
+    net::{Be16, IfIndex, UPLINK_ZONE, Zone, is_of_a_sandbox},
     verdict::{DropReason, Judgement, Verdict},
     wire::{Headers, L4, reset, sane},
 };
@@ -98,7 +100,7 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
 ) -> Partial<F> {
     let Some(config) = env.config() else { return Ok(None) };
     let key = headers.tuple(zone);
-    let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
+    let bridge = if is_of_a_sandbox(zone) { bridge_of(env, zone)? } else { packet.ifindex() };
     if !conntrack::refresh(env, &key, bridge)? {
         return Ok(None);
     }
@@ -125,7 +127,7 @@ pub fn refresh_quoted<F: Ip, P: Packet, E: Env<F>>(
     quote: &Quote<F::Addr>,
 ) -> Result<bool, DropReason> {
     let zone = quote.against.zone;
-    let bridge = if zone == UPLINK_ZONE { packet.ifindex() } else { bridge_of(env, zone)? };
+    let bridge = if is_of_a_sandbox(zone) { bridge_of(env, zone)? } else { packet.ifindex() };
     conntrack::refresh(env, &quote.against, bridge)
 }
 

@@ -262,7 +262,8 @@ impl Readable for crate::family::V4 {
     fn plain<P: Packet>(packet: &P) -> Option<(Addr4, Addr4, u8, u8)> {
         let h = packet.load::<20>(L3).ok()?;
         let fragment = u16::from_be_bytes([h[6], h[7]]) & (ipv4::OFFSET_MASK | ipv4::MORE);
-        (h[0] == ipv4::PLAIN && fragment == 0).then(|| {
+        let known = matches!(h[9], l4::TCP | l4::UDP | l4::ICMP);
+        (h[0] == ipv4::PLAIN && fragment == 0 && known).then(|| {
             let (src, dst) = ([h[12], h[13], h[14], h[15]], [h[16], h[17], h[18], h[19]]);
             (Addr4::from_wire(src), Addr4::from_wire(dst), h[9], h[8])
         })

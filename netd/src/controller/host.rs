@@ -138,9 +138,17 @@ impl<M: Machine> Controller<M> {
             sandboxes: self.world.sandboxes().len(),
             published_ports: self.world.sandboxes().map(|sandbox| sandbox.bindings.len()).sum(),
             uplinks,
-            local_addresses: self.host.local.clone(),
+            local_addresses: self.host.local.iter().copied().filter(|ip| !is_link_local(*ip)).collect(),
             features: features.into_iter().collect(),
         }
+    }
+}
+
+/// Whether an address says nothing without its link.
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 

@@ -42,21 +42,24 @@ pub enum Side {
     Uplink,
     /// The same, with packets that begin with IP.
     BareUplink,
+    /// `lo`.
+    Loopback,
 }
 
 impl Side {
-    const ALL: [Self; 3] = [Self::Endpoint, Self::Uplink, Self::BareUplink];
+    const ALL: [Self; 4] = [Self::Endpoint, Self::Uplink, Self::BareUplink, Self::Loopback];
 
-    /// Returns (program, direction) of both hooks. A veth's ingress is what its sandbox sends.
-    const fn hooks(self) -> [(&'static str, TcAttachType); 2] {
+    /// Returns (program, direction) of each hook. A veth's ingress is what its sandbox sends.
+    const fn hooks(self) -> &'static [(&'static str, TcAttachType)] {
         match self {
             Self::Endpoint => {
-                [("from_endpoint", TcAttachType::Ingress), ("to_endpoint", TcAttachType::Egress)]
+                &[("from_endpoint", TcAttachType::Ingress), ("to_endpoint", TcAttachType::Egress)]
             }
-            Self::Uplink => [("from_uplink", TcAttachType::Ingress), ("to_uplink", TcAttachType::Egress)],
+            Self::Uplink => &[("from_uplink", TcAttachType::Ingress), ("to_uplink", TcAttachType::Egress)],
             Self::BareUplink => {
-                [("from_bare_uplink", TcAttachType::Ingress), ("to_bare_uplink", TcAttachType::Egress)]
+                &[("from_bare_uplink", TcAttachType::Ingress), ("to_bare_uplink", TcAttachType::Egress)]
             }
+            Self::Loopback => &[("from_loopback", TcAttachType::Ingress)],
         }
     }
 
@@ -68,7 +71,7 @@ impl Side {
     fn order(self) -> LinkOrder {
         match self {
             Self::Endpoint => LinkOrder::first(),
-            Self::Uplink | Self::BareUplink => LinkOrder::last(),
+            Self::Uplink | Self::BareUplink | Self::Loopback => LinkOrder::last(),
         }
     }
 }
@@ -78,7 +81,7 @@ fn pin(links: &Path, ifindex: u32, program: &str) -> PathBuf {
     links.join(format!("{ifindex}-{program}"))
 }
 
-/// Puts both programs of a side on an interface. Returns the mode that worked.
+/// Puts the programs of a side on an interface. Returns the mode that worked.
 ///
 /// # Errors
 /// Names the program and the interface.
@@ -91,7 +94,7 @@ pub fn interface(
     mode: AttachMode,
 ) -> Result<AttachMode, Error> {
     let mut worked = mode;
-    for (program, direction) in side.hooks() {
+    for &(program, direction) in side.hooks() {
         load::on_demand(ebpf, program)?;
         let doing = || format!("attach {program} to {ifname}");
         let path = pin(links, ifindex, program);
@@ -216,12 +219,12 @@ fn unpin(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Takes both programs of a side off an interface, which may be gone.
+/// Takes the programs of a side off an interface, which may be gone.
 ///
 /// # Errors
 /// Names the pin that stays.
 pub fn detach(links: &Path, side: Side, ifindex: u32) -> Result<(), Error> {
-    for (program, direction) in side.hooks() {
+    for &(program, direction) in side.hooks() {
         let path = pin(links, ifindex, program);
         if path.exists() {
             unpin(&path)?;
@@ -253,7 +256,7 @@ pub fn detach_links(links: &Path) -> Result<(), Error> {
 pub fn detach_filters() {
     let Ok(interfaces) = nix::net::if_::if_nameindex() else { return };
     for interface in &interfaces {
-        for (program, direction) in Side::ALL.iter().flat_map(|side| side.hooks()) {
+        for &(program, direction) in Side::ALL.iter().flat_map(|side| side.hooks()) {
             detach_filter(&interface.name().to_string_lossy(), direction, program);
         }
     }

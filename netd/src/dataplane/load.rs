@@ -15,8 +15,15 @@ use netd_common::{
 use super::{Error, Settings, maps, object::OBJECT};
 
 /// The packet programs, by name.
-pub const PACKET_PROGRAMS: [&str; 6] =
-    ["from_endpoint", "to_endpoint", "from_uplink", "to_uplink", "from_bare_uplink", "to_bare_uplink"];
+pub const PACKET_PROGRAMS: [&str; 7] = [
+    "from_endpoint",
+    "to_endpoint",
+    "from_uplink",
+    "to_uplink",
+    "from_bare_uplink",
+    "to_bare_uplink",
+    "from_loopback",
+];
 /// Those that every host needs; the others are loaded when a device wants them.
 const ALWAYS: usize = 4;
 /// The socket programs, by name.

@@ -147,7 +147,7 @@ impl Links {
         Ok(())
     }
 
-    /// Returns the host's own addresses of both families, loopback and link-local ones left out.
+    /// Returns the host's own addresses of both families, loopback ones left out.
     pub async fn local_addresses(&self) -> Result<Vec<IpAddr>, Error> {
         Ok(super::snapshot::local_addresses(&self.addresses(None).await?))
     }

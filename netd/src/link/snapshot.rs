@@ -145,14 +145,11 @@ fn masquerade6<'a>(addresses: impl Iterator<Item = &'a HostAddress>) -> Option<I
     ranked.min_by_key(|(rank, _)| *rank).map(|(_, ip)| ip)
 }
 
-/// Returns the addresses on which published ports answer: all but loopback and link-local ones, each once.
+/// Returns the addresses on which published ports answer: all but loopback ones, each once. Link-local ones are among them: a neighbour may know
+/// the host by no other (truth table T41).
 pub fn local_addresses(addresses: &[HostAddress]) -> Vec<IpAddr> {
-    let mut local: Vec<IpAddr> = addresses
-        .iter()
-        .filter(|address| address.scope != Scope::Link)
-        .map(|address| address.net.addr())
-        .filter(|ip| !ip.is_loopback())
-        .collect();
+    let mut local: Vec<IpAddr> =
+        addresses.iter().map(|address| address.net.addr()).filter(|ip| !ip.is_loopback()).collect();
     local.sort_unstable();
     local.dedup();
     local

@@ -25,7 +25,7 @@ use netd_tests::{
 };
 
 /// What netd does not do yet: row, the protocol or all, why. Expected as the table says, not run, and shown as pending.
-const PENDING: &[(u8, Option<&str>, &str)] = &[(41, None, "published ports at link-local addresses")];
+const PENDING: &[(u8, Option<&str>, &str)] = &[];
 
 /// Every row of the table, by number.
 fn rows() -> Vec<Row> {

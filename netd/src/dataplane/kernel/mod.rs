@@ -23,7 +23,7 @@ use netd_common::{
         Config, Endpoint, Network, Owner, Publish, PublishKey, TrustKey, Uplink, capacity, endpoint_flags,
         features, flow_flags, port_set,
     },
-    net::{Addr4, Addr6, Mac as WireMac},
+    net::{Addr4, Addr6, LOOPBACK_ZONE, Mac as WireMac},
     wire::l4,
 };
 
@@ -56,6 +56,8 @@ pub struct Kernel {
     networks: HashMap<u16, Network>,
     /// What is known of each uplink, to see its addresses change.
     uplinks: HashMap<u32, UplinkEntry>,
+    /// Whether `lo` has its program.
+    loopback: bool,
     /// Whether ports of removed publishes may still be in the sets of interest.
     stale_interest: bool,
     /// What the last look at the flows found.
@@ -87,18 +89,48 @@ impl Kernel {
             reserved: HashMap::new(),
             networks: HashMap::new(),
             uplinks: HashMap::new(),
+            loopback: false,
             stale_interest: true,
             collector: Collector::default(),
             lists: allow::Lists::new(),
         };
         kernel.exclude_ports()?;
         kernel.recall()?;
+        if !kernel.reserved.is_empty() {
+            kernel.serve_loopback()?;
+        }
         Ok(kernel)
     }
 
     /// Returns the loaded programs.
     pub(super) fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// Puts the program on `lo` when the first port is published: without any, what the host sends to itself costs nothing.
+    fn serve_loopback(&mut self) -> Result<(), Error> {
+        if !self.loopback {
+            let links = pin_dir(&self.settings.bpffs).join("links");
+            let mode = self.mode;
+            self.mode = attach::interface(&mut self.ebpf, &links, Side::Loopback, "lo", LOOPBACK_ZONE, mode)?;
+            self.loopback = true;
+        }
+        Ok(())
+    }
+
+    /// Takes the program off `lo` when no port is published any more and no flow goes through it.
+    fn retire_loopback(&mut self) -> Result<(), Error> {
+        if !self.loopback || !self.reserved.is_empty() {
+            return Ok(());
+        }
+        let mut used = false;
+        self.maps.v4.flow.for_each(|key, _| used |= key.zone == LOOPBACK_ZONE)?;
+        self.maps.v6.flow.for_each(|key, _| used |= key.zone == LOOPBACK_ZONE)?;
+        if !used {
+            attach::detach(&pin_dir(&self.settings.bpffs).join("links"), Side::Loopback, LOOPBACK_ZONE)?;
+            self.loopback = false;
+        }
+        Ok(())
     }
 
     /// Reads back what an earlier daemon left in the maps.
@@ -431,10 +463,14 @@ impl Dataplane for Kernel {
     fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
         self.erase_publishes(entries)?;
         self.stale_interest = true;
-        self.reserve(entries, false)
+        self.reserve(entries, false)?;
+        self.retire_loopback()
     }
 
     fn put_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
+        if !entries.is_empty() {
+            self.serve_loopback()?;
+        }
         let mut by_endpoint: HashMap<u32, [u32; 2]> = HashMap::new();
         let mut interest = HashSet::new();
         for entry in entries {
@@ -469,14 +505,13 @@ impl Dataplane for Kernel {
         let udp = host_sockets::connectionless(entries);
         if !udp.is_empty() {
             self.end_flows(ports::came_by(&udp))?;
-            let ended = host_sockets::end(&self.maps.dialled, &udp)?;
-            tracing::debug!(ended, "host sockets were told to connect again");
+            self.end_host_sockets(&udp);
         }
         Ok(())
     }
 
     fn kill_publishes(&mut self, entries: &[PublishEntry]) -> Result<usize, Error> {
-        Ok(self.end_flows(ports::came_by(entries))? + host_sockets::end(&self.maps.dialled, entries)?)
+        Ok(self.end_flows(ports::came_by(entries))? + self.end_host_sockets(entries))
     }
 
     fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error> {
@@ -521,7 +556,9 @@ impl Dataplane for Kernel {
     }
 
     fn collect_garbage(&mut self) -> Result<usize, Error> {
-        self.collect_when_due()
+        let gone = self.collect_when_due()?;
+        self.retire_loopback()?;
+        Ok(gone)
     }
 
     fn inventory(&mut self) -> Result<Inventory, Error> {

@@ -12,7 +12,7 @@ use netd_common::{
 };
 
 use super::{
-    super::{Error, PublishEntry, maps::Ports},
+    super::{Error, PublishEntry, host_sockets, maps::Ports},
     Kernel, Passage,
 };
 use crate::model::{Protocol, Sources};
@@ -45,6 +45,17 @@ const NOT_FOR_NAT: [u16; 24] = [
 ];
 
 impl Kernel {
+    /// Ends host sockets that came by these ports; returns how many. A kernel without `CONFIG_INET_DIAG_DESTROY` leaves them as they are, which
+    /// is no reason to keep a port.
+    pub(super) fn end_host_sockets(&self, entries: &[PublishEntry]) -> usize {
+        let ended = host_sockets::end(&self.maps.dialled, entries);
+        ended.unwrap_or_else(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(%error, ?cause, "sockets of host processes keep their way to a sandbox whose port is gone");
+            0
+        })
+    }
+
     /// Writes the ports that masqueraded flows may not take.
     pub(super) fn exclude_ports(&mut self) -> Result<(), Error> {
         for proto in [l4::TCP, l4::UDP] {
