@@ -81,6 +81,11 @@ fn pin(links: &Path, ifindex: u32, program: &str) -> PathBuf {
     links.join(format!("{ifindex}-{program}"))
 }
 
+/// Whether an earlier daemon left a link of this side on an interface.
+pub fn is_attached(links: &Path, side: Side, ifindex: u32) -> bool {
+    side.hooks().iter().any(|(program, _)| pin(links, ifindex, program).exists())
+}
+
 /// Puts the programs of a side on an interface. Returns the mode that worked.
 ///
 /// # Errors

@@ -96,7 +96,8 @@ impl Kernel {
         };
         kernel.exclude_ports()?;
         kernel.recall()?;
-        if !kernel.reserved.is_empty() {
+        let links = pin_dir(&kernel.settings.bpffs).join("links");
+        if !kernel.reserved.is_empty() || attach::is_attached(&links, Side::Loopback, LOOPBACK_ZONE) {
             kernel.serve_loopback()?;
         }
         Ok(kernel)
@@ -107,28 +108,14 @@ impl Kernel {
         &mut self.ebpf
     }
 
-    /// Puts the program on `lo` when the first port is published: without any, what the host sends to itself costs nothing.
+    /// Puts the program on `lo` when the first port is published: until then, what the host sends to itself costs nothing. It stays for the next
+    /// port: to attach it takes a grace period (ADR 0007).
     fn serve_loopback(&mut self) -> Result<(), Error> {
         if !self.loopback {
             let links = pin_dir(&self.settings.bpffs).join("links");
             let mode = self.mode;
             self.mode = attach::interface(&mut self.ebpf, &links, Side::Loopback, "lo", LOOPBACK_ZONE, mode)?;
             self.loopback = true;
-        }
-        Ok(())
-    }
-
-    /// Takes the program off `lo` when no port is published any more and no flow goes through it.
-    fn retire_loopback(&mut self) -> Result<(), Error> {
-        if !self.loopback || !self.reserved.is_empty() {
-            return Ok(());
-        }
-        let mut used = false;
-        self.maps.v4.flow.for_each(|key, _| used |= key.zone == LOOPBACK_ZONE)?;
-        self.maps.v6.flow.for_each(|key, _| used |= key.zone == LOOPBACK_ZONE)?;
-        if !used {
-            attach::detach(&pin_dir(&self.settings.bpffs).join("links"), Side::Loopback, LOOPBACK_ZONE)?;
-            self.loopback = false;
         }
         Ok(())
     }
@@ -463,8 +450,7 @@ impl Dataplane for Kernel {
     fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
         self.erase_publishes(entries)?;
         self.stale_interest = true;
-        self.reserve(entries, false)?;
-        self.retire_loopback()
+        self.reserve(entries, false)
     }
 
     fn put_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
@@ -556,9 +542,7 @@ impl Dataplane for Kernel {
     }
 
     fn collect_garbage(&mut self) -> Result<usize, Error> {
-        let gone = self.collect_when_due()?;
-        self.retire_loopback()?;
-        Ok(gone)
+        self.collect_when_due()
     }
 
     fn inventory(&mut self) -> Result<Inventory, Error> {
