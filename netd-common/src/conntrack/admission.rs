@@ -57,11 +57,11 @@ fn clear<F: Ip, E: Env<F>>(env: &E, config: &Config, place: &Place) {
     let key = &holder.original;
     let found = env.flow(key).map(|flow| (key.counterpart(&flow), Half::of(key, &flow)));
     let Some((other, mine)) = found.filter(|(_, mine)| mine.generation == holder.generation) else { return };
-    let theirs = mine.partner(env.flow(&other).map(|flow| Half::of(&other, &flow)));
-    let (reply, now) = (theirs.unwrap_or_default(), env.now());
+    let (reply, known) = mine.partner_or_silence(env.flow(&other).map(|flow| Half::of(&other, &flow)));
+    let now = env.now();
     let unconfirmed = key.zone == UPLINK_ZONE && mine.is_unconfirmed_with(reply, key.proto, GRACE, now);
     if unconfirmed || mine.is_dead_with(reply, key.proto, &config.timeouts, now) {
-        forget(env, key, theirs.map(|_| &other));
+        forget(env, key, known.then_some(&other));
     }
 }
 

@@ -57,6 +57,17 @@ impl Half {
         other.filter(|other| other.generation == self.generation)
     }
 
+    /// As [`Self::partner`], for programs: the partner and true, or a silent one.
+    ///
+    /// No `Option`: of one that lives across calls LLVM reloads parts that nobody has stored, which the verifier of Linux 6.1 refuses.
+    #[inline(always)]
+    pub fn partner_or_silence(self, other: Option<Self>) -> (Self, bool) {
+        match other {
+            Some(other) if other.generation == self.generation => (other, true),
+            _ => (Self::default(), false),
+        }
+    }
+
     /// Returns the state of the flow whose other half is given.
     pub fn state_with(self, other: Self, proto: u8) -> State {
         let (original, reply) = if self.original { (self, other) } else { (other, self) };

@@ -301,13 +301,13 @@ pub fn reserve<F: Ip, E: Env<F>>(env: &E, draft: &Draft<F>, heed_host: bool) -> 
             else {
                 return env.claim(reply, flow).map_err(|_| DropReason::NatConflict); // it has just gone
             };
-            let theirs = mine.partner(env.flow(&other).map(|old| Half::of(&other, &old)));
+            let (theirs, known) = mine.partner_or_silence(env.flow(&other).map(|old| Half::of(&other, &old)));
             let config = env.config().ok_or(DropReason::EndpointDown)?;
-            if !mine.is_dead_with(theirs.unwrap_or_default(), reply.proto, &config.timeouts, env.now()) {
+            if !mine.is_dead_with(theirs, reply.proto, &config.timeouts, env.now()) {
                 return Err(DropReason::NatConflict);
             }
             // Removed and claimed, not replaced: of two CPUs that take over one entry, one loses.
-            forget(env, reply, theirs.map(|_| &other));
+            forget(env, reply, known.then_some(&other));
             env.claim(reply, flow).map_err(|_| DropReason::NatConflict)
         }
     }
@@ -333,11 +333,11 @@ pub fn examine<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, key: &Tuple<F::A
     let Some((other, half)) = env.flow(key).map(|flow| (key.counterpart(&flow), Half::of(key, &flow))) else {
         return false;
     };
-    let reply = half.partner(env.flow(&other).map(|flow| Half::of(&other, &flow)));
-    let Some(reply) = reply else {
+    let (reply, known) = half.partner_or_silence(env.flow(&other).map(|flow| Half::of(&other, &flow)));
+    if !known {
         forget(env, key, None);
         return false;
-    };
+    }
     if is_lost(env, key) {
         forget(env, key, Some(&other));
         return false;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr, ops::Deref};
 
-use crate::{Family, H, H1, Lab, Net, Ns, Options, R, R2, Sandbox, Server, Topology};
+use crate::{Family, H, H1, Lab, Net, Ns, Options, R, R2, Sandbox, Server, Topology, eventually};
 
 use super::{Place, Who};
 
@@ -241,13 +241,19 @@ impl World {
         })
     }
 
-    /// The link-local address of the bridge that a sandbox is on.
+    /// The link-local address of the bridge that a sandbox is on, once it is found to be nobody else's (RFC 4862 §5.4).
     fn link_local(&self, client: Who) -> IpAddr {
         let id = self.lab.inspect_network(self.net(client).name())["Id"].as_str().expect("an id").to_owned();
-        let shown = self.lab.h.ip_json(&["-6", "addr", "show", "dev", &format!("br-{}", &id[..12])]);
-        let all = shown[0]["addr_info"].as_array().expect("addresses");
-        let local = all.iter().find(|a| a["scope"] == "link").expect("a link-local address");
-        local["local"].as_str().and_then(|text| text.parse().ok()).expect("an address")
+        let bridge = format!("br-{}", &id[..12]);
+        let mut found = None;
+        eventually("a link-local address on the bridge", || {
+            let shown = self.lab.h.ip_json(&["-6", "addr", "show", "dev", &bridge]);
+            let all = shown[0]["addr_info"].as_array().cloned().unwrap_or_default();
+            let settled = all.iter().find(|one| one["scope"] == "link" && one["tentative"].is_null());
+            found = settled.and_then(|one| one["local"].as_str()?.parse().ok());
+            found.is_some()
+        });
+        found.expect("an address")
     }
 
     /// The name of an address, for people; the first that fits.
