@@ -415,6 +415,15 @@ both_families! {
         assert_eq!((known.headers().src, known.headers().sport), (sent.src, sent.sport));
         let unknown = via_stack(&wire::<F>(Party::A1, 40_001, Party::Remote, 80, Kind::Tcp(ACK)));
         assert_eq!(unknown.decision, Err(DropReason::LeakGuard));
+        // A flow between two sandboxes: what it translates to is no packet for the world.
+        let mut fake = Fake::new(10_000, 1000);
+        fake.publish_port::<F>(F::Addr::UNSPECIFIED, 6, 8080, Party::A1, ifindex::A1, 80);
+        let to_neighbour = wire::<F>(Party::A2, 40_000, Party::Host, 8080, TCP_SYN);
+        assert_eq!(leave::<F>(&fake, ifindex::A2, &to_neighbour).decision, Ok(Verdict::ToSandbox(ifindex::A1)));
+        let mut packet = FakePacket::new(to_neighbour.build::<F>(), ifindex::UP0);
+        let headers = Headers::<F>::read(&packet).expect("readable");
+        let strayed = to_uplink::<F, _, _>(&fake, &mut packet, &headers);
+        assert_eq!(strayed, Err(DropReason::LeakGuard));
         for host in [Party::Host, Party::GatewayA] {
             let own = via_stack(&wire::<F>(host, 1, Party::Remote, 80, TCP_SYN));
             assert_eq!(own.decision, Ok(Verdict::Pass), "{host:?}");

@@ -49,7 +49,8 @@ pub fn to_uplink<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P, headers: 
         return Err(DropReason::FragNoFirst);
     }
     let mut flow = env.flow(&headers.tuple(owner.ifindex)).ok_or(DropReason::LeakGuard)?;
-    if flow.epoch == 0 {
+    // A flow into a sandbox does not lead here: its translation keeps the sender's address.
+    if flow.epoch == 0 || flow.flags & flow_flags::TO_SANDBOX != 0 {
         return Err(DropReason::LeakGuard);
     }
     if flow.flags & flow_flags::TRANSLATE == 0 {

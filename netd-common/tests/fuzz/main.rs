@@ -8,7 +8,7 @@ mod targets;
 use std::{
     collections::BTreeSet,
     fs,
-    panic::catch_unwind,
+    panic::{catch_unwind, set_hook, take_hook},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -65,6 +65,11 @@ struct Fuzzer {
 impl Fuzzer {
     fn new(target: Target, seed: u64) -> Self {
         let inputs = [targets::seeds(target.0), inputs(target.0)].concat();
+        for input in &inputs {
+            if catch_unwind(|| (target.1)(input)).is_err() {
+                panic!("{} fails on {:02x?}", target.0, smaller(target.1, input.clone()));
+            }
+        }
         let answers = inputs.iter().map(|input| (target.1)(input)).collect();
         Self { target, random: Random(seed | 1), inputs, answers }
     }
@@ -77,7 +82,7 @@ impl Fuzzer {
                 let input = self.mutant();
                 tries += 1;
                 let Ok(answer) = catch_unwind(|| target(&input)) else {
-                    let path = self.keep("failed", &input);
+                    let path = self.keep("failed", &smaller(target, input));
                     panic!("{name} fails on {}", path.display());
                 };
                 // The first few hundred kinds of behaviour are worth a file; later ones are kept in memory, to go on from.
@@ -133,6 +138,27 @@ impl Fuzzer {
         input.truncate(LONGEST);
         input
     }
+}
+
+/// Takes away from an input what it fails without.
+fn smaller(target: fn(&[u8]) -> u64, mut input: Vec<u8>) -> Vec<u8> {
+    let hook = take_hook();
+    set_hook(Box::new(|_| {})); // or each try would print its failure
+    let mut length = input.len() / 2;
+    while length > 0 {
+        let mut at = 0;
+        while at + length <= input.len() {
+            let shorter = [&input[..at], &input[at + length..]].concat();
+            if catch_unwind(|| target(&shorter)).is_err() {
+                input = shorter;
+            } else {
+                at += 1;
+            }
+        }
+        length /= 2;
+    }
+    set_hook(hook);
+    input
 }
 
 /// A small generator (xorshift64*): runs repeat by their seed.

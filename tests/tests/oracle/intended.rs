@@ -185,11 +185,13 @@ pub const INTENDED: &[Intended] = &[
                 What::Error { .. } => false,
             };
             let outside = |seen: &Delivery| seen.edge.is_remote() || seen.is_host_reset();
-            let translated =
-                |seen: &Delivery| Some(seen.edge) == d.receiver() && seen.source().is_some_and(is_host);
+            let error = matches!(d.event.what, What::Error { .. });
+            let translated = |seen: &Delivery| {
+                Some(seen.edge) == d.receiver() && (seen.source().is_some_and(is_host) || !d.sandbox_sends())
+            };
             d.may_send()
                 && d.before().any(ended)
-                && d.sandbox_sends()
+                && (d.sandbox_sends() || (error && d.is_known && d.kernel.is_empty()))
                 && d.kernel.iter().all(outside)
                 && d.netd.iter().all(translated)
         },
@@ -343,29 +345,6 @@ pub const OPEN: &[Intended] = &[
         id: "TTL towards a published port",
         reason: "a sandbox's packet of a translated flow at the end of its TTL is not to reach the host's own sockets (7.3)",
         explains: |d| d.event.twist == Twist::Ttl(1) && matches!(d.flow.to, Target::Host(..)),
-        goes_on: false,
-        example: NONE,
-    },
-    Intended {
-        id: "quotes with extension headers",
-        reason: "an IPv6 error whose quote has extension headers is to be translated too (7.8)",
-        explains: |d| {
-            let options = d.sequence.events[..d.number].iter().any(|event| event.twist == Twist::Options);
-            let untranslated = |seen: &Delivery| seen.source() == d.sender_ip();
-            let error = d.family() == Family::V6 && matches!(d.event.what, What::Error { .. });
-            error && options && d.netd.iter().all(untranslated)
-        },
-        goes_on: false,
-        example: NONE,
-    },
-    Intended {
-        id: "error to another address",
-        reason: "an error is to be ignored when it is not addressed to the sender of the packet that it quotes",
-        explains: |d| {
-            matches!(d.event.what, What::Error { .. })
-                && d.sender().is_some_and(Edge::is_remote)
-                && d.kernel.is_empty()
-        },
         goes_on: false,
         example: NONE,
     },
