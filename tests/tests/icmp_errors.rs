@@ -1,9 +1,12 @@
 //! Rung: namespaces, dataplane §12 cases 55, 57, 59 to 61. Errors about translated flows reach whom they concern.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, UdpSocket},
+    time::Duration,
+};
 
 use netd_tests::{
-    Capture, Family, H, Lab, Options, Outcome, PATIENCE, Proto, R, Server, Topology, at,
+    Capture, Family, H, Lab, Options, Outcome, PATIENCE, Proto, R, Server, Topology, at, eventually,
     far::{X, lab_with_a_far_host, quoted},
 };
 
@@ -100,6 +103,113 @@ fn case76_a_narrow_uplink_is_told_to_the_sandbox() {
                 stream.echo(&vec![0x5a; 60_000]).expect("the stream finds the uplink's MTU");
             }
             client.exchange_datagram(to, 4_000);
+        }
+    }
+}
+
+/// The sum of RFC 1071, folded.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words =
+        bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(u16::MAX)
+}
+
+/// An IP packet without options or, in IPv6, with these extension headers, the first of type `next`.
+fn ip_packet(from: IpAddr, to: IpAddr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).expect("a short packet");
+    let mut bytes = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut header = vec![0x45, 0, 0, 0, 0, 7, 0, 0, 64, next, 0, 0];
+            header[2..4].copy_from_slice(&(20 + length).to_be_bytes());
+            header.extend(from.octets().into_iter().chain(to.octets()));
+            let sum = checksum(&header).to_be_bytes();
+            header[10..12].copy_from_slice(&sum);
+            header
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let mut header = vec![0x60, 0, 0, 0, 0, 0, next, 64];
+            header[4..6].copy_from_slice(&length.to_be_bytes());
+            header.extend(from.octets().into_iter().chain(to.octets()));
+            header
+        }
+        _ => panic!("a packet from {from} to {to}"),
+    };
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// "Port unreachable" about a quoted packet, from `R` to `H`, as a frame.
+fn port_unreachable(lab: &Lab, family: Family, to: IpAddr, quote: &[u8]) -> Vec<u8> {
+    let mut icmp =
+        if family == Family::V4 { vec![3, 3, 0, 0, 0, 0, 0, 0] } else { vec![1, 4, 0, 0, 0, 0, 0, 0] };
+    icmp.extend_from_slice(quote);
+    let mut covered = Vec::new();
+    if let (IpAddr::V6(from), IpAddr::V6(to)) = (R.ip(family), to) {
+        covered.extend(from.octets().into_iter().chain(to.octets()));
+        covered.extend(u32::try_from(icmp.len()).expect("a short message").to_be_bytes());
+        covered.extend([0, 0, 0, 58]);
+    }
+    covered.extend_from_slice(&icmp);
+    let sum = checksum(&covered).to_be_bytes();
+    icmp[2..4].copy_from_slice(&sum);
+    let (near, far) = (lab.h.link("eth0").expect("eth0"), lab.r.link("eth0").expect("eth0"));
+    let ethertype = if family == Family::V4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+    let next = if family == Family::V4 { 1 } else { 58 };
+    [&near.mac[..], &far.mac[..], &ethertype[..], &ip_packet(R.ip(family), to, next, &icmp)].concat()
+}
+
+/// The first eight bytes of a datagram.
+fn datagram(sport: u16, dport: u16) -> Vec<u8> {
+    [sport, dport, 16, 0xabcd].iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
+#[test]
+fn t04_an_error_about_a_sandboxs_flow_is_believed_and_a_forged_one_is_not() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    let _server = Server::start(&lab.r, &[80]);
+    for family in Family::BOTH {
+        let (r, h, h1) = (R.ip(family), H.ip(family), netd_tests::H1.ip(family));
+        let socket = a1.run(|| UdpSocket::bind(at(family.any(), 5_000)).expect("a socket"));
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.send_to(b"who?", at(r, 80)).expect("send");
+        let mut buffer = [0; 256];
+        let length = socket.recv_from(&mut buffer).expect("an answer").0;
+        let line = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let seen = line.lines().next().and_then(|line| line.split_once(" sees ")).expect("an answer").1;
+        let port = seen.parse::<std::net::SocketAddr>().expect("an address").port();
+
+        let (wire, inside) = (Capture::start(&lab.r, "eth0"), a1.capture());
+        let quote = |from, sport, dport| ip_packet(from, r, 17, &datagram(sport, dport));
+        let kind = if family == Family::V4 { 3 } else { 1 };
+        let forged = [
+            ("of another address of the host", h, quote(h1, port, 80)),
+            ("to another address of the host", h1, quote(h, port, 80)),
+            ("of a port that nobody uses", h, quote(h, port ^ 1, 80)),
+            ("of another server's port", h, quote(h, port, 81)),
+            ("of seven bytes", h, quote(h, port, 80)[..if family == Family::V4 { 27 } else { 47 }].to_vec()),
+        ];
+        for (_, to, quote) in &forged {
+            wire.send(&port_unreachable(&lab, family, *to, quote));
+        }
+        // The control comes last: what was sent before it has arrived before it.
+        let mut honest = vec![quote(h, port, 80)];
+        if family == Family::V6 {
+            let options = [&[17, 0, 1, 4, 0, 0, 0, 0][..], &datagram(port, 80)].concat();
+            honest.push(ip_packet(h, r, 60, &options)); // behind destination options
+        }
+        for quote in honest {
+            wire.send(&port_unreachable(&lab, family, h, &quote));
+            let mut errors = Vec::new();
+            eventually("the honest error", || {
+                let arrived = inside.take().into_iter().filter(|packet| !packet.outgoing);
+                errors.extend(arrived.filter_map(|packet| quoted(&packet)).filter(|error| error.0 == kind));
+                !errors.is_empty()
+            });
+            assert_eq!(errors, [(kind, a1.ip(family), r)], "{family:?}: forged errors stay outside");
         }
     }
 }

@@ -39,6 +39,10 @@ pub fn quote<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>, zone: Zone) -> 
     let (proto, l4) = F::quoted_transport(packet, ip)?;
     let src = F::load_address(packet, ip + F::SOURCE)?;
     let dst = F::load_address(packet, ip + F::SOURCE + F::ADDRESS)?;
+    // An error goes to whom it quotes: another one is forged, or the host's own business (as nf_conntrack_inet_error has it).
+    if src != headers.dst {
+        return None;
+    }
     let [a, b, c, d] = packet.load::<4>(l4).ok()?;
     let (mut sport, mut dport) = (Be16::from_wire([a, b]), Be16::from_wire([c, d]));
     if proto == F::ICMP {

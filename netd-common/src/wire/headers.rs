@@ -473,13 +473,23 @@ impl Readable for crate::family::V6 {
 
     #[inline(always)]
     fn quoted_transport<P: Packet>(packet: &P, header: u32) -> Option<(u8, u32)> {
-        let [proto, _] = packet.load::<2>(header + ipv6::NEXT_HEADER).ok()?;
-        let l4 = header + ipv6::HEADER;
-        let bytes = packet.load::<8>(l4).ok()?;
-        if proto != ipv6::FRAGMENT {
-            return (!ipv6::is_extension(proto)).then_some((proto, l4));
+        let [mut proto, _] = packet.load::<2>(header + ipv6::NEXT_HEADER).ok()?;
+        let mut at = header + ipv6::HEADER;
+        for _ in 0..ipv6::MAX_EXTENSIONS {
+            let bytes = packet.load::<8>(at).ok()?;
+            if !ipv6::is_extension(proto) {
+                return Some((proto, at));
+            }
+            if proto == ipv6::FRAGMENT && u16::from_be_bytes([bytes[2], bytes[3]]) >> 3 != 0 {
+                return None; // a later fragment has no ports
+            }
+            at += match proto {
+                ipv6::FRAGMENT => 8,
+                ipv6::AUTH => (u32::from(bytes[1]) + 2) * 4,
+                _ => (u32::from(bytes[1]) + 1) * 8,
+            };
+            proto = bytes[0];
         }
-        let first = u16::from_be_bytes([bytes[2], bytes[3]]) >> 3 == 0;
-        (first && packet.load::<8>(l4 + 8).is_ok()).then_some((bytes[0], l4 + 8))
+        None
     }
 }
