@@ -36,6 +36,7 @@ use super::{
     load::{self, pin_dir},
     maps::{FamilyMaps, Maps, Ports, Table},
     object::OBJECT_SHA256,
+    raw,
 };
 use crate::model::Mac;
 use collector::Collector;
@@ -100,6 +101,7 @@ impl Kernel {
         if !kernel.reserved.is_empty() || attach::is_attached(&links, Side::Loopback, LOOPBACK_ZONE) {
             kernel.serve_loopback()?;
         }
+        raw::return_freed_memory();
         Ok(kernel)
     }
 
@@ -116,6 +118,7 @@ impl Kernel {
             let mode = self.mode;
             self.mode = attach::interface(&mut self.ebpf, &links, Side::Loopback, "lo", LOOPBACK_ZONE, mode)?;
             self.loopback = true;
+            raw::return_freed_memory();
         }
         Ok(())
     }
