@@ -32,7 +32,7 @@ pub const DEFAULT_FILE: &str = "/etc/netd/netd.toml";
 /// Entries of each flow table: 131,072 flows (spec: dataplane.md 7.2).
 const FLOW_ENTRIES: u32 = 262_144;
 /// Share of the flow table that one endpoint may fill (spec: reliability.md S17).
-const ENDPOINT_SHARE: u32 = 8;
+const ENDPOINT_SHARE: u32 = 2;
 /// Host ports of masqueraded flows (spec: dataplane.md 7.6): beside the kernel's ephemeral range 32768 to 60999.
 const NAT_PORT_RANGES: [(u16, u16); 2] = [(10_000, 32_767), (61_000, 65_535)];
 

@@ -21,7 +21,7 @@ fn without_a_file_everything_has_its_documented_value() {
     assert_eq!(settings.bpffs, Path::new("/sys/fs/bpf/netd"));
     assert_eq!(settings.cgroup, Path::new("/sys/fs/cgroup"));
     assert_eq!((settings.instance.as_str(), settings.log_format), ("default", LogFormat::Text));
-    assert_eq!((settings.flow_entries, settings.flow_entries_per_endpoint), (262_144, 32_768));
+    assert_eq!((settings.flow_entries, settings.flow_entries_per_endpoint), (262_144, 131_072));
     assert_eq!(settings.nat_port_ranges, [(10_000, 32_767), (61_000, 65_535)]);
     assert_eq!(settings.timeouts, Timeouts::default());
     assert_eq!(settings.default_pools, docker_default_pools());
