@@ -13,7 +13,7 @@ use std::{
 };
 
 use netd_common::{
-    maps::{Dialled, DialledKey},
+    maps::{Dialled, DialledKey, names},
     net::{Addr6, Be16},
     wire::l4,
 };
@@ -97,6 +97,9 @@ fn was_led(
     let (addr, port, proto) = (socket.addr, socket.port, u16::from(protocol));
     let key = DialledKey { cookie: socket.cookie, addr, port, proto };
     let Ok(Some(dialled)) = dialled.get(&key) else { return false };
+    if dialled.names == names::ITS_OWN {
+        return false;
+    }
     entries.iter().any(|entry| {
         let any =
             entry.host_ip.is_unspecified() && entry.host_ip.is_ipv4() == dialled.addr.as_mapped().is_some();
