@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what netd costs, on a stage of its own.
 
 mod control;
+pub mod program;
 mod quick;
 pub mod race;
 mod statistics;
@@ -31,10 +32,15 @@ enum Bench {
     Control(control::Args),
     /// Connections through a published port, beside iptables and host networking
     Quick(quick::Args),
+    /// Nanoseconds per packet of each program for each kind of packet, instructions and stack, beside what is committed
+    Program(program::Args),
 }
 
 /// Runs `cargo xtask bench`.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if let Bench::Program(args) = &args.bench {
+        return program::run(args); // it has no stage: nothing is sent
+    }
     let layout = Layout::find();
     let Some(stage) = Stage::enter()? else {
         if !args.built {
@@ -46,6 +52,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.bench {
         Bench::Control(args) => control::run(args, &netd, &stage)?,
         Bench::Quick(args) => quick::run(args, &netd, &stage)?,
+        Bench::Program(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }
