@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what netd costs, on a stage of its own.
 
 mod control;
+mod path;
 mod quick;
 pub mod race;
 mod statistics;
@@ -15,11 +16,13 @@ use crate::{
     stage::{self, Stage},
 };
 
-/// Measure netd
+/// Measure netd: without a subcommand, every path beside the other ways to build it (`bench path`)
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    bench: Bench,
+    bench: Option<Bench>,
+    #[command(flatten)]
+    path: path::Args,
     /// Skip the build, because the caller did it
     #[arg(long, hide = true, global = true)]
     built: bool,
@@ -27,6 +30,8 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Bench {
+    /// Every path and workload, beside host networking, iptables, nftables and docker-proxy
+    Path(path::Args),
     /// Creating networks and sandboxes, publishing ports, the daemon's memory
     Control(control::Args),
     /// Connections through a published port, beside iptables and host networking
@@ -39,13 +44,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let Some(stage) = Stage::enter()? else {
         if !args.built {
             build::netd(&layout, true)?;
+            if matches!(args.bench, None | Some(Bench::Path(_))) {
+                path::install()?;
+            }
         }
         return stage::raise();
     };
     let netd = layout.netd(true);
     match &args.bench {
-        Bench::Control(args) => control::run(args, &netd, &stage)?,
-        Bench::Quick(args) => quick::run(args, &netd, &stage)?,
+        None => return path::run(&args.path, &netd, &stage, &layout),
+        Some(Bench::Path(args)) => return path::run(args, &netd, &stage, &layout),
+        Some(Bench::Control(args)) => control::run(args, &netd, &stage)?,
+        Some(Bench::Quick(args)) => quick::run(args, &netd, &stage)?,
     }
     Ok(ExitCode::SUCCESS)
 }
