@@ -2,6 +2,7 @@
 
 mod control;
 mod path;
+pub mod program;
 mod quick;
 pub mod race;
 mod statistics;
@@ -36,10 +37,15 @@ enum Bench {
     Control(control::Args),
     /// Connections through a published port, beside iptables and host networking
     Quick(quick::Args),
+    /// Nanoseconds per packet of each program for each kind of packet, instructions and stack, beside what is committed
+    Program(program::Args),
 }
 
 /// Runs `cargo xtask bench`.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(Bench::Program(args)) = &args.bench {
+        return program::run(args); // it has no stage: nothing is sent
+    }
     let layout = Layout::find();
     let Some(stage) = Stage::enter()? else {
         if !args.built {
@@ -56,6 +62,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(Bench::Path(args)) => return path::run(args, &netd, &stage, &layout),
         Some(Bench::Control(args)) => control::run(args, &netd, &stage)?,
         Some(Bench::Quick(args)) => quick::run(args, &netd, &stage)?,
+        Some(Bench::Program(_)) => {}
     }
     Ok(ExitCode::SUCCESS)
 }
