@@ -384,6 +384,21 @@ pub struct Dialled {
     pub pad: u16,
 }
 
+/// What a packet was addressed to that the host's stack was given to answer: the value of `HANDED4` and `HANDED6`, by the tuple, in
+/// [`crate::net::HANDED_ZONE`], that answers it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handed<A> {
+    /// The address that its sender dialled.
+    pub addr: A,
+    /// The port.
+    pub port: Be16,
+    /// Always zero.
+    pub pad: u16,
+    /// When it was handed over, in ticks.
+    pub since: u32,
+}
+
 /// A place in an endpoint's ring of its latest flows: the key of `PENDING4` and `PENDING6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -568,6 +583,8 @@ pub mod capacity {
     pub const ALLOW: u32 = 65_536;
     /// `ASKED4`, `ASKED6`.
     pub const ASKED: u32 = 8_192;
+    /// `HANDED4`, `HANDED6`: entries live for the moment that the stack takes.
+    pub const HANDED: u32 = 1_024;
     /// `LINK4`, `LINK6`.
     pub const LINK: u32 = 16_384;
     /// `TRUST`.
@@ -661,6 +678,8 @@ no_padding! {
     Held = 16, 44;
     DialledKey = 8, 16, 2, 2;
     Dialled = 16, 2, 2;
+    Handed<Addr4> = 4, 2, 2, 4;
+    Handed<Addr6> = 16, 2, 2, 4;
     Config = 4, 4, 8, 4, 4, 16, 44, 32, 32, 16, 4, 4;
     Place = 4, 4;
     Pending<Addr4> = 20, 4;
@@ -707,6 +726,8 @@ mod user {
         Pending<Addr4>,
         Pending<Addr6>,
         Pace,
+        Handed<Addr4>,
+        Handed<Addr6>,
         Addr4,
         Addr6
     );

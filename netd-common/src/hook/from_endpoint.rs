@@ -270,6 +270,6 @@ fn to_published<F: Ip, E: Env<F>>(
     opening.original = headers.tuple(ifindex);
     (opening.dst, opening.dport) = (publish.backend, publish.port);
     opening.target = Target::Sandbox(publish.ifindex);
-    opening.routed = !same_network;
+    opening.routed = !same_network && !publish.backend.is_mapped(); // as in `from_uplink`
     Ok(())
 }

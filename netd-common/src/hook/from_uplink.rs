@@ -87,7 +87,8 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     // another host on the sandbox's link.
     let stranger = publish.backend.is_mapped() || has(target.flags, endpoint_flags::INTERNAL) || on_the_link;
     opening.source = if stranger { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
-    opening.routed = true;
+    // Under Docker a process of the host answers these two kinds of clients, and the way ends at the host (docker-proxy).
+    opening.routed = !publish.backend.is_mapped() && !on_the_link;
     opening.arrived = packet.ifindex();
     Ok(None)
 }

@@ -8,6 +8,7 @@
 mod from_endpoint;
 mod from_loopback;
 mod from_uplink;
+mod stack;
 mod to_endpoint;
 mod to_uplink;
 
@@ -24,6 +25,7 @@ mod conntrack_tests;
 pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
 pub use from_loopback::{dials_published, from_loopback_decide};
 pub use from_uplink::{concerns_us, from_uplink_decide, from_uplink_fast};
+pub use stack::{hand_over, may_answer_handed, recall_handed, take_back};
 pub use to_endpoint::{to_endpoint, to_endpoint_decide};
 pub use to_uplink::{to_uplink, to_uplink_fast};
 
@@ -110,9 +112,7 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
     let moment = Moment { epoch: config.epoch, now: env.now() };
     match conntrack::forward(env, packet, headers, &key, moment) {
         Some(done) => done.map(Some),
-        // TTL at its end, or too large: the stack answers or fragments, and `to_uplink` translates what comes of it.
-        None if zone != UPLINK_ZONE => Ok(Some(Verdict::Pass)),
-        None => Err(DropReason::Ttl),
+        None => Ok(Some(Verdict::HandOver)), // TTL at its end, or too large
     }
 }
 
@@ -184,8 +184,10 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
         }
         _ => None,
     };
-    if let Some(verdict) = settled {
-        return Ok(verdict);
+    match settled {
+        Some(Verdict::HandOver) => return hand_over(env, packet, &mut draft, zone),
+        Some(verdict) => return Ok(verdict),
+        None => {}
     }
     match decide(env, packet, &draft.headers, &mut draft.opening)? {
         Some(Verdict::Refuse(reason)) => {
@@ -204,5 +206,8 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     if !conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) {
         return Err(DropReason::CtInvalid); // what it came by has just gone
     }
-    settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)
+    match settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)? {
+        Verdict::HandOver => hand_over(env, packet, &mut draft, zone),
+        verdict => Ok(verdict),
+    }
 }
