@@ -161,6 +161,10 @@ macro_rules! parts {
         /// Moves a packet whose flow is sound. The answer is an action, or `UNDECIDED` when it has gone after all.
         #[inline(always)]
         fn $move(skb: *mut __sk_buff, zone: u32) -> i32 {
+            let unsound = $check(skb);
+            if unsound != UNDECIDED {
+                return drop_number(unsound);
+            }
             let action = $settle(skb, zone);
             if action == HANDED { $hand_over(skb, zone) } else { action }
         }
@@ -209,6 +213,10 @@ macro_rules! parts {
         fn $settle_error(skb: *mut __sk_buff, zone: u32) -> i32 {
             if $quote(skb, zone) == 0 || $examine(zone, 1) == 0 {
                 return UNDECIDED;
+            }
+            let unsound = $check(skb);
+            if unsound != UNDECIDED {
+                return drop_number(unsound);
             }
             let mut action = $refresh(skb);
             if action == FOUND {
@@ -278,7 +286,7 @@ macro_rules! parts {
             }
         }
 
-        /// Checks a packet that is about to open a flow. The answer is `UNDECIDED`, or the number of a drop reason.
+        /// Checks a packet of a flow, before it is opened too. The answer is `UNDECIDED`, or the number of a drop reason.
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $check(skb: *mut __sk_buff) -> i32 {

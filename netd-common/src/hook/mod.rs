@@ -142,7 +142,11 @@ fn settle_error<F: Ip, P: Packet, E: Env<F>>(
     zone: Zone,
 ) -> Partial<F> {
     let Some(quote) = icmp_error::quote(packet, headers, zone) else { return Ok(None) };
-    if !conntrack::examine(env, headers, &quote.against) || !refresh_quoted(env, packet, &quote)? {
+    if !conntrack::examine(env, headers, &quote.against) {
+        return Ok(None);
+    }
+    sane::check(packet, headers)?;
+    if !refresh_quoted(env, packet, &quote)? {
         return Ok(None);
     }
     let verdict = conntrack::forward_error(env, packet, headers, &quote)?;
@@ -180,6 +184,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
         _ if !may_have_flow => None,
         L4::Icmp => settle_error(env, packet, &draft.headers, zone)?,
         _ if conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) => {
+            sane::check(packet, &draft.headers)?;
             settle(env, packet, &draft.headers, zone)?
         }
         _ => None,
