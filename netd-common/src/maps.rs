@@ -87,6 +87,10 @@ pub mod flow_flags {
     pub const ROUTED: u16 = 1 << 3;
     /// The source port was allocated by netd.
     pub const MASQUERADED: u16 = 1 << 4;
+    /// A port that is open on the sandbox's own address let it in.
+    pub const OPENED: u16 = 1 << 6;
+    /// A link between two sandboxes let it in.
+    pub const LINKED: u16 = 1 << 7;
     /// In `FLOW6`: the sandbox has IPv4 alone, and its packets are exchanged for those of their mapped addresses.
     pub const AS_IPV4: u16 = 1 << 5;
 }

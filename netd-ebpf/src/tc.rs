@@ -35,7 +35,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident, $hand_over:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $move:ident) => {
+     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident, $hand_over:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $move:ident, $belongs:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -175,7 +175,16 @@ macro_rules! parts {
         extern "C" fn $examine(zone: u32, quoted: u32) -> u32 {
             let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return 0 };
             let key = if quoted == 0 { headers.tuple(zone) } else { quote.against };
-            u32::from(conntrack::examine::<$family, _>(&Kernel(core::ptr::null_mut()), headers, &key))
+            u32::from(conntrack::examine::<$family, _>(&Kernel(core::ptr::null_mut()), &key))
+        }
+
+        /// Whether a packet belongs to its flow, which is sound: 1, else 0. For its arguments, see `$admit`.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $belongs(zone: u32) -> u32 {
+            let Some(Draft { headers, .. }) = env::draft(&maps::$draft) else { return 0 };
+            let key = headers.tuple(zone);
+            u32::from(conntrack::belongs::<$family, _>(&Kernel(core::ptr::null_mut()), headers, &key))
         }
 
         /// Reads what an ICMP error quotes into the draft. The answer is 1, or 0 when it quotes nothing that could have a flow.
@@ -321,7 +330,7 @@ macro_rules! parts {
             if action == UNDECIDED {
                 if l4 == L4::Icmp {
                     action = $settle_error(skb, zone);
-                } else if $examine(zone, 0) != 0 {
+                } else if $examine(zone, 0) != 0 && $belongs(zone) != 0 {
                     action = $move(skb, zone);
                 }
                 if action != UNDECIDED {
@@ -374,7 +383,11 @@ macro_rules! parts {
                 return admitted;
             }
             let opened = $open(skb);
-            if opened == UNDECIDED { PASS } else { opened }
+            if opened != UNDECIDED {
+                return opened;
+            }
+            // What it came by may just have gone.
+            if $examine(UPLINK_ZONE, 0) == 0 { drop_packet(DropReason::CtInvalid) } else { PASS }
         }
 
         /// Gives a fragment that the stack delivers the ports of its first. The answer is 0.
@@ -447,7 +460,8 @@ parts!(
     recall_handed4,
     restate4,
     take_back4,
-    move4
+    move4,
+    belongs4
 );
 parts!(
     V6,
@@ -479,7 +493,8 @@ parts!(
     recall_handed6,
     restate6,
     take_back6,
-    move6
+    move6,
+    belongs6
 );
 
 /// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.

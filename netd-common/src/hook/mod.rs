@@ -142,7 +142,7 @@ fn settle_error<F: Ip, P: Packet, E: Env<F>>(
     zone: Zone,
 ) -> Partial<F> {
     let Some(quote) = icmp_error::quote(packet, headers, zone) else { return Ok(None) };
-    if !conntrack::examine(env, headers, &quote.against) {
+    if !conntrack::examine(env, &quote.against) {
         return Ok(None);
     }
     sane::check(packet, headers)?;
@@ -154,6 +154,12 @@ fn settle_error<F: Ip, P: Packet, E: Env<F>>(
         siit::error_to_v4(packet)?;
     }
     Ok(Some(verdict))
+}
+
+/// Whether a packet belongs to a flow that is sound. In the kernel its two steps are functions.
+fn is_of_its_flow<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, zone: Zone) -> bool {
+    let key = headers.tuple(zone);
+    conntrack::examine(env, &key) && conntrack::belongs(env, headers, &key)
 }
 
 /// Returns the bridge of an endpoint's network, as which its packets ask for their route.
@@ -183,7 +189,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     let settled = match draft.headers.l4 {
         _ if !may_have_flow => None,
         L4::Icmp => settle_error(env, packet, &draft.headers, zone)?,
-        _ if conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) => {
+        _ if is_of_its_flow(env, &draft.headers, zone) => {
             sane::check(packet, &draft.headers)?;
             settle(env, packet, &draft.headers, zone)?
         }
@@ -208,7 +214,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     sane::check(packet, &draft.headers)?;
     conntrack::admit(env, &mut draft)?;
     conntrack::open(env, &mut draft)?;
-    if !conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) {
+    if !conntrack::examine(env, &draft.headers.tuple(zone)) {
         return Err(DropReason::CtInvalid); // what it came by has just gone
     }
     match settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)? {
