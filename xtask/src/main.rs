@@ -37,7 +37,7 @@ enum Command {
     Verify(verify::Args),
     Oracle(oracle::Args),
     Fuzz(fuzz::Args),
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     Vm(vm::Args),
     Ci(ci::Args),
     #[command(hide = true)]
