@@ -9,7 +9,7 @@ use super::{
     field::{SERVER_CPU, docker_proxy},
     measure,
 };
-use crate::{command, debian, layout::Layout, ui};
+use crate::{bench::docker, command, debian, layout::Layout, ui};
 
 /// Programs of contenders and generators, the Debian package each comes in, and how it tells its version.
 const PROGRAMS: [(&str, &str, &str); 5] = [
@@ -68,7 +68,7 @@ impl Machine {
                 add(name, &path, option);
             }
         }
-        if let Some(path) = docker_proxy::program(layout) {
+        if let Some(path) = docker::program(layout, docker_proxy::PROGRAM) {
             add(docker_proxy::PROGRAM, &path, "--version");
         }
         add("netd", netd, "--version");

@@ -64,6 +64,9 @@ pub struct Args {
     /// Also with so many live flows of other clients, at most 1000000
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     flows: Vec<u32>,
+    /// Where Docker is not installed: fetch Debian's packages and unpack them below target/, for docker-proxy (65 MB)
+    #[arg(long)]
+    pub docker: bool,
     /// Compare with the project's bars
     #[arg(long)]
     check: bool,
