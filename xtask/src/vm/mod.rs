@@ -158,7 +158,10 @@ impl Load {
             wanted.iter().map(|name| ((*name).to_owned(), format!("test-{name} --test-threads 2{rest}"))),
         );
         if bench {
-            let bench = format!("CARGO_MANIFEST_DIR=/{WORKSPACE}/xtask xtask bench --built {BENCH}{rest}");
+            // The console is a terminal: without the pipe it would be full of progress.
+            let bench = format!(
+                "set -o pipefail; CARGO_MANIFEST_DIR=/{WORKSPACE}/xtask xtask bench --built {BENCH}{rest} 2>&1 | cat"
+            );
             steps.push(("bench".to_owned(), bench));
         }
         if args.action == Action::Shell {

@@ -68,8 +68,10 @@ impl Machine {
                 add(name, &path, option);
             }
         }
-        if let Some(path) = docker::program(layout, docker_proxy::PROGRAM) {
-            add(docker_proxy::PROGRAM, &path, "--version");
+        // docker-proxy tells no version; it comes with dockerd.
+        let proxy = [docker_proxy::PROGRAM, "dockerd"].map(|name| docker::program(layout, name));
+        if let [Some(proxy), dockerd] = proxy {
+            add(docker_proxy::PROGRAM, &dockerd.unwrap_or(proxy), "--version");
         }
         add("netd", netd, "--version");
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();

@@ -25,11 +25,12 @@ pub fn build(kit: Kit) -> Result<Places> {
         for (protocol, host_port, port) in
             [("tcp", PUBLISHED, PORT), ("udp", PUBLISHED, PORT), ("tcp", STREAM_PUBLISHED, STREAM_PORT)]
         {
-            let mut proxy = places.host.command(&program.to_string_lossy())?;
+            // It tells its parent by descriptor 3 whether it listens, and ends when it cannot.
+            let mut proxy = places.host.command("sh")?;
+            proxy.args(["-c", r#"exec "$@" 3> /dev/null"#, "sh"]).arg(&program);
             let container = first().address(family, 2).to_string();
             proxy.args(["-proto", protocol, "-host-ip", any, "-host-port", &host_port.to_string()]);
             proxy.args(["-container-ip", &container, "-container-port", &port.to_string()]);
-            // It tells its parent by descriptor 3 whether it listens; without one nobody is told.
             let child = proxy.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
             places.proxies.push(Ended(child.context("start docker-proxy")?));
         }
