@@ -304,8 +304,10 @@ fn a_sandbox_cannot_speak_to_the_host_in_anothers_name() {
 fn a_sandbox_cannot_route_itself_an_extra_address() {
     let w = world();
     for family in Family::BOTH {
-        // First, so that the gateway is resolved: a neighbour request would name the extra address, and be dropped for it.
-        w.a1.ping(w.net.gateway(family));
+        // First and for good: a neighbour request would name the extra address, and be dropped for it.
+        let gateway = w.net.gateway(family);
+        let mac = w.a1.mac_of(gateway).map(|byte| format!("{byte:02x}")).join(":");
+        w.a1.ip_batch(&format!("neigh replace {gateway} lladdr {mac} dev eth0 nud permanent"));
     }
     w.a1.ip_batch("addr add 172.20.0.77/24 dev eth0\naddr add fd00:c:20::77/64 dev eth0 nodad");
     let _server = netd_tests::Server::start(&w.lab.r, &[80]);
