@@ -13,7 +13,7 @@ use std::{
 };
 
 use netd_common::{
-    maps::{Dialled, DialledKey},
+    maps::{Dialled, DialledKey, names},
     net::{Addr6, Be16},
     wire::l4,
 };
@@ -82,6 +82,9 @@ fn was_led(
     let word = |at| u32::from_ne_bytes(array::from_fn(|index| socket.cookie[at + index]));
     let key = DialledKey { cookie: [word(0), word(4)], addr, port, proto: u16::from(protocol) };
     let Ok(Some(dialled)) = dialled.get(&key) else { return false };
+    if dialled.names == names::ITS_OWN {
+        return false;
+    }
     entries.iter().any(|entry| {
         let any =
             entry.host_ip.is_unspecified() && entry.host_ip.is_ipv4() == dialled.addr.as_mapped().is_some();
