@@ -120,7 +120,9 @@ fn is_sound(packet: &Packet, message: &[u8]) -> bool {
 fn as_sent(packet: &[u8]) -> Vec<u8> {
     let mut packet = packet.to_vec();
     let changing: &[usize] = if packet[0] >> 4 == 4 { &[8, 10, 11] } else { &[7] };
-    changing.iter().for_each(|&at| packet[at] = 0);
+    for &at in changing {
+        packet[at] = 0;
+    }
     packet
 }
 
