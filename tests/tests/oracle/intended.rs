@@ -325,10 +325,14 @@ pub const INTENDED: &[Intended] = &[
             let expired = |seen: &Delivery| Some(seen.edge) == d.sender() && seen.is_expiry();
             // Of sandboxes that are masqueraded one alone may use such a protocol towards a machine.
             let portless = matches!(d.flow.proto, Proto::Other(_)) && !matches!(d.flow.to, Target::Remote(_));
+            let apart = |(from, to): (Edge, Edge)| {
+                from != to && !from.is_remote() && !to.is_remote() && !from.is_neighbour_of(to)
+            };
+            let elsewhere = !d.is_open && d.sender().zip(d.receiver()).is_some_and(apart);
             d.event.twist == Twist::Ttl(1)
                 && d.kernel.iter().all(expired)
                 && d.netd.iter().all(reset)
-                && (portless || d.is_direct() || !d.may_send() || !(d.opens() || d.is_open))
+                && (portless || elsewhere || d.is_direct() || !d.may_send() || !(d.opens() || d.is_open))
         },
         goes_on: true,
         example: Example::v4(
