@@ -288,7 +288,8 @@ pub const INTENDED: &[Intended] = &[
             let apart = |(from, to): (Edge, Edge)| {
                 from != to && !from.is_remote() && !to.is_remote() && !from.is_neighbour_of(to)
             };
-            let elsewhere = !d.is_open && d.sender().zip(d.receiver()).is_some_and(apart);
+            let new = !d.is_open || d.is_irregular_segment();
+            let elsewhere = new && d.sender().zip(d.receiver()).is_some_and(apart);
             d.event.twist == Twist::Ttl(1)
                 && d.kernel.iter().all(expired)
                 && d.netd.iter().all(reset)
