@@ -40,7 +40,8 @@ const PROGRAMS: [(&str, &str); 7] = [
 /// The tests that run unless others are asked for: the files of `tests/tests`.
 const TESTS: [&str; 2] = ["parity", "smoke"];
 /// What a guest's benchmark measures unless more is asked for: a processor that is emulated needs long rounds.
-const BENCH: &str = "--quick --peer iptables-legacy --peer iptables-nft --peer netd --rounds 5 --seconds 2";
+const BENCH: &str = "--path published --path egress --workload rr --workload connect --workload udp \
+                     --peer iptables-legacy --peer iptables-nft --peer netd --rounds 3 --seconds 1";
 /// Where a guest's benchmark finds netd: as below a workspace.
 const WORKSPACE: &str = "netd";
 
