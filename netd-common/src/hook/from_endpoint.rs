@@ -263,10 +263,11 @@ fn to_published<F: Ip, E: Env<F>>(
     }
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
     let gateway = super::gateway_of::<F>(publish, target);
-    // Itself: its own address as source would be a martian. Another network: as Docker has it. IPv4 cannot show an IPv6 address.
-    // And a link-local client means another sandbox on another link (T41).
+    // Itself: its own address as source would be a martian. Another network: as Docker has it, whose rule masquerades what leaves by another
+    // bridge, if anything. IPv4 cannot show an IPv6 address. And a link-local client means another sandbox on another link (T41).
     let unfit = publish.backend.is_mapped() || headers.src.is_link_local();
-    opening.source = if publish.ifindex == ifindex || !same_network || unfit {
+    let leaves = !same_network && has(endpoint.flags, F::MASQUERADE);
+    opening.source = if publish.ifindex == ifindex || leaves || unfit {
         Source::Masquerade(gateway)
     } else {
         Source::KeepOr(gateway)
