@@ -159,10 +159,14 @@ fn the_first_of_several_rules_that_knows_the_way_counts() {
             format!("from {from} lookup 102 pref 51"),
             format!("from {from} to {far} lookup 100 pref 52"),
         ];
-        rules.iter().for_each(|text| rule(&lab.h, family, &format!("add {text}")));
+        for text in &rules {
+            rule(&lab.h, family, &format!("add {text}"));
+        }
         asking.until("an answer by the third rule's way", |seen| seen.source.ip() == H1.ip(family));
         assert_eq!(a1.reach(Proto::Tcp, to).source.ip(), H1.ip(family));
-        rules.iter().for_each(|text| rule(&lab.h, family, &format!("del {text}")));
+        for text in &rules {
+            rule(&lab.h, family, &format!("del {text}"));
+        }
         asking.until("an answer by the main way", |seen| seen.source.ip() == H.ip(family));
         lab.h.ip_batch(&other("del"));
     }
@@ -182,7 +186,8 @@ fn rules_that_forbid_are_obeyed_for_sandboxes_and_told_by_the_host() {
         for action in ["unreachable", "blackhole"] {
             rule(&lab.h, family, &format!("add from {from} {action} pref 60"));
             netd_tests::eventually("the rule to be obeyed", || a1.probe(Proto::Udp, to).seen().is_none());
-            (outside.take(), inside.take());
+            outside.take();
+            inside.take();
             for proto in Proto::BOTH {
                 assert_eq!(a1.probe(proto, to).seen(), None, "{family:?} {action} {proto:?}");
             }

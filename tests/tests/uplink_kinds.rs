@@ -66,6 +66,10 @@ fn works_by(lab: &Lab, a1: &Sandbox, ifname: &str, (near, far): (Host, Host), re
                     .echo(&vec![0x5a; 200_000])
                     .unwrap_or_else(|e| panic!("{ifname}: a stream to {to}: {e}"));
             }
+            // Over IPv6 the sender hears of a narrow device and cuts for itself.
+            let first = client.try_datagram(to, 8_000);
+            let narrow = first.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EMSGSIZE));
+            assert!(first.is_ok() || narrow, "{ifname}: 8000 bytes to {to}: {first:?}");
             client.exchange_datagram(to, 8_000);
         }
         assert_eq!(remote.probe(Proto::Tcp, at(a1.ip(family), 80)), Outcome::Timeout, "{ifname} direct");
@@ -85,28 +89,26 @@ fn a_vlan_is_an_uplink_and_the_device_below_still_another() {
         v6: Ipv6Addr::new(0xfd00, 0xa, 5, 0, 0, 0, 0, host.into()),
     };
     let (near, far) = (tagged(2), tagged(3));
-    for (ns, host) in [(&topology.h, near), (&topology.r, far)] {
+    let add = |ns: &Ns, host: Host| {
         ns.ip_batch(&format!(
             "{VLAN}\nlink set eth0.5 up\naddr add {}/24 dev eth0.5\naddr add {}/64 dev eth0.5 nodad",
             host.v4, host.v6
         ));
-    }
+    };
+    add(&topology.r, far);
     let (lab, a1) = publishing(topology);
-    works_by(&lab, &a1, "eth0.5", (near, far), &lab.r);
     works_by(&lab, &a1, "eth0", (H, R), &lab.r);
-    // A service of the host in one VLAN is not the other's: the published port answers at both addresses, each by its own link.
-    assert_eq!(lab.r.reach(Proto::Tcp, at(near.v4, 8080)).source.ip(), IpAddr::V4(far.v4));
-    assert_eq!(lab.r.reach(Proto::Tcp, at(H.v4, 8080)).source.ip(), IpAddr::V4(R.v4));
-    // It goes and comes back.
-    lab.h.ip_batch("link del eth0.5");
-    lab.until_no_uplink("eth0.5");
-    assert_eq!(lab.r.reach(Proto::Tcp, at(H.v4, 8080)).server, "a1");
-    lab.h.ip_batch(&format!(
-        "{VLAN}\nlink set eth0.5 up\naddr add {}/24 dev eth0.5\naddr add {}/64 dev eth0.5 nodad",
-        near.v4, near.v6
-    ));
-    works_by(&lab, &a1, "eth0.5", (near, far), &lab.r);
-    lab.h.ip_batch("link del eth0.5");
+    // It comes, goes, and comes back.
+    for _ in 0..2 {
+        add(&lab.h, near);
+        works_by(&lab, &a1, "eth0.5", (near, far), &lab.r);
+        // The published port answers at both addresses, each by its own link.
+        assert_eq!(lab.r.reach(Proto::Tcp, at(near.v4, 8080)).source.ip(), IpAddr::V4(far.v4));
+        assert_eq!(lab.r.reach(Proto::Tcp, at(H.v4, 8080)).source.ip(), IpAddr::V4(R.v4));
+        lab.h.ip_batch("link del eth0.5");
+        lab.until_no_uplink("eth0.5");
+        assert_eq!(lab.r.reach(Proto::Tcp, at(H.v4, 8080)).server, "a1");
+    }
 }
 
 /// Two cables between H and R, both below one device of this kind on either side.
@@ -120,12 +122,10 @@ fn over_two_cables(kind: &str) {
     }
     move_addresses(&topology, "both", "both");
     topology.h.ip_batch("route flush dev eth0");
-    for (ns, via) in [(&topology.r, H)] {
-        ns.ip_batch(&format!(
-            "route replace 172.16.0.0/12 via {}\nroute replace fd00:c::/32 via {}",
-            via.v4, via.v6
-        ));
-    }
+    topology.r.ip_batch(&format!(
+        "route replace 172.16.0.0/12 via {}\nroute replace fd00:c::/32 via {}",
+        H.v4, H.v6
+    ));
     let (r, h) = (topology.r.clone(), topology.h.clone());
     let lab = Lab::on(topology, &Options::default());
     let net = lab.network("netA", 20, &[]);
@@ -210,9 +210,6 @@ fn a_wireguard_device_is_an_uplink() {
     works_by(&lab, &a1, "eth0", (H, R), &lab.r);
     // Tunnelled packets are the host's own: nothing that netd has on eth0 takes them for a sandbox's.
     assert_eq!(lab.h.reach(Proto::Tcp, at(a1.ip(Family::V4), 80)).server, "a1");
-    for ns in [&lab.h, &lab.r] {
-        ns.ip_batch("link del wg0");
-    }
 }
 
 /// Runs a program to its end, and returns what it printed, trimmed.
@@ -252,9 +249,6 @@ fn an_ip_in_ip_tunnel_is_an_uplink_of_ipv4() {
     }
     let (mut stream, _) = lab.r.connect_stream(at(near, 8080));
     stream.echo(&vec![0x5a; 200_000]).expect("a stream");
-    for ns in [&lab.h, &lab.r] {
-        ns.ip_batch("link del ipip1");
-    }
 }
 
 #[test]
