@@ -61,7 +61,14 @@ fn case46_without_icc_neither_link_local_packets_nor_other_frames_pass() {
             arrives("a datagram by link-local addresses", &|p| p.is_to(Proto::Udp, 70), &datagram);
             arrives("a frame of another protocol", &|p| p.bytes == other, &|| wire.send(&other));
         } else {
-            denied(&lab, &c2, &["ICC"], datagram);
+            denied(&lab, &c2, &["ICC"], || {
+                let before = lab.drops()["icc"];
+                // The first ones wait for the neighbour to be found, which it may.
+                eventually("a datagram to be refused", || {
+                    datagram();
+                    lab.drops()["icc"] > before
+                });
+            });
             let inside = c2.capture();
             denied(&lab, &c2, &["UNKNOWN_L3"], || wire.send(&other));
             assert!(!inside.take().iter().any(|p| !p.outgoing && p.bytes == other), "the frame passed");

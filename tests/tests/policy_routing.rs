@@ -184,10 +184,10 @@ fn rules_that_forbid_are_obeyed_for_sandboxes_and_told_by_the_host() {
         a1.reach(Proto::Tcp, to);
         let (outside, inside) = (Capture::start(&lab.r, "eth0"), a1.capture());
         for action in ["unreachable", "blackhole"] {
+            inside.take();
             rule(&lab.h, family, &format!("add from {from} {action} pref 60"));
             netd_tests::eventually("the rule to be obeyed", || a1.probe(Proto::Udp, to).seen().is_none());
             outside.take();
-            inside.take();
             for proto in Proto::BOTH {
                 assert_eq!(a1.probe(proto, to).seen(), None, "{family:?} {action} {proto:?}");
             }
