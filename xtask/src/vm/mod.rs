@@ -28,13 +28,14 @@ use kernel::{Kernel, Unpacked};
 use report::Report;
 
 /// What it takes, and the Debian package it comes in.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox"),
     ("depmod", "kmod"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("strip", "binutils"),
+    ("wg", "wireguard-tools"),
     ("xz", "xz-utils"),
 ];
 /// The tests that run unless others are asked for: the files of `tests/tests`.
