@@ -14,7 +14,7 @@ use netd_common::{
 
 use crate::{
     env::{self, Kernel},
-    maps,
+    fib, maps,
     report::{PASS, UNDECIDED, drop_number, finish, leave},
     skb::{Careful, Direct, dress},
     tc::{ethertype, optional, slow4, slow6, uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6},
@@ -22,7 +22,7 @@ use crate::{
 
 /// Declares the parts of one family that read bare packets.
 macro_rules! parts {
-    ($family:ty, $draft:ident, $concerns:ident, $read:ident, $guard:ident) => {
+    ($family:ty, $draft:ident, $routing:ident, $concerns:ident, $read:ident, $guard:ident) => {
         /// Whether a packet from outside may be netd's. The answer is 1 or 0.
         #[inline(never)]
         #[unsafe(no_mangle)]
@@ -35,6 +35,7 @@ macro_rules! parts {
         #[unsafe(no_mangle)]
         extern "C" fn $read(skb: *mut __sk_buff) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
+            fib::begin(&maps::$routing);
             match Headers::<$family>::read(&Careful::bare(skb)) {
                 Ok(headers) => {
                     draft.headers = headers;
@@ -64,8 +65,8 @@ macro_rules! parts {
         }
     };
 }
-parts!(V4, DRAFT4, bare_concerns4, bare_read4, bare_guard4);
-parts!(V6, DRAFT6, bare_concerns6, bare_read6, bare_guard6);
+parts!(V4, DRAFT4, ROUTING4, bare_concerns4, bare_read4, bare_guard4);
+parts!(V6, DRAFT6, ROUTING6, bare_concerns6, bare_read6, bare_guard6);
 
 /// What arrives from outside; ingress of an uplink without link addresses.
 #[classifier]

@@ -1,10 +1,15 @@
 //! The host's routing table and rules, as `bpf_fib_lookup` tells them.
 //!
-//! Question and answer lie in working memory of their own, so that the look-up is a function which the verifier walks once.
+//! Question and answer lie in working memory of their own, so that the look-up is a function which the verifier walks once. The answer stays there for
+//! the rest of the packet's parts: what opens a flow asks whether there is a way at all, and its first packet takes it.
 
 use core::ptr;
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_fib_lookup, maps::PerCpuArray};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
+    maps::PerCpuArray,
+};
 use netd_common::{
     conntrack::way,
     env::{Packet, Route, Routes},
@@ -31,6 +36,13 @@ const SKIP_NEIGHBOUR: u32 = 1 << 2;
 const SOURCE: u32 = 1 << 4;
 /// `BPF_FIB_LOOKUP_MARK` (kernel 6.10): the packet's mark counts.
 const MARK: u32 = 1 << 5;
+/// Sources that are remembered, by destination; a power of two.
+const KEPT: usize = 32;
+/// The clock's units in which they are forgotten: 2^30 ns, about a second.
+const KEPT_SHIFT: u32 = 30;
+/// The answer is there; with the source that the route prefers.
+const ANSWERED: u32 = 1;
+const SOURCED: u32 = 2;
 /// What is asked for, and what is left out where the kernel does not know it or has no source.
 const WISHES: [u32; 3] = [SKIP_NEIGHBOUR | SOURCE, SKIP_NEIGHBOUR, 0];
 const EINVAL: i64 = -22;
@@ -41,9 +53,28 @@ const EINVAL: i64 = -22;
 pub struct Asked<A> {
     /// What the packet will say when it leaves.
     asks: Tuple<A>,
+    /// What was asked last, the device it comes from, and the uplink by which it should go back.
+    asked: Tuple<A>,
+    from: IfIndex,
+    by: IfIndex,
+    /// Whether `route` answers that for the packet at hand: 0, `ANSWERED` or `SOURCED`.
+    known: u32,
     /// Its way.
     route: Route<A>,
     query: FibQuery,
+    kept: [Kept<A>; KEPT],
+}
+
+/// The source that the host takes towards a destination. For IPv6 the kernel compares the addresses of every device of the host to find it
+/// (`ipv6_dev_get_saddr`), which takes longer than all the rest of opening a flow.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Kept<A> {
+    to: A,
+    source: A,
+    out: IfIndex,
+    /// When, in seconds or so; a new address or route counts from then on.
+    at: u32,
 }
 
 /// The kernel's `struct bpf_fib_lookup` (include/uapi/linux/bpf.h), with its unions as netd uses them.
@@ -75,16 +106,25 @@ const _: () = assert!(size_of::<FibQuery>() == 64);
 pub fn ask<A: Address>(
     memory: &'static PerCpuArray<Asked<A>>,
     asks: &Tuple<A>,
-    by: impl FnOnce() -> i32,
+    answer: impl FnOnce() -> i32,
 ) -> Route<A> {
     let Some(memory) = memory.get_ptr_mut(0) else { return Route::default() };
     // SAFETY: this CPU's own element; no packet program interrupts another on its CPU, and nothing else refers to it now.
     unsafe { (*memory).asks = *asks };
-    if by() == 0 {
+    if answer() == 0 {
         return Route::default();
     }
     // SAFETY: as above; the function has ended.
     unsafe { (*memory).route }
+}
+
+/// Forgets the answer: here begins another packet.
+#[inline(always)]
+pub fn begin<A>(memory: &'static PerCpuArray<Asked<A>>) {
+    if let Some(memory) = memory.get_ptr_mut(0) {
+        // SAFETY: as in `ask`.
+        unsafe { (*memory).known = 0 };
+    }
 }
 
 /// The kernel's routing table and rules, for the program that runs on a packet.
@@ -92,6 +132,8 @@ struct Table<'a, A> {
     skb: *mut __sk_buff,
     query: &'a mut FibQuery,
     route: &'a mut Route<A>,
+    /// What is wished for beyond the way: 0 or `SOURCE`.
+    wish: u32,
 }
 
 /// Declares the routing table of a family and the function that answers a question.
@@ -117,20 +159,48 @@ macro_rules! table {
         /// Answers the question in working memory. Returns 1, or 0 when there is none.
         #[inline(never)]
         #[unsafe(no_mangle)]
-        pub extern "C" fn $ask(skb: *mut __sk_buff, from: u32, by: u32) -> i32 {
+        pub extern "C" fn $ask(skb: *mut __sk_buff, from: u32, by: u32, sourced: u32) -> i32 {
             // SAFETY: as in `ask`, which has written the question.
-            let Some(Asked { asks, route, query }) =
-                maps::$memory.get_ptr_mut(0).map(|asked| unsafe { &mut *asked })
-            else {
+            let Some(asked) = maps::$memory.get_ptr_mut(0).map(|asked| unsafe { &mut *asked }) else {
                 return 0;
             };
-            way::find(&mut Table { skb, query, route }, from, asks, by);
+            let wanted = if sourced == 0 { ANSWERED } else { SOURCED };
+            if asked.known >= wanted && (asked.from, asked.by) == (from, by) && asked.asked == asked.asks {
+                return 1;
+            }
+            (asked.from, asked.by, asked.known) = (from, by, wanted);
+            asked.asked = asked.asks;
+            let Asked { asks, route, query, .. } = asked;
+            let wish = if sourced == 0 || $family == AF_INET6 { 0 } else { SOURCE };
+            way::find(&mut Table { skb, query, route, wish }, from, asks, by);
             1
         }
     };
 }
 table!(Addr4, AF_INET, ROUTING4, ask4);
 table!(Addr6, AF_INET6, ROUTING6, ask6);
+
+/// Adds the source to the IPv6 answer in working memory: the one that is remembered, else the kernel is asked again. Returns 1, or 0 when there is
+/// no answer.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn source6(skb: *mut __sk_buff) -> i32 {
+    // SAFETY: as in `ask`.
+    let Some(asked) = maps::ROUTING6.get_ptr_mut(0).map(|asked| unsafe { &mut *asked }) else { return 0 };
+    let Asked { asks, route, query, kept, from, .. } = asked;
+    // SAFETY: takes nothing, returns a number.
+    let now = (unsafe { bpf_ktime_get_coarse_ns() } >> KEPT_SHIFT) as u32;
+    let kept = &mut kept[asks.dst.mix() as usize & (KEPT - 1)];
+    if kept.to != asks.dst || (kept.out, kept.at) != (route.out, now) {
+        let mut table = Table { skb, query, route, wish: SOURCE };
+        table.look_up(AF_INET6, *from, asks, 0);
+        kept.to = asks.dst;
+        kept.source = table.route.source;
+        (kept.out, kept.at) = (table.route.out, now);
+    }
+    route.source = kept.source;
+    1
+}
 
 impl<A: Address> Table<'_, A> {
     /// Asks the kernel, first for all that is wished.
@@ -142,6 +212,9 @@ impl<A: Address> Table<'_, A> {
         let tos = class_of(self.skb, family);
         self.route.out = 0;
         for wish in WISHES {
+            if wish & SOURCE > self.wish {
+                continue;
+            }
             // Field by field: a whole one would be put together on the stack.
             let query = &mut *self.query;
             (query.family, query.l4_protocol) = (family, asks.proto);
