@@ -48,6 +48,8 @@ pub trait Family: Copy + 'static {
     const ADDRESS: u32;
     /// Offset of TTL or hop limit.
     const TTL: u32;
+    /// Offset of the protocol, in IPv6 of the first header's behind.
+    const PROTOCOL: u32;
     /// Protocol number of its ICMP.
     const ICMP: u8;
     /// ICMP type of an echo request.
@@ -87,6 +89,7 @@ impl Family for V4 {
     const SOURCE: u32 = ipv4::SOURCE;
     const ADDRESS: u32 = 4;
     const TTL: u32 = ipv4::TTL;
+    const PROTOCOL: u32 = ipv4::PROTOCOL;
     const ICMP: u8 = 1;
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
@@ -110,6 +113,7 @@ impl Family for V6 {
     const SOURCE: u32 = ipv6::SOURCE;
     const ADDRESS: u32 = 16;
     const TTL: u32 = ipv6::HOP_LIMIT;
+    const PROTOCOL: u32 = ipv6::NEXT_HEADER;
     const ICMP: u8 = 58;
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;

@@ -110,7 +110,7 @@ where
 /// The action that the program answers a decision with.
 fn action<F: Cast>(decision: &hook::Decision<F>) -> i32 {
     match decision {
-        Ok(Verdict::Pass) => NEXT,
+        Ok(Verdict::Pass | Verdict::HandOver) => NEXT,
         Ok(Verdict::ToSandbox(_) | Verdict::ToNeighbour(..)) => REDIRECT,
         Ok(Verdict::Drop(_) | Verdict::Refuse(_) | Verdict::Hold) | Err(_) => SHOT,
     }

@@ -5,7 +5,7 @@ use crate::{
     conntrack::{self, Moment, Opening, Source, Target, way},
     env::{Env, Packet},
     family::{Address, Ip, V4},
-    maps::{Endpoint, Publish, endpoint_flags},
+    maps::{Endpoint, Publish, endpoint_flags, flow_flags},
     net::{Be16, IfIndex, UPLINK_ZONE},
     policy::{self, Access, Neighbour, has},
     verdict::{DropReason, Verdict},
@@ -154,6 +154,7 @@ fn to_world<F: Ip, E: Env<F>>(
     opening: &mut Opening<F::Addr>,
 ) -> Result<bool, DropReason> {
     let network = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
+    opening.by = 0;
     opening.original = headers.tuple(ifindex);
     let masquerades = has(endpoint.flags, F::MASQUERADE);
     let route = env.route(network.bridge, &opening.original, UPLINK_ZONE, masquerades);
@@ -205,7 +206,7 @@ fn to_neighbour<F: Ip, E: Env<F>>(
         Neighbour::Direct(target) => Ok(Some(Verdict::ToSandbox(target))),
         Neighbour::Linked(target) if may_open(headers) => {
             opening.addressed(headers.tuple(ifindex), target);
-            (opening.source, opening.routed) = (Source::Keep, false);
+            (opening.source, opening.routed, opening.by) = (Source::Keep, false, flow_flags::LINKED);
             Ok(None)
         }
         Neighbour::Linked(_) => Err(DropReason::Icc),
@@ -223,17 +224,18 @@ fn to_other_network<F: Ip, P: Packet, E: Env<F>>(
 ) -> Decided {
     let owner = env.owner(&headers.dst).ok_or(DropReason::Isolation)?;
     let home = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
-    match policy::direct(env, packet, headers, (owner.flags, owner.network), home.bridge) {
-        Ok(Access::Granted) => {}
+    let by = match policy::direct(env, packet, headers, (owner.flags, owner.network), home.bridge) {
+        Ok(access @ (Access::Granted | Access::Opened)) => access.by(),
         Ok(Access::IfMarked) => return Err(DropReason::Unpublished), // redirected, not routed: nobody could mark it
         Err(DropReason::DirectAccess) => return Err(DropReason::Isolation),
         Err(reason) => return Err(reason),
-    }
+    };
     if !may_open(headers) {
         return stray(packet, headers);
     }
     let target = env.network(owner.network).ok_or(DropReason::EndpointDown)?;
     opening.addressed(headers.tuple(packet.ifindex()), owner.ifindex);
+    opening.by = by;
     opening.source = Source::Keep;
     if has(endpoint.flags, F::MASQUERADE) {
         // As a router would that masquerades what leaves by the other bridge (T33).
@@ -273,9 +275,10 @@ fn to_published<F: Ip, E: Env<F>>(
     } else {
         Source::KeepOr(gateway)
     };
+    opening.by = 0;
     opening.original = headers.tuple(ifindex);
     (opening.dst, opening.dport) = (publish.backend, publish.port);
     opening.target = Target::Sandbox(publish.ifindex);
-    opening.routed = !same_network;
+    opening.routed = !same_network && !publish.backend.is_mapped(); // as in `from_uplink`
     Ok(())
 }

@@ -294,6 +294,7 @@ fn code<F: Cast>(decision: &Decision<F>) -> u8 {
         Ok(Verdict::ToSandbox(_)) => 101,
         Ok(Verdict::ToNeighbour(..)) => 102,
         Ok(Verdict::Hold) => 103,
+        Ok(Verdict::HandOver) => 104,
         Ok(Verdict::Drop(reason) | Verdict::Refuse(reason)) | Err(reason) => *reason as u8,
     }
 }
