@@ -23,7 +23,7 @@ use netd_common::{
 };
 
 use crate::{
-    fib::{self, ask4, ask6, source6},
+    fib::{self, ask4, ask6},
     maps,
     tc::{port_at, reserve4, reserve6},
 };
@@ -223,10 +223,7 @@ macro_rules! env_for {
 
             #[inline(always)]
             fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex, sourced: bool) -> Route<$addr> {
-                fib::ask(&maps::$routing, asks, || {
-                    let answered = $ask(self.0, from, by, u32::from(sourced));
-                    if <$family>::V6 && sourced && answered != 0 { source6(self.0) } else { answered }
-                })
+                fib::ask(&maps::$routing, asks, || $ask(self.0, from, by, u32::from(sourced)))
             }
 
             #[inline(always)]

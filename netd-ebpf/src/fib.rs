@@ -5,11 +5,7 @@
 
 use core::ptr;
 
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
-    maps::PerCpuArray,
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_fib_lookup, maps::PerCpuArray};
 use netd_common::{
     conntrack::way,
     env::{Packet, Route, Routes},
@@ -36,10 +32,6 @@ const SKIP_NEIGHBOUR: u32 = 1 << 2;
 const SOURCE: u32 = 1 << 4;
 /// `BPF_FIB_LOOKUP_MARK` (kernel 6.10): the packet's mark counts.
 const MARK: u32 = 1 << 5;
-/// Sources that are remembered, by destination; a power of two.
-const KEPT: usize = 32;
-/// The clock's units in which they are forgotten: 2^30 ns, about a second.
-const KEPT_SHIFT: u32 = 30;
 /// The answer is there; with the source that the route prefers.
 const ANSWERED: u32 = 1;
 const SOURCED: u32 = 2;
@@ -62,19 +54,6 @@ pub struct Asked<A> {
     /// Its way.
     route: Route<A>,
     query: FibQuery,
-    kept: [Kept<A>; KEPT],
-}
-
-/// The source that the host takes towards a destination. For IPv6 the kernel compares the addresses of every device of the host to find it
-/// (`ipv6_dev_get_saddr`), which takes longer than all the rest of opening a flow.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Kept<A> {
-    to: A,
-    source: A,
-    out: IfIndex,
-    /// When, in seconds or so; a new address or route counts from then on.
-    at: u32,
 }
 
 /// The kernel's `struct bpf_fib_lookup` (include/uapi/linux/bpf.h), with its unions as netd uses them.
@@ -171,7 +150,7 @@ macro_rules! table {
             (asked.from, asked.by, asked.known) = (from, by, wanted);
             asked.asked = asked.asks;
             let Asked { asks, route, query, .. } = asked;
-            let wish = if sourced == 0 || $family == AF_INET6 { 0 } else { SOURCE };
+            let wish = if sourced == 0 { 0 } else { SOURCE };
             way::find(&mut Table { skb, query, route, wish }, from, asks, by);
             1
         }
@@ -179,28 +158,6 @@ macro_rules! table {
 }
 table!(Addr4, AF_INET, ROUTING4, ask4);
 table!(Addr6, AF_INET6, ROUTING6, ask6);
-
-/// Adds the source to the IPv6 answer in working memory: the one that is remembered, else the kernel is asked again. Returns 1, or 0 when there is
-/// no answer.
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub extern "C" fn source6(skb: *mut __sk_buff) -> i32 {
-    // SAFETY: as in `ask`.
-    let Some(asked) = maps::ROUTING6.get_ptr_mut(0).map(|asked| unsafe { &mut *asked }) else { return 0 };
-    let Asked { asks, route, query, kept, from, .. } = asked;
-    // SAFETY: takes nothing, returns a number.
-    let now = (unsafe { bpf_ktime_get_coarse_ns() } >> KEPT_SHIFT) as u32;
-    let kept = &mut kept[asks.dst.mix() as usize & (KEPT - 1)];
-    if kept.to != asks.dst || (kept.out, kept.at) != (route.out, now) {
-        let mut table = Table { skb, query, route, wish: SOURCE };
-        table.look_up(AF_INET6, *from, asks, 0);
-        kept.to = asks.dst;
-        kept.source = table.route.source;
-        (kept.out, kept.at) = (table.route.out, now);
-    }
-    route.source = kept.source;
-    1
-}
 
 impl<A: Address> Table<'_, A> {
     /// Asks the kernel, first for all that is wished.
