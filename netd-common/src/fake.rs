@@ -4,6 +4,7 @@
 //! B, `up0` towards the world.
 
 pub mod malformed;
+pub mod script;
 
 use core::cell::{Cell, RefCell, RefMut};
 use std::{collections::BTreeMap, vec::Vec};

@@ -346,9 +346,9 @@ pub fn examine<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>) -> bool {
 
 /// Whether a packet whose flow is sound belongs to it; else it is decided anew. Only a SYN may not.
 ///
-/// The opener's SYN reopens a flow that is over. One of who was dialled belongs to a flow where two open at once (RFC 9293 §3.5); else it
-/// opens a connection of its own: of a flow that is over nothing is left, and between sandboxes, where one may open and the other may not
-/// (truth table T66), it is decided anew. From outside the peer answers it by a challenge (RFC 5961 §4).
+/// The opener's SYN reopens a flow that is over. One of who was dialled is passed on to or from the outside, where its receiver answers by a challenge
+/// (RFC 5961 §4) or a reset. Between sandboxes, where one may open and the other may not (truth
+/// table T66), it belongs to the flow only where two open at once (RFC 9293 §3.5); else it is decided anew, and the flow stays what it is.
 #[inline(always)]
 pub fn belongs<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, key: &Tuple<F::Addr>) -> bool {
     if !headers.is_opening() {
@@ -369,14 +369,11 @@ pub fn belongs<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, key: &Tuple<F::A
         }
         return true;
     }
-    match State::of_tcp(reply.seen, half.seen) {
-        State::Closed | State::Reset => {
-            forget(env, key, Some(&other));
-            false
-        }
-        State::SynSent => elapsed(reply.last, now) <= config.timeouts.tcp_syn_sent,
-        _ => !is_of_a_sandbox(key.zone) || !is_of_a_sandbox(other.zone),
+    if !is_of_a_sandbox(key.zone) || !is_of_a_sandbox(other.zone) {
+        return true;
     }
+    let opening = State::of_tcp(reply.seen, half.seen) == State::SynSent;
+    opening && elapsed(reply.last, now) <= config.timeouts.tcp_syn_sent
 }
 
 /// Brings a flow's entry up to date for a packet that [`forward`] left alone: asks for its route as a packet of `bridge`. Returns false when the flow

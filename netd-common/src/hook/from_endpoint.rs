@@ -30,7 +30,7 @@ pub fn from_endpoint_frame<P: Packet>(
     if ethertype == ethernet::ARP {
         policy::check_arp(packet, endpoint)
     } else {
-        policy::check_other_frame(endpoint)
+        policy::check_other_frame(packet, endpoint)
     }
 }
 
@@ -57,7 +57,7 @@ pub fn from_endpoint_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) 
     let config = env.config()?;
     if policy::same_network::<F>(endpoint, &headers.dst) {
         let (source_ok, icc) = (headers.src == F::addr(endpoint), has(endpoint.flags, endpoint_flags::ICC));
-        if !source_ok || policy::check_mac(packet, endpoint).is_err() {
+        if !source_ok || policy::check_mac(packet, endpoint).is_err() || policy::serves_dhcp(&headers) {
             return None;
         }
         // Gateway traffic first: DNS and host services meet no table.
@@ -94,7 +94,7 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     let config = env.config().ok_or(DropReason::EndpointDown)?;
     policy::check_mac(packet, endpoint)?;
     policy::check_source(endpoint, headers)?;
-    policy::check_control(packet, endpoint, headers)?;
+    policy::check_control(env, packet, endpoint, headers)?;
     if policy::is_neighbour_discovery(headers) {
         let known = policy::discovered(env, packet, endpoint, headers);
         return Ok(Some(known.map_or(Verdict::Pass, Verdict::ToSandbox)));

@@ -117,7 +117,36 @@ impl Difference<'_> {
     /// Whether policy lets the sender send this way, or answer.
     pub fn may_send(&self) -> bool {
         let internal = self.sender().and_then(Edge::place).is_some_and(|(network, _)| network.internal);
-        !internal && (self.event.back || !matches!(self.flow.path(), "direct" | "other network"))
+        let unasked = if self.event.back {
+            self.crosses() && (self.opens() || !self.is_open)
+        } else {
+            self.is_across()
+        };
+        !internal && !unasked
+    }
+
+    fn is_across(&self) -> bool {
+        matches!(self.flow.path(), "direct" | "other network")
+    }
+
+    /// Whether it goes from a sandbox to one of another network.
+    fn crosses(&self) -> bool {
+        let network = |edge: Option<Edge>| edge.and_then(Edge::place).map(|(network, _)| network.number);
+        let (from, to) = (network(self.sender()), network(self.receiver()));
+        from.is_some() && to.is_some() && from != to
+    }
+
+    /// Whether sandboxes of one network talk by a published port.
+    pub fn is_bridged(&self) -> bool {
+        self.flow.responder().is_some_and(|to| to == self.flow.from || to.is_neighbour_of(self.flow.from))
+    }
+
+    /// Whether who was dialled has sent a SYN of its own after the connection was closed or reset.
+    pub fn is_ended_by_syn(&self) -> bool {
+        const ENDS: u8 = flag::FIN | flag::RST;
+        let ended = |event: &&Event| matches!(event.what, What::Packet { flags, .. } if flags & ENDS != 0);
+        let syn = |event: &Event| event.back && matches!(event.what, What::Packet { flags: flag::SYN, .. });
+        self.flow.proto == Proto::Tcp && self.before().skip_while(|event| !ended(event)).any(syn)
     }
 
     /// The earlier events of the flow, and of those that share its ports.

@@ -101,13 +101,11 @@ pub const INTENDED: &[Intended] = &[
         reason: "a published port dialled by a neighbour is answered by the gateway's Ethernet address, where br_netfilter leaves the opener's: \
                  what was dialled is behind the gateway",
         explains: |d| {
-            let bridged =
-                d.flow.responder().is_some_and(|to| to == d.flow.from || to.is_neighbour_of(d.flow.from));
             let gateway = |seen: &Delivery| seen.bytes[11] == gateway_role(seen.edge);
             let rest = |seen: &[Delivery]| -> Vec<Vec<u8>> {
                 seen.iter().map(|seen| [&seen.bytes[..6], &seen.bytes[12..]].concat()).collect()
             };
-            bridged && d.netd.iter().all(gateway) && rest(&d.netd) == rest(&d.kernel)
+            d.is_bridged() && d.netd.iter().all(gateway) && rest(&d.netd) == rest(&d.kernel)
         },
         goes_on: true,
         example: Example::v4(&[Flow::new(Proto::Udp, Edge::A2, TO_A1)], &[Event::there(PLAIN)]),
@@ -134,14 +132,52 @@ pub const INTENDED: &[Intended] = &[
         ),
     },
     Intended {
+        id: "7.7 a SYN against a flow that is over",
+        reason: "it ends the flow and is decided anew, so that nobody opens by what is left of another's connection (T66); the kernel finds it invalid \
+                 and keeps the flow for what comes late",
+        explains: |d| {
+            let reset = |seen: &Delivery| Some(seen.edge) == d.sender() && seen.is_host_reset();
+            d.is_ended_by_syn() && !d.opens() && d.netd.iter().all(reset)
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::A1, TO_R)],
+            &[
+                Event::there(SYN),
+                Event::back(SYN_ACK),
+                Event::there(ACK),
+                Event::there(RST),
+                Event::back(SYN),
+                Event::there(ACK),
+            ],
+        ),
+    },
+    Intended {
+        id: "7.3 errors between neighbours",
+        reason: "what a sandbox says to a neighbour by a published port crosses the host as a router, and nobody is told of an error's end (RFC 1122 \
+                 3.2.2); under br_netfilter it is bridged and keeps its TTL",
+        explains: |d| {
+            let error = matches!(d.event.what, What::Error { .. });
+            error && d.event.twist == Twist::Ttl(1) && d.is_bridged() && d.netd.is_empty()
+        },
+        goes_on: true,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::A1, TO_A1)],
+            &[
+                Event::there(SYN),
+                Event::back(SYN_ACK),
+                Event::there(ACK),
+                Event::there(PORT_UNREACHABLE).but(Twist::Ttl(1)),
+            ],
+        ),
+    },
+    Intended {
         id: "T64 published within icc=false",
         reason: "a published port is reached through the host by the sandboxes of its own network too, also where they may not talk directly",
         explains: |d| {
             let closed = d.flow.from.place().is_some_and(|(network, _)| !network.icc);
-            let same =
-                d.flow.responder().is_some_and(|to| to == d.flow.from || to.is_neighbour_of(d.flow.from));
             let there = |seen: &Delivery| Some(seen.edge) == d.receiver();
-            let published = closed && same && matches!(d.flow.to, Target::Host(..));
+            let published = closed && d.is_bridged() && matches!(d.flow.to, Target::Host(..));
             published && d.kernel.is_empty() && d.netd.iter().all(there)
         },
         goes_on: false,
@@ -289,10 +325,14 @@ pub const INTENDED: &[Intended] = &[
             let expired = |seen: &Delivery| Some(seen.edge) == d.sender() && seen.is_expiry();
             // Of sandboxes that are masqueraded one alone may use such a protocol towards a machine.
             let portless = matches!(d.flow.proto, Proto::Other(_)) && !matches!(d.flow.to, Target::Remote(_));
+            let apart = |(from, to): (Edge, Edge)| {
+                from != to && !from.is_remote() && !to.is_remote() && !from.is_neighbour_of(to)
+            };
+            let elsewhere = !d.is_open && d.sender().zip(d.receiver()).is_some_and(apart);
             d.event.twist == Twist::Ttl(1)
                 && d.kernel.iter().all(expired)
                 && d.netd.iter().all(reset)
-                && (portless || d.is_direct() || !d.may_send() || !(d.opens() || d.is_open))
+                && (portless || elsewhere || d.is_direct() || !d.may_send() || !(d.opens() || d.is_open))
         },
         goes_on: true,
         example: Example::v4(

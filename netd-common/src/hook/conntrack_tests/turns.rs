@@ -85,7 +85,7 @@ both_families! {
             let against = leave::<F>(&fake, ifindex::A2, &Wire { kind: TCP_SYN, ..back }).decision;
             assert_eq!(against, Err(DropReason::Icc), "after {steps} steps");
             let data = leave::<F>(&fake, ifindex::A2, &Wire { kind: Kind::Tcp(ACK), ..back }).decision;
-            assert_eq!(data.is_ok(), (2..5).contains(&steps), "what belongs to it goes on: after {steps} steps");
+            assert_eq!(data.is_ok(), steps >= 2, "what belongs to it goes on: after {steps} steps");
             // Once it has expired, too.
             fake.now.set(fake.now.get() + 200_000);
             assert_eq!(leave::<F>(&fake, ifindex::A2, &Wire { kind: TCP_SYN, ..back }).decision, Err(DropReason::Icc));
