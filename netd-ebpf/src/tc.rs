@@ -125,7 +125,10 @@ macro_rules! parts {
         #[unsafe(no_mangle)]
         extern "C" fn $hand_over(skb: *mut __sk_buff, zone: u32) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            finish(skb, hook::hand_over::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), draft, zone))
+            match hook::hand_over::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), draft, zone) {
+                Ok(()) => PASS,
+                Err(reason) => drop_packet(reason),
+            }
         }
 
         /// Whether the packet that an error quotes was handed over: 1, else 0. For its arguments, see `$admit`.
@@ -549,6 +552,7 @@ pub fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdi
     match decision {
         // Told apart first: LLVM would copy the payload of the others along with it, which the verifier refuses ("R3 !read_ok").
         Some(Ok(Verdict::Pass)) => PASS,
+        Some(Ok(Verdict::HandOver)) => HANDED,
         Some(decision) => finish(skb, decision),
         None => UNDECIDED,
     }

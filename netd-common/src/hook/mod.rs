@@ -196,7 +196,9 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
         _ => None,
     };
     match settled {
-        Some(Verdict::HandOver) => return hand_over(env, packet, &mut draft, zone),
+        Some(Verdict::HandOver) => {
+            return hand_over(env, packet, &mut draft, zone).map(|()| Verdict::Pass);
+        }
         Some(verdict) => return Ok(verdict),
         None => {}
     }
@@ -218,7 +220,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
         return Err(DropReason::CtInvalid); // what it came by has just gone
     }
     match settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)? {
-        Verdict::HandOver => hand_over(env, packet, &mut draft, zone),
+        Verdict::HandOver => hand_over(env, packet, &mut draft, zone).map(|()| Verdict::Pass),
         verdict => Ok(verdict),
     }
 }

@@ -4,7 +4,6 @@
 //! keeps its source: a gateway's would be a martian to the stack, and the error goes to whoever sent the packet. What was dialled is
 //! kept for as long as that error takes to leave, and then stands in it again, as conntrack has it for errors of the host's own.
 
-use super::Decision;
 use crate::{
     conntrack::elapsed,
     env::{Draft, Env, Packet},
@@ -12,7 +11,7 @@ use crate::{
     maps::{Flow, Handed, Tuple, flow_flags},
     nat::{icmp_error, rewrite},
     net::{HANDED_ZONE, Zone},
-    verdict::{DropReason, Verdict},
+    verdict::DropReason,
     wire::{Headers, headers::L3},
 };
 
@@ -29,19 +28,20 @@ pub fn hand_over<F: Ip, P: Packet, E: Env<F>>(
     packet: &mut P,
     draft: &mut Draft<F>,
     zone: Zone,
-) -> Decision<F> {
+) -> Result<(), DropReason> {
     let key = draft.headers.tuple(zone);
-    let Some((dst, dport)) = env.flow(&key).map(|flow| (flow.dst, flow.dport)) else {
-        return Ok(Verdict::Pass);
-    };
+    draft.flow = Flow { flags: flow_flags::TRANSLATE, src: key.src, sport: key.sport, ..Flow::default() };
+    match env.flow(&key) {
+        Some(flow) => (draft.flow.dst, draft.flow.dport) = (flow.dst, flow.dport),
+        None => return Ok(()),
+    }
+    let (dst, dport) = (draft.flow.dst, draft.flow.dport);
     if dst == key.dst {
-        return Ok(Verdict::Pass); // not for the host: its stack forwards, and `to_uplink` translates what comes of it
+        return Ok(()); // not for the host: its stack forwards, and `to_uplink` translates what comes of it
     }
     if dst.is_mapped() {
         return Err(DropReason::Ttl);
     }
-    draft.flow =
-        Flow { flags: flow_flags::TRANSLATE, src: key.src, sport: key.sport, dst, dport, ..Flow::default() };
     rewrite::prepare(&key, &mut draft.flow);
     draft.reply = Tuple {
         src: dst,
@@ -54,7 +54,7 @@ pub fn hand_over<F: Ip, P: Packet, E: Env<F>>(
     };
     let handed = Handed { addr: key.dst, port: key.dport, pad: 0, since: env.now() };
     env.keep_handed(&draft.reply, &handed);
-    rewrite::apply(packet, &draft.headers, &draft.flow, false).map(|()| Verdict::Pass)
+    rewrite::apply(packet, &draft.headers, &draft.flow, false)
 }
 
 /// Whether a packet that leaves may be an error of the host's stack about a packet that was handed over.
@@ -111,6 +111,7 @@ mod tests {
         family::{V4, V6},
         hook::tests::{TCP_SYN, answer, arrive, leave, wire},
         net::UPLINK_ZONE,
+        verdict::Verdict,
         wire::csum,
     };
 
