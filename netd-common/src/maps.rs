@@ -380,8 +380,18 @@ pub struct Dialled {
     pub addr: Addr6,
     /// The dialled port.
     pub port: Be16,
-    /// Always zero.
-    pub pad: u16,
+    /// One of [`names`].
+    pub names: u16,
+}
+
+/// By how many names a socket knows a backend.
+pub mod names {
+    /// By what is kept.
+    pub const ONE: u16 = 0;
+    /// Unconnected, by what is kept first, then by others.
+    pub const SEVERAL: u16 = 1;
+    /// By its own address, perhaps after others.
+    pub const ITS_OWN: u16 = 2;
 }
 
 /// A place in an endpoint's ring of its latest flows: the key of `PENDING4` and `PENDING6`.

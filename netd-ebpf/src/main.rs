@@ -10,9 +10,11 @@ mod fib;
 mod hold;
 mod loopback;
 mod maps;
+mod names;
 mod report;
 mod skb;
 mod sock;
+mod socket;
 mod tc;
 
 /// The verifier rejects a program in which this can be reached; an assumption that it can't would delete bounds checks instead.

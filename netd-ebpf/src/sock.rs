@@ -5,17 +5,16 @@
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
-    helpers::generated::{
-        bpf_bind, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_getsockopt, bpf_set_retval,
-    },
+    helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_getsockopt, bpf_set_retval},
     macros::cgroup_sock_addr,
     maps::HashMap,
     programs::SockAddrContext,
 };
 use netd_common::{
-    family::Address,
-    maps::{Dialled, DialledKey, Publish, PublishKey, port_set},
+    family::{Address, Ip, V4, V6},
+    maps::{Publish, PublishKey, port_set},
     net::{Addr4, Addr6, Be16},
+    wire::l4,
 };
 
 use crate::{env::in_port_set, maps};
@@ -32,7 +31,7 @@ const PROBE_MARK: u32 = 0x6e65_7464;
 
 /// A call on a socket, with the fields of its context.
 #[derive(Clone, Copy)]
-struct Call(*mut bpf_sock_addr);
+pub struct Call(pub *mut bpf_sock_addr);
 
 /// Reads a field of the context.
 macro_rules! field {
@@ -54,13 +53,13 @@ impl Call {
 
     /// Returns the address's port.
     #[inline(always)]
-    fn port(self) -> Be16 {
+    pub fn port(self) -> Be16 {
         Be16::from_wire((field!(self, user_port) as u16).to_ne_bytes())
     }
 
     /// Returns the socket's protocol.
     #[inline(always)]
-    fn proto(self) -> u8 {
+    pub fn proto(self) -> u8 {
         field!(self, protocol) as u8
     }
 
@@ -109,34 +108,6 @@ impl Call {
         }
     }
 
-    /// Returns the key under which the dialled address of this backend is kept.
-    #[inline(always)]
-    fn dialled_key(self, addr: Addr6, port: Be16) -> DialledKey {
-        // SAFETY: takes the context.
-        let cookie = unsafe { bpf_get_socket_cookie(self.0.cast()) };
-        DialledKey {
-            cookie: [cookie as u32, (cookie >> 32) as u32],
-            addr,
-            port,
-            proto: u16::from(self.proto()),
-        }
-    }
-
-    /// Keeps what was dialled for `recvmsg` and `getpeername`.
-    #[inline(always)]
-    fn remember(self, backend: Addr6, backend_port: Be16, dialled: Addr6, port: Be16) {
-        let key = self.dialled_key(backend, backend_port);
-        let _ = maps::DIALLED.insert(&key, &Dialled { addr: dialled, port, pad: 0 }, 0); // LRU: finds room
-    }
-
-    /// Returns what was dialled to reach the peer that the context names.
-    #[inline(always)]
-    fn recall(self, addr: Addr6) -> Option<Dialled> {
-        let key = self.dialled_key(addr, self.port());
-        // SAFETY: the value is copied out at once.
-        unsafe { maps::DIALLED.get(&key) }.copied()
-    }
-
     /// Whether the port is published on an address of the family.
     #[inline(always)]
     fn is_published(self, purpose: u32) -> bool {
@@ -144,28 +115,7 @@ impl Call {
     }
 }
 
-/// Reads a field of the socket of a call; 0 when it is not to be had.
-macro_rules! socket_field {
-    ($call:expr, $name:ident) => {{
-        // SAFETY: the context the kernel passed to this program; the socket lives as long as the call.
-        let socket = unsafe { (&raw const (*$call.0).__bindgen_anon_1.sk).read_volatile() };
-        // SAFETY: as above.
-        if socket.is_null() {
-            Default::default()
-        } else {
-            unsafe { (&raw const (*socket).$name).read_volatile() }
-        }
-    }};
-}
-
 impl Call {
-    /// Whether the socket cannot send to a sandbox: it is bound to a device. What it dials stays as it is, and goes by `lo`.
-    #[inline(always)]
-    fn is_bound_to_a_device(self) -> bool {
-        let device: u32 = socket_field!(self, bound_dev_if);
-        device != 0
-    }
-
     /// Returns the source that an IPv6 datagram is to have.
     #[inline(always)]
     fn message_source6(self) -> Addr6 {
@@ -192,31 +142,6 @@ impl Call {
             ip.add(2).write_volatile(c);
             ip.add(3).write_volatile(d);
         }
-    }
-
-    /// Whether an IPv4 socket cannot send to a sandbox: it is bound to a loopback address (the kernel answers EINVAL) or a device.
-    #[inline(always)]
-    fn stays4(self) -> bool {
-        let source: u32 = socket_field!(self, src_ip4);
-        Addr4::from_raw(source).is_loopback() || self.is_bound_to_a_device()
-    }
-
-    /// As [`Self::stays4`] for IPv6, with IPv4 in it.
-    #[inline(always)]
-    fn stays6(self) -> bool {
-        let word = |index: usize| -> u32 {
-            // SAFETY: as in `socket_field`.
-            let socket = unsafe { (&raw const (*self.0).__bindgen_anon_1.sk).read_volatile() };
-            // SAFETY: one word of the four.
-            if socket.is_null() {
-                0
-            } else {
-                unsafe { (&raw const (*socket).src_ip6[index]).read_volatile() }
-            }
-        };
-        let source = Addr6::from_raw([word(0), word(1), word(2), word(3)]);
-        let mapped = source.as_mapped().is_some_and(|v4| v4.is_loopback());
-        source.is_loopback() || mapped || self.is_bound_to_a_device()
     }
 }
 
@@ -265,6 +190,12 @@ fn published6(call: Call, addr: Addr6) -> Option<Publish<Addr6>> {
     published(&maps::PUBLISH6, addr, local, call)
 }
 
+/// Whether an address may be a sandbox's own: false is certain.
+#[inline(always)]
+fn may_be_ours<F: Ip>(addr: &F::Addr) -> bool {
+    maps::CONFIG.get(0).is_some_and(|config| F::may_be_ours(config, addr))
+}
+
 /// The kernel's `struct sockaddr_in`.
 #[repr(C)]
 #[derive(Default)]
@@ -286,27 +217,30 @@ struct SockAddr6 {
     scope: u32,
 }
 
-/// Makes the dialled host address the source, unless the socket has one: the server sees the host's address (truth table T44).
+/// Makes the dialled host address the source, unless the socket has one: the server sees the host's address (truth table T44). False: the socket has
+/// a port of its own and no address, so that it can be given none any more.
 #[inline(always)]
-fn bind_source4(call: Call, dialled: Addr4) {
+fn bind_source4(call: Call, dialled: Addr4) -> bool {
     if dialled.is_loopback() || dialled == Addr4::UNSPECIFIED {
-        return; // routing picks the bridge's address: a loopback source would be a martian in the sandbox
+        return true; // routing picks the bridge's address: a loopback source would be a martian in the sandbox
     }
     let mut source = SockAddr4 { family: 2, addr: dialled, ..SockAddr4::default() };
     // SAFETY: the structure is initialised and of the given size. A socket that is bound already keeps its source.
-    unsafe { bpf_bind(call.0.cast(), (&raw mut source).cast(), size_of::<SockAddr4>() as i32) };
+    let refused = unsafe { bpf_bind(call.0.cast(), (&raw mut source).cast(), size_of::<SockAddr4>() as i32) };
+    refused == 0 || call.bound4() != Addr4::UNSPECIFIED
 }
 
 /// As [`bind_source4`] for IPv6.
 #[inline(always)]
-fn bind_source6(call: Call, dialled: Addr6) {
+fn bind_source6(call: Call, dialled: Addr6) -> bool {
     let mapped_loopback = dialled.as_mapped().is_some_and(|v4| v4.is_loopback() || v4 == Addr4::UNSPECIFIED);
     if dialled.is_loopback() || dialled == Addr6::UNSPECIFIED || dialled.is_link_local() || mapped_loopback {
-        return;
+        return true;
     }
     let mut source = SockAddr6 { family: 10, addr: dialled, ..SockAddr6::default() };
     // SAFETY: as in `bind_source4`.
-    unsafe { bpf_bind(call.0.cast(), (&raw mut source).cast(), size_of::<SockAddr6>() as i32) };
+    let refused = unsafe { bpf_bind(call.0.cast(), (&raw mut source).cast(), size_of::<SockAddr6>() as i32) };
+    refused == 0 || call.bound6() != Addr6::UNSPECIFIED
 }
 
 /// IPv4 connect.
@@ -315,11 +249,14 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
     let call = Call(ctx.sock_addr);
     if call.is_of_the_host() {
         let (dialled, port) = (call.addr4(), call.port());
-        if let Some(publish) = published4(call, dialled).filter(|_| !call.stays4()) {
-            call.remember(Addr6::mapped(publish.backend), publish.port, Addr6::mapped(dialled), port);
-            call.set_addr4(publish.backend);
-            call.set_port(publish.port);
-            bind_source4(call, dialled);
+        match published4(call, dialled) {
+            Some(publish) if !call.stays4() && bind_source4(call, dialled) => {
+                call.remember(Addr6::mapped(publish.backend), publish.port, Addr6::mapped(dialled), port);
+                call.set_addr4(publish.backend);
+                call.set_port(publish.port);
+            }
+            None if may_be_ours::<V4>(&dialled) => call.means_itself(Addr6::mapped(dialled), port),
+            _ => {}
         }
     }
     ALLOW
@@ -331,17 +268,31 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
     let call = Call(ctx.sock_addr);
     if call.is_of_the_host() {
         let (dialled, port) = (call.addr6(), call.port());
-        let found = match dialled.as_mapped() {
-            Some(v4) => published4(call, v4).map(|publish| (Addr6::mapped(publish.backend), publish.port)),
-            None => published6(call, dialled).map(|publish| (publish.backend, publish.port)),
+        let (found, ours) = match dialled.as_mapped() {
+            Some(v4) => (
+                published4(call, v4).map(|publish| (Addr6::mapped(publish.backend), publish.port)),
+                may_be_ours::<V4>(&v4),
+            ),
+            None => (
+                published6(call, dialled).map(|publish| (publish.backend, publish.port)),
+                may_be_ours::<V6>(&dialled),
+            ),
         };
-        if let Some((backend, backend_port)) = found.filter(|_| !call.stays6()) {
-            call.remember(backend, backend_port, dialled, port);
-            call.set_addr6(backend);
-            call.set_port(backend_port);
+        let fits = |backend: Addr6| {
             if backend.is_mapped() == dialled.is_mapped() {
-                bind_source6(call, dialled);
+                return bind_source6(call, dialled);
             }
+            // A datagram socket may send to the dialled address later, which one of the other family could not.
+            call.proto() == l4::TCP
+        };
+        match found {
+            Some((backend, backend_port)) if !call.stays6() && fits(backend) => {
+                call.remember(backend, backend_port, dialled, port);
+                call.set_addr6(backend);
+                call.set_port(backend_port);
+            }
+            None if ours => call.means_itself(dialled, port),
+            _ => {}
         }
     }
     ALLOW
@@ -354,15 +305,22 @@ pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
     if call.is_of_the_host() {
         let (dialled, port) = (call.addr4(), call.port());
         let source = Addr4::from_raw(field!(call, msg_src_ip4));
-        let stays = source.is_loopback() || call.is_bound_to_a_device();
-        if let Some(publish) = published4(call, dialled).filter(|_| !stays) {
-            call.remember(Addr6::mapped(publish.backend), publish.port, Addr6::mapped(dialled), port);
-            call.set_addr4(publish.backend);
-            call.set_port(publish.port);
-            if !dialled.is_loopback() && field!(call, msg_src_ip4) == 0 {
-                // SAFETY: a field the kernel lets this program write.
-                unsafe { (*call.0).msg_src_ip4 = dialled.raw() };
+        let name = Addr6::mapped(dialled);
+        match published4(call, dialled) {
+            Some(publish)
+                if source.is_loopback()
+                    || call.is_bound_to_a_device()
+                    || !call.hears4(publish.backend, publish.port) => {}
+            Some(publish) if call.has_one_name(Addr6::mapped(publish.backend), publish.port, name, port) => {
+                call.set_addr4(publish.backend);
+                call.set_port(publish.port);
+                if !dialled.is_loopback() && field!(call, msg_src_ip4) == 0 {
+                    // SAFETY: a field the kernel lets this program write.
+                    unsafe { (*call.0).msg_src_ip4 = dialled.raw() };
+                }
             }
+            None if may_be_ours::<V4>(&dialled) && !call.is_connected() => call.asks_itself(name, port),
+            _ => {}
         }
     }
     ALLOW
@@ -375,17 +333,22 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     if call.is_of_the_host() {
         let (dialled, port) = (call.addr6(), call.port());
         let source = call.message_source6();
-        let stays = source.is_loopback() || call.is_bound_to_a_device();
-        if let Some(publish) =
-            published6(call, dialled).filter(|publish| !stays && !publish.backend.is_mapped())
-        {
-            call.remember(publish.backend, publish.port, dialled, port);
-            call.set_addr6(publish.backend);
-            call.set_port(publish.port);
-            let unfit = dialled.is_loopback() || dialled == Addr6::UNSPECIFIED || dialled.is_link_local();
-            if !unfit && source == Addr6::UNSPECIFIED {
-                call.set_message_source6(dialled);
+        match published6(call, dialled) {
+            Some(publish)
+                if source.is_loopback()
+                    || publish.backend.is_mapped()
+                    || call.is_bound_to_a_device()
+                    || !call.hears6(publish.backend, publish.port) => {}
+            Some(publish) if call.has_one_name(publish.backend, publish.port, dialled, port) => {
+                call.set_addr6(publish.backend);
+                call.set_port(publish.port);
+                let unfit = dialled.is_loopback() || dialled == Addr6::UNSPECIFIED || dialled.is_link_local();
+                if !unfit && source == Addr6::UNSPECIFIED {
+                    call.set_message_source6(dialled);
+                }
             }
+            None if may_be_ours::<V6>(&dialled) && !call.is_connected() => call.asks_itself(dialled, port),
+            _ => {}
         }
     }
     ALLOW

@@ -97,9 +97,12 @@ macro_rules! parts {
                 return if zone == UPLINK_ZONE { PASS } else { drop_packet(DropReason::FragNoFirst) };
             }
             // The first may have come meanwhile on another CPU, which then saw nothing waiting: it left its ports before it looked, as this
-            // fragment was in its place before it looks.
+            // fragment was in its place before it looks. (An older datagram of this identification is not what it waits for: it would go round
+            // for ever.)
             let key = conntrack::fragment::key(&draft.headers, zone);
-            if Env::<$family>::datagram(&Kernel(skb), &key).is_some() && hold::withdraw(place as u32) != 0 {
+            if conntrack::fragment::has_come::<$family, _>(&Kernel(skb), &key)
+                && hold::withdraw(place as u32) != 0
+            {
                 return hold::arrive_anew(skb);
             }
             report::hold()

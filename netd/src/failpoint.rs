@@ -37,6 +37,9 @@ mod enabled {
     ///
     /// # Errors
     /// The error that the environment asks for.
+    ///
+    /// # Panics
+    /// When the environment asks for that.
     #[expect(clippy::panic_in_result_fn, reason = "that is what was asked for")]
     pub fn hit(name: impl FnOnce() -> String) -> io::Result<()> {
         static ACTIONS: OnceLock<HashMap<String, String>> = OnceLock::new();

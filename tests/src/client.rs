@@ -21,7 +21,7 @@ use nix::{
 use crate::{Family, Ns};
 
 /// How long an answer may take that has to come.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// How long silence has to last to count as a drop; on these links an answer takes well under a millisecond.
 pub const SILENCE: Duration = Duration::from_millis(300);
 
@@ -115,6 +115,11 @@ impl Ns {
     /// Dials and reports; silence of [`SILENCE`] is a timeout.
     pub fn probe(&self, proto: Proto, to: SocketAddr) -> Outcome {
         self.dial(proto, to, None, SILENCE)
+    }
+
+    /// Dials and reports, with the patience of [`Self::reach`]: for every outcome but silence.
+    pub fn attempt(&self, proto: Proto, to: SocketAddr) -> Outcome {
+        self.dial(proto, to, None, PATIENCE)
     }
 
     /// Dials from a local address, if given, and waits at most this long for each step.

@@ -3,10 +3,9 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicU32, Ordering},
-    time::Instant,
 };
 
-use crate::{Capture, Frame, Ns, PATIENCE};
+use crate::{Capture, Frame, Ns};
 
 /// Length of an Ethernet header.
 const L2: usize = 14;
@@ -38,16 +37,7 @@ pub struct Part {
 impl Wire {
     /// Opens a namespace's `eth0` towards a neighbour, which it asks for its link address.
     pub fn to(ns: &Ns, neighbour: IpAddr) -> Self {
-        ns.ping(neighbour);
-        let src = ns.link("eth0").expect("eth0").mac;
-        // A listing that the kernel changes meanwhile may leave entries out.
-        let end = Instant::now() + PATIENCE;
-        let dst = loop {
-            match ns.neighbour(neighbour) {
-                Some(mac) => break mac,
-                None => assert!(Instant::now() < end, "{}: {neighbour} has no link address", ns.name()),
-            }
-        };
+        let (src, dst) = (ns.link("eth0").expect("eth0").mac, ns.mac_of(neighbour));
         Self { socket: Capture::start(ns, "eth0"), frame: Frame { src, dst } }
     }
 

@@ -17,6 +17,8 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 
+use crate::eventually;
+
 /// A network namespace, held open by a descriptor; no name of it exists in the file system.
 #[derive(Debug, Clone)]
 pub struct Ns {
@@ -149,6 +151,17 @@ impl Ns {
         let entry =
             neighbours.as_array()?.iter().find(|n| n["dst"] == ip.as_str() && n["lladdr"].is_string())?;
         parse_mac(entry["lladdr"].as_str()?)
+    }
+
+    /// Pings a neighbour until the kernel lists its Ethernet address, and returns that.
+    pub fn mac_of(&self, neighbour: IpAddr) -> [u8; 6] {
+        let mut mac = None;
+        eventually(&format!("the Ethernet address of {neighbour} in {}", self.name), || {
+            self.ping(neighbour);
+            mac = self.neighbour(neighbour);
+            mac.is_some()
+        });
+        mac.expect("just found")
     }
 
     /// Returns the names of the interfaces, sorted.

@@ -236,7 +236,7 @@ fn a_port_of_a_host_process_stays_with_it() {
     assert_eq!(lab.r.reach(Proto::Tcp, at(H.v4, 2222)).server, "H");
     drop(host);
     lab.netd(&args).ok();
-    assert_eq!(lab.r.probe(Proto::Udp, at(H.v4, 2222)), Outcome::Refused);
+    assert_eq!(lab.r.attempt(Proto::Udp, at(H.v4, 2222)), Outcome::Refused);
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn case73_every_path_works_without_offloads() {
         a1.ping(R.ip(family));
         a1.ping(a2.ip(family));
         // A port unreachable from inside, translated on its way out, and one from outside on its way in.
-        assert_eq!(a1.probe(Proto::Udp, at(R.ip(family), 81)), netd_tests::Outcome::Refused);
+        assert_eq!(a1.attempt(Proto::Udp, at(R.ip(family), 81)), netd_tests::Outcome::Refused);
     }
 }
 
@@ -47,18 +47,13 @@ fn case70_a_datagram_without_checksum_stays_without() {
     let net = lab.network("netA", 20, &[]);
     let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80/udp"]);
     let (wire, outside) = (a1.capture(), Capture::start(&lab.r, "eth0"));
-    a1.ping(net.gateway(Family::V4));
-    let gateway = a1.neighbour(net.gateway(Family::V4)).expect("the gateway answered");
+    let gateway = a1.mac_of(net.gateway(Family::V4));
     let frame = Frame { src: a1.link("eth0").expect("eth0").mac, dst: gateway };
     wire.send(&without_checksum(frame.udp(at(a1.ip(Family::V4), 5000), at(R.v4, 9), b"out")));
     let out = outside.wait("the datagram", PATIENCE, |p| !p.outgoing && p.is_to(Proto::Udp, 9));
     assert_eq!((out.src, &out.bytes[CHECKSUM]), (Some(H.ip(Family::V4)), &[0, 0][..]));
 
-    lab.r.ping(H.v4);
-    let frame = Frame {
-        src: lab.r.link("eth0").expect("eth0").mac,
-        dst: lab.r.neighbour(H.ip(Family::V4)).expect("H answered"),
-    };
+    let frame = Frame { src: lab.r.link("eth0").expect("eth0").mac, dst: lab.r.mac_of(H.ip(Family::V4)) };
     outside.send(&without_checksum(frame.udp(at(R.v4, 5000), at(H.v4, 8080), b"in")));
     let inside =
         wire.wait("the datagram", Duration::from_secs(5), |p| !p.outgoing && p.is_to(Proto::Udp, 80));

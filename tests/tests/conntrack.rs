@@ -94,11 +94,7 @@ fn a_forged_reset_does_not_end_an_idle_connection_and_a_true_one_does() {
         stream.echo(b"before").expect("the stream lives");
         stream.patience(SILENCE);
         let expected = acknowledged(&wire, &mut stream);
-        lab.r.ping(H.ip(family));
-        let frame = Frame {
-            src: lab.r.link("eth0").expect("eth0").mac,
-            dst: lab.r.neighbour(H.ip(family)).expect("the host answered"),
-        };
+        let frame = Frame { src: lab.r.link("eth0").expect("eth0").mac, dst: lab.r.mac_of(H.ip(family)) };
         let reset = |sequence| wire.send(&frame.tcp_rst_at(at(R.ip(family), 80), seen.source, sequence));
         // Far away, out of the window, and in the window but not exact (RFC 5961: a challenge).
         for forged in

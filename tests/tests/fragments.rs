@@ -231,8 +231,9 @@ fn fragments_to_a_published_port_of_ones_own_network_and_another_meet_in_any_ord
 /// Waits until a reason has counted this many more drops.
 fn wait_for_drops(lab: &Lab, reason: &str, before: u64, more: u64) {
     let end = Instant::now() + PATIENCE;
-    while lab.drops()[reason] < before + more {
-        assert!(Instant::now() < end, "{reason}: {} and not {more} more than {before}", lab.drops()[reason]);
+    let counted = || lab.drops()[reason];
+    while counted() < before + more {
+        assert!(Instant::now() < end, "{reason}: {} and not {more} more than {before}", counted());
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -264,6 +265,24 @@ fn a_flood_of_fragments_without_a_first_harms_nobody_and_is_counted() {
             wait_for_drops(&lab, "fragnofirst", before, FLOOD);
             assert_eq!(lab.drops()["fragnofirst"], before + FLOOD, "each is counted once, and no other");
         }
+    }
+}
+
+#[test]
+fn a_fragment_that_comes_twice_waits_in_vain_and_goes_round_nowhere() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80/udp"]);
+    for family in Family::BOTH {
+        let before = lab.drops()["fragnofirst"];
+        for way in ways(&lab, family, &a1, net.gateway(family)) {
+            let datagram = payload(4000, 3);
+            let frames = way.wire.datagram(way.from, way.to, &datagram, MTU);
+            way.wire.send_all(&frames);
+            assert_eq!(way.listener.expect(&datagram, way.name), way.seen, "the positive control");
+            way.wire.send_all(&frames[2..]);
+        }
+        wait_for_drops(&lab, "fragnofirst", before, 4);
     }
 }
 

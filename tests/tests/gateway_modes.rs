@@ -75,13 +75,13 @@ fn errors_about_what_was_addressed_directly_come_back() {
         for (sandbox, port) in [(&w.u1, 52), (&w.t1, 82)] {
             // Nobody listens: the sandbox says so by ICMP, from its own address.
             assert_eq!(
-                w.lab.r.probe(Proto::Udp, at(sandbox.ip(family), port)),
+                w.lab.r.attempt(Proto::Udp, at(sandbox.ip(family), port)),
                 Outcome::Refused,
                 "{family:?}"
             );
         }
-        assert_eq!(w.a1.probe(Proto::Udp, at(w.u1.ip(family), 52)), Outcome::Refused, "{family:?}");
-        assert_eq!(w.lab.r.probe(Proto::Tcp, at(w.u1.ip(family), 52)), Outcome::Refused, "a reset as well");
+        assert_eq!(w.a1.attempt(Proto::Udp, at(w.u1.ip(family), 52)), Outcome::Refused, "{family:?}");
+        assert_eq!(w.lab.r.attempt(Proto::Tcp, at(w.u1.ip(family), 52)), Outcome::Refused, "a reset as well");
     }
 }
 
@@ -147,7 +147,7 @@ fn t16_a_routed_network_takes_no_port_of_the_host() {
     );
     for family in Family::BOTH {
         for from in [&w.lab.r, &w.lab.h] {
-            assert_eq!(from.probe(Proto::Tcp, at(H.ip(family), 80)), Outcome::Refused, "{}", from.name());
+            assert_eq!(from.attempt(Proto::Tcp, at(H.ip(family), 80)), Outcome::Refused, "{}", from.name());
         }
     }
     let _host = Server::start(&w.lab.h, &[80]);
@@ -292,7 +292,7 @@ fn one_family_is_routed_and_the_other_translated() {
     assert_eq!(lab.r.reach(Proto::Tcp, at(H.v4, 8080)).server, "a1");
     assert_eq!(lab.r.probe(Proto::Tcp, at(a1.ip(Family::V4), 80)), Outcome::Timeout);
     assert_eq!(lab.r.reach(Proto::Tcp, at(a1.ip(Family::V6), 80)).source.ip(), R.ip(Family::V6));
-    assert_eq!(lab.r.probe(Proto::Tcp, at(H.v6, 8080)), Outcome::Refused);
+    assert_eq!(lab.r.attempt(Proto::Tcp, at(H.v6, 8080)), Outcome::Refused);
     let _server = Server::start(&lab.r, &[80]);
     assert_eq!(a1.reach(Proto::Tcp, at(R.v4, 80)).source.ip(), H.ip(Family::V4));
     assert_eq!(a1.reach(Proto::Tcp, at(R.v6, 80)).source.ip(), a1.ip(Family::V6));

@@ -166,7 +166,7 @@ fn datagrams_that_name_their_source_and_batches_reach_published_ports() {
         }
         let mut headers = MultiHeaders::<SockaddrIn>::preallocate(2, None);
         let payloads = [[IoSlice::new(b"one")], [IoSlice::new(b"two")]];
-        // Two names of one port of a sandbox cannot be told apart in what one socket receives (README): two ports.
+        // Two names of one port of a sandbox: `host_sockets.rs`.
         let targets = [Some(to), Some(SockaddrIn::from(SocketAddrV4::new(H.v4, 8081)))];
         let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &payloads, targets, [], MsgFlags::empty());
         assert_eq!(sent.expect("sendmmsg").count(), 2);

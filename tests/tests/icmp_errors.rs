@@ -16,7 +16,7 @@ fn case57_a_closed_port_outside_refuses_the_sandboxs_datagrams() {
     let net = lab.network("netA", 20, &[]);
     let a1 = lab.sandbox("a1", net, 2, &[]);
     for family in Family::BOTH {
-        assert_eq!(a1.probe(Proto::Udp, at(R.ip(family), 81)), Outcome::Refused, "{family:?}");
+        assert_eq!(a1.attempt(Proto::Udp, at(R.ip(family), 81)), Outcome::Refused, "{family:?}");
     }
 }
 
@@ -27,7 +27,7 @@ fn case61_a_closed_port_inside_refuses_in_the_hosts_name() {
     let _a1 = lab.sandbox("a1", net, 2, &["-p", "8080:81/udp"]);
     let wire = Capture::start(&lab.r, "eth0");
     for family in Family::BOTH {
-        assert_eq!(lab.r.probe(Proto::Udp, at(H.ip(family), 8080)), Outcome::Refused, "{family:?}");
+        assert_eq!(lab.r.attempt(Proto::Udp, at(H.ip(family), 8080)), Outcome::Refused, "{family:?}");
         let expected = if family == Family::V4 { 3 } else { 1 };
         let error = wire.wait("port unreachable", Duration::from_secs(5), |p| {
             !p.outgoing && quoted(p).is_some_and(|q| q.0 == expected)

@@ -85,8 +85,7 @@ fn nothing_reaches_a_sandbox_by_its_own_address_but_from_its_network() {
     let b1 = lab.sandbox("b1", b, 2, &[]);
     let mac = |ns: &Ns, ifname| ns.link(ifname).expect("a link").mac;
     for family in Family::BOTH {
-        b1.ping(b.gateway(family));
-        let gateway = b1.neighbour(b.gateway(family)).expect("the gateway answered");
+        let gateway = b1.mac_of(b.gateway(family));
         let inside = a1.capture();
         let before: u64 = lab.drops().values().sum();
         attack(1, family, &lab.r, R.ip(family), mac(&lab.h, "eth0"), &a1);

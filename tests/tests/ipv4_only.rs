@@ -26,7 +26,7 @@ fn t07_an_ipv6_client_reaches_an_ipv4_only_sandbox_as_its_gateway() {
             let seen = client.reach(proto, at(host.v4, 8080));
             assert!([IpAddr::from(R.v4), R2.v4.into()].contains(&seen.source.ip()), "IPv4 keeps its client");
         }
-        assert_eq!(lab.r.probe(proto, at(H.v6, 8081)), Outcome::Refused, "not published");
+        assert_eq!(lab.r.attempt(proto, at(H.v6, 8081)), Outcome::Refused, "not published");
     }
 }
 
@@ -97,5 +97,5 @@ fn t07_streams_survive_the_daemon_and_end_with_the_sandbox() {
     drop(v1);
     lab.netd(&["sandbox", "rm", "-f", "v1"]).ok();
     assert_eq!(lab.flows(&[]), Vec::<serde_json::Value>::new());
-    assert_eq!(lab.r.probe(Proto::Tcp, at(H.v6, 8080)), Outcome::Refused);
+    assert_eq!(lab.r.attempt(Proto::Tcp, at(H.v6, 8080)), Outcome::Refused);
 }

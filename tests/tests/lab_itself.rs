@@ -26,7 +26,7 @@ fn closed_ports_refuse_and_silence_is_a_timeout() {
     let lab = Topology::new();
     for family in Family::BOTH {
         for proto in Proto::BOTH {
-            assert_eq!(lab.r.probe(proto, at(H.ip(family), 80)), Outcome::Refused, "{family:?} {proto:?}");
+            assert_eq!(lab.r.attempt(proto, at(H.ip(family), 80)), Outcome::Refused, "{family:?} {proto:?}");
         }
     }
     lab.h.ip_batch("route add blackhole 192.0.2.0/24");
@@ -35,7 +35,7 @@ fn closed_ports_refuse_and_silence_is_a_timeout() {
     assert_eq!(lab.r.probe(Proto::Tcp, at(dark, 80)), Outcome::Timeout);
     assert_eq!(lab.r.probe_ping(dark), Outcome::Timeout);
     let nowhere = std::net::IpAddr::from([198, 51, 100, 1]);
-    assert_eq!(lab.r.probe(Proto::Udp, at(nowhere, 80)), Outcome::Unreachable);
+    assert_eq!(lab.r.attempt(Proto::Udp, at(nowhere, 80)), Outcome::Unreachable);
     assert_eq!(lab.r.probe_ping(nowhere), Outcome::Unreachable);
 }
 

@@ -125,7 +125,7 @@ fn the_hosts_own_traffic_through_a_tunnel_is_left_alone() {
         for proto in Proto::BOTH {
             assert_eq!(vpn.lab.h.reach(proto, at(BEYOND.ip(family), 80)).source.ip(), NEAR.ip(family));
             assert_eq!(vpn.v.reach(proto, at(NEAR.ip(family), 81)).server, "H");
-            assert_eq!(vpn.v.probe(proto, at(NEAR.ip(family), 82)), Outcome::Refused);
+            assert_eq!(vpn.v.attempt(proto, at(NEAR.ip(family), 82)), Outcome::Refused);
         }
         vpn.v.ping(NEAR.ip(family));
         vpn.v.exchange_datagram(at(NEAR.ip(family), 81), 8_000);
@@ -150,7 +150,7 @@ fn case57_case76_errors_and_a_narrow_tunnel_reach_the_sandbox() {
     let (_, a1) = vpn.sandbox();
     let _server = vpn.serve();
     for family in Family::BOTH {
-        assert_eq!(a1.probe(Proto::Udp, at(BEYOND.ip(family), 81)), Outcome::Refused, "{family:?}");
+        assert_eq!(a1.attempt(Proto::Udp, at(BEYOND.ip(family), 81)), Outcome::Refused, "{family:?}");
         if family == Family::V6 {
             // Routers do not fragment: the first datagram comes to nothing, and the sender is told (RFC 8201 §4).
             let told = a1.try_datagram(at(BEYOND.ip(family), 80), 4_000).expect_err("too big for the tunnel");

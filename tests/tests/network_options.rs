@@ -23,7 +23,7 @@ fn t58_an_internal_network_publishes_where_it_was_asked_to() {
             }
             assert_eq!(lab.h.reach(proto, at(family.loopback(), 6060)).server, "i1", "{proto:?}");
             assert_eq!(
-                i1.probe(proto, at(R.ip(family), 80)),
+                i1.attempt(proto, at(R.ip(family), 80)),
                 Outcome::Unreachable,
                 "it reaches nobody itself"
             );

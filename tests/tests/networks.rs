@@ -137,7 +137,7 @@ fn ports_are_published_on_the_networks_host_address() {
     let net = lab.network("netA", 20, &["-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.1"]);
     let _a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80", "-p", "10.0.0.2:8081:80"]).serving(&[80]);
     assert_eq!(lab.netd(&["port", "a1"]).ok(), "80/tcp -> 10.0.0.2:8081\n80/tcp -> 127.0.0.1:8080");
-    assert_eq!(lab.r.probe(Proto::Tcp, at(netd_tests::H.v4, 8080)), Outcome::Refused);
+    assert_eq!(lab.r.attempt(Proto::Tcp, at(netd_tests::H.v4, 8080)), Outcome::Refused);
     lab.r.reach(Proto::Tcp, at(netd_tests::H.v4, 8081));
     lab.h.reach(Proto::Tcp, at([127, 0, 0, 1], 8080));
 }

@@ -34,11 +34,11 @@ fn a_port_is_published_and_unpublished_while_the_sandbox_runs() {
         for family in Family::BOTH {
             for proto in Proto::BOTH {
                 assert_eq!(
-                    lab.r.probe(proto, at(H.ip(family), 8080)),
+                    lab.r.attempt(proto, at(H.ip(family), 8080)),
                     Outcome::Refused,
                     "{family:?} {proto:?}"
                 );
-                assert_eq!(lab.h.probe(proto, at(family.loopback(), 8080)), Outcome::Refused);
+                assert_eq!(lab.h.attempt(proto, at(family.loopback(), 8080)), Outcome::Refused);
             }
         }
     }
@@ -61,7 +61,7 @@ fn case28_unpublish_refuses_new_connections_and_lets_established_ones_go_on() {
         lab.netd(&["unpublish", "a1", "8080:80"]).ok();
         echo_all(&mut streams, "after");
         for client in [&lab.r, &*a2, &lab.h] {
-            assert_eq!(client.probe(Proto::Tcp, to), Outcome::Refused, "{} {family:?}", client.name());
+            assert_eq!(client.attempt(Proto::Tcp, to), Outcome::Refused, "{} {family:?}", client.name());
         }
         echo_all(&mut streams, "and later");
         lab.netd(&["publish", "a1", "8080:80"]).ok();
@@ -81,7 +81,7 @@ fn case28_unpublish_with_kill_resets_both_ends() {
         let error = stream.echo(b"after").expect_err("the connection was killed");
         let told = [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::BrokenPipe];
         assert!(told.contains(&error.kind()), "{family:?}: the client was not told: {error}");
-        assert_eq!(lab.r.probe(Proto::Tcp, to), Outcome::Refused);
+        assert_eq!(lab.r.attempt(Proto::Tcp, to), Outcome::Refused);
         lab.netd(&["publish", "a1", "8080:80"]).ok();
     }
 }
@@ -97,7 +97,7 @@ fn a_range_is_published_and_unpublished_as_one() {
     assert_eq!(lab.r.reach(Proto::Tcp, at(H.v4, 20_000)).server, "a1");
     assert_eq!(lab.r.reach(Proto::Tcp, at(H.v6, 20_001)).server, "a1");
     lab.netd(&["unpublish", "a1", "20000-20999:80-1079"]).ok();
-    assert_eq!(lab.r.probe(Proto::Tcp, at(H.v4, 20_000)), Outcome::Refused);
+    assert_eq!(lab.r.attempt(Proto::Tcp, at(H.v4, 20_000)), Outcome::Refused);
     assert_eq!(lab.netd(&["port", "a1"]).ok(), "");
     before.assert_unchanged(&lab.snapshot(), "publishing and unpublishing a range");
 }

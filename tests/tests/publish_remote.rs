@@ -61,7 +61,7 @@ fn t05_a_gateways_address_is_one_of_the_hosts_own() {
             reaches_as_itself(&lab.r, proto, at(gateway, 8080), from, "a1");
         }
         // What nobody published is refused at once by the host itself, and the sandbox's own address stays closed.
-        assert_eq!(lab.r.probe(Proto::Tcp, at(gateway, 8081)), Outcome::Refused);
+        assert_eq!(lab.r.attempt(Proto::Tcp, at(gateway, 8081)), Outcome::Refused);
         denied(&lab, &a1, &["DIRECT_ACCESS"], || {
             assert_eq!(lab.r.probe(Proto::Tcp, at(a1.ip(family), 80)), Outcome::Timeout);
         });
@@ -113,12 +113,12 @@ fn case33_every_port_of_a_range_leads_to_its_own() {
     for port in inside {
         assert_eq!(lab.r.reach(Proto::Tcp, at(H.v4, port + 11_000)).server, "a1");
     }
-    assert_eq!(lab.r.probe(Proto::Tcp, at(H.v4, 21_000)), Outcome::Refused);
+    assert_eq!(lab.r.attempt(Proto::Tcp, at(H.v4, 21_000)), Outcome::Refused);
     assert_eq!(lab.netd(&["port", "a1"]).ok().lines().filter(|line| line.contains("0.0.0.0")).count(), 1000);
     drop(a1);
     lab.netd(&["sandbox", "rm", "-f", "a1"]).ok();
     for port in [20_000, 20_500, 20_999] {
-        assert_eq!(lab.r.probe(Proto::Tcp, at(H.v4, port)), Outcome::Refused);
+        assert_eq!(lab.r.attempt(Proto::Tcp, at(H.v4, port)), Outcome::Refused);
     }
 }
 
@@ -127,7 +127,11 @@ fn a_closed_port_behind_a_publish_refuses_and_the_refusal_comes_from_the_host() 
     let (lab, a1) = lab_with_web(&["-p", "8080:81", "-p", "8080:81/udp"]);
     for family in Family::BOTH {
         for proto in Proto::BOTH {
-            assert_eq!(lab.r.probe(proto, at(H.ip(family), 8080)), Outcome::Refused, "{family:?} {proto:?}");
+            assert_eq!(
+                lab.r.attempt(proto, at(H.ip(family), 8080)),
+                Outcome::Refused,
+                "{family:?} {proto:?}"
+            );
         }
     }
     drop(a1);

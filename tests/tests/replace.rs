@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
 use netd_tests::{Family, H, Lab, Ns, PATIENCE, Proto, R, SILENCE, Server, Silence, at};
 
 /// Sends datagrams from one port without a pause, until it is dropped.
@@ -82,7 +84,12 @@ fn t73_t74_a_client_that_never_pauses_follows_its_port_at_once() {
 
 /// A connected UDP socket of a process on `ns`, which has exchanged a datagram.
 fn connected(ns: &Ns, to: SocketAddr) -> UdpSocket {
-    let socket = ns.run(|| UdpSocket::bind(at(wildcard(to), 0)).expect("a socket"));
+    // Without a port of its own yet: the kernel binds it to address and port at once when it connects.
+    let socket = ns.run(|| {
+        let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        UdpSocket::from(socket)
+    });
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     ns.run(|| socket.connect(to)).expect("connect");
     assert_eq!(answer(&socket).expect("an answer").split(' ').next(), Some("a1"), "{to}");
@@ -137,6 +144,51 @@ fn connected_sockets_of_the_host_are_told_when_their_backend_is_replaced() {
         lab.h.run(|| socket.connect(to)).expect("the same socket connects again");
         assert!(answer(&socket).expect("an answer").starts_with("a1 "));
         a1 = Some(next);
+    }
+}
+
+/// A socket that was bound to a port alone goes by `lo`, and an IPv6 socket may have dialled an IPv4 name, or a sandbox that has IPv4 alone.
+#[test]
+fn every_kind_of_connected_socket_of_the_host_finds_the_next_backend() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let mut a1 = Some(lab.sandbox("a1", net, 2, &["-p", "8080:80/udp"]).serving(&[80]));
+    let mapped = |family: Family| matches!(family, Family::V6).then(|| H.v4.to_ipv6_mapped());
+    for family in Family::BOTH {
+        let names = [Some(H.ip(family)), Some(family.loopback()), mapped(family).map(Into::into)];
+        for to in names.into_iter().flatten().map(|ip| at(ip, 8080)) {
+            let bound = lab.h.run(|| UdpSocket::bind(at(family.any(), 0)).expect("a socket"));
+            bound.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            lab.h.run(|| bound.connect(to)).expect("connect");
+            let sockets = [bound, connected(&lab.h, to)];
+            assert!(answer(&sockets[0]).expect("an answer").starts_with("a1 "), "{to}");
+            drop(a1.take());
+            lab.netd(&["sandbox", "rm", "-f", "a1"]).ok();
+            let next = lab.sandbox("a1", net, 2, &["-p", "9090:80/udp"]).serving(&[80]);
+            let silence = Silence::watch(&next);
+            for socket in &sockets {
+                let ended = answer(socket).expect_err("nobody is behind the port");
+                let told =
+                    [ErrorKind::ConnectionRefused, ErrorKind::ConnectionAborted, ErrorKind::NotConnected];
+                let unled = ended.raw_os_error() == Some(libc::EDESTADDRREQ);
+                assert!(unled || told.contains(&ended.kind()), "{to}: {ended}");
+                let _ = socket.take_error(); // `SOCK_DESTROY` leaves one for whoever waits
+            }
+            silence.assert("the next owner of the address");
+            lab.netd(&["publish", "a1", "8080:80/udp"]).ok();
+            for socket in &sockets {
+                lab.h.run(|| socket.connect(to)).expect("connect again");
+                assert!(answer(socket).expect("an answer").starts_with("a1 "), "{to}");
+            }
+            lab.netd(&["unpublish", "a1", "8080:80/udp"]).ok();
+            let refused = answer(&sockets[0]).expect_err("unpublished");
+            lab.netd(&["publish", "a1", "8080:80/udp"]).ok();
+            // What goes by `lo` follows the port by itself.
+            if refused.kind() == ErrorKind::ConnectionRefused {
+                assert!(answer(&sockets[0]).expect("an answer").starts_with("a1 "), "{to}");
+            }
+            a1 = Some(next);
+        }
     }
 }
 

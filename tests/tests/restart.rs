@@ -147,7 +147,7 @@ fn the_next_daemon_knows_everything_and_changes_nothing() {
     assert_eq!(w.lab.r.reach(Proto::Tcp, at(H.v4, 8081)).server, "a3");
     assert_eq!(w.a2.reach(Proto::Tcp, at(a3.ip(Family::V6), 80)).server, "a3");
     w.lab.netd(&["unpublish", "a1", "8080:80"]).ok();
-    assert_eq!(w.lab.r.probe(Proto::Tcp, at(H.v4, 8080)), Outcome::Refused);
+    assert_eq!(w.lab.r.attempt(Proto::Tcp, at(H.v4, 8080)), Outcome::Refused);
     denied(&w.lab, &w.a1, &["DIRECT_ACCESS"], || {
         assert_eq!(w.lab.r.probe(Proto::Tcp, at(w.a1.ip(Family::V4), 80)), Outcome::Timeout);
     });

@@ -59,7 +59,7 @@ impl World {
         self.a2.ping(a1.ip(family));
         a1.exchange_datagram(at(r, 80), 8000);
         self.lab.r.exchange_datagram(at(H.ip(family), 8080), 8000);
-        assert_eq!(a1.probe(Proto::Udp, at(r, 81)), Outcome::Refused, "a closed port outside");
+        assert_eq!(a1.attempt(Proto::Udp, at(r, 81)), Outcome::Refused, "a closed port outside");
     }
 
     /// A socket of the host cannot take a published port.
@@ -102,5 +102,5 @@ fn every_path_holds_with_a_daemon_without_and_with_the_next() {
     streams_live("with the next daemon");
     world.all_holds();
     world.lab.netd(&["sandbox", "rm", "--force", "a1"]).ok();
-    assert_eq!(world.lab.r.probe(Proto::Tcp, at(H.v4, 8080)), Outcome::Refused);
+    assert_eq!(world.lab.r.attempt(Proto::Tcp, at(H.v4, 8080)), Outcome::Refused);
 }

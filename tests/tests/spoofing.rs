@@ -26,9 +26,7 @@ fn world() -> World {
 impl World {
     /// A frame of a1 to the gateway.
     fn to_gateway(&self) -> Frame {
-        let gateway = self.net.gateway(Family::V4);
-        self.a1.ping(gateway);
-        Frame { src: mac(&self.a1), dst: self.a1.neighbour(gateway).expect("the gateway answered") }
+        Frame { src: mac(&self.a1), dst: self.a1.mac_of(self.net.gateway(Family::V4)) }
     }
 
     /// A frame of a1 to a2.
@@ -110,8 +108,7 @@ fn arp_for_another_address_is_dropped_and_neighbours_keep_what_they_know() {
     let w = world();
     let (wire, victim) = (w.a1.capture(), w.a2.capture());
     let gateway = w.net.gateway(Family::V4);
-    w.a2.ping(gateway);
-    let known = w.a2.neighbour(gateway);
+    let known = Some(w.a2.mac_of(gateway));
     let (IpAddr::V4(gateway4), Some(own), Some(target)) = (gateway, w.a1.v4, w.a2.v4) else { panic!("IPv4") };
     let (unicast, everyone) = (w.to_neighbour(), Frame { dst: Frame::BROADCAST, ..w.to_neighbour() });
     let poison = [

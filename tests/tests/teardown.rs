@@ -36,7 +36,7 @@ fn a_removed_sandbox_leaves_nothing() {
         lab.netd(&["sandbox", "rm", "-f", "a1"]).ok();
         before.assert_unchanged(&lab.snapshot(), &format!("round {round}: create, publish, rm"));
     }
-    assert_eq!(lab.r.probe(Proto::Tcp, at(H.v4, 8080)), Outcome::Refused);
+    assert_eq!(lab.r.attempt(Proto::Tcp, at(H.v4, 8080)), Outcome::Refused);
     assert_eq!(lab.flows(&[]), Vec::<serde_json::Value>::new());
 }
 
@@ -94,7 +94,7 @@ fn down_removes_everything_also_without_a_daemon() {
         assert!(!runs(job), "the command of `netd run` has ended");
         assert_eq!(lab.h.links(), ["eth0", "eth1", "lo"]);
         assert_eq!(programs(&lab.h, "eth0") + programs(&lab.h, "eth1"), 0, "programs on the uplinks");
-        assert_eq!(lab.r.probe(Proto::Tcp, at(H.v4, 8080)), Outcome::Refused);
+        assert_eq!(lab.r.attempt(Proto::Tcp, at(H.v4, 8080)), Outcome::Refused);
         let free = lab.h.run(|| std::net::TcpListener::bind(at(H.v4, 8080)).map(drop));
         free.expect("the published port is free again");
         // The lab compares everything else when it is dropped.

@@ -1,4 +1,4 @@
-//! Rung: namespaces, dataplane §12 cases 91, 98, and 7.6. Uplinks whose routes, rules, addresses, names and links change under traffic.
+//! Rung: namespaces, dataplane §12 case 91, and 7.6. Uplinks whose routes, rules, addresses, names and links change under traffic.
 
 use std::{net::IpAddr, process::Command};
 

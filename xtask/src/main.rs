@@ -39,7 +39,7 @@ enum Command {
     Oracle(oracle::Args),
     Fuzz(fuzz::Args),
     Crash(crash::Args),
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     Vm(vm::Args),
     Ci(ci::Args),
     #[command(hide = true)]

@@ -147,6 +147,12 @@ fn later<F: Ip, E: Env<F>>(
     Ok(true)
 }
 
+/// Whether the first fragment of a datagram has come, and fragments that follow it belong to it.
+#[inline(always)]
+pub fn has_come<F: Ip, E: Env<F>>(env: &E, key: &FragmentKey<F::Addr>) -> bool {
+    env.datagram(key).is_some_and(|known| is_open(&known, env.now()))
+}
+
 /// Whether more fragments of a datagram are awaited.
 #[inline(always)]
 fn is_open(known: &Datagram, now: u32) -> bool {
@@ -252,11 +258,14 @@ mod tests {
             let (waits, later) = follows::<F>(&fake, part(185, 200, true), ZONE);
             assert_eq!((waits, later.fragment), (Ok(false), Fragment::Later));
             assert_eq!(follows::<F>(&fake, part(0, 185, false), ZONE).0, Ok(true));
+            assert!(has_come(&fake, &key(&part::<F>(185, 200, true), ZONE)));
             let (goes, later) = follows::<F>(&fake, part(185, 200, true), ZONE);
             assert_eq!((goes, later.fragment), (Ok(true), Fragment::Joined));
             assert_eq!((later.sport, later.dport), (5000.into(), 53.into()));
             // Nothing is missing now: a fragment of the same identification belongs to another datagram, which has no ports yet.
-            assert_eq!(follows::<F>(&fake, part(185, 200, true), ZONE).0, Ok(false));
+            let again = part::<F>(185, 200, true);
+            assert!(!has_come(&fake, &key(&again, ZONE)), "and its first has not come: it is to wait");
+            assert_eq!(follows::<F>(&fake, again, ZONE).0, Ok(false));
             // What the stack delivers of this datagram finds them still.
             assert!(recall::<F, _>(&fake, &mut part(185, 200, true), ZONE));
             assert_eq!(

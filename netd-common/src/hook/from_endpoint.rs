@@ -95,7 +95,11 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     policy::check_mac(packet, endpoint)?;
     policy::check_source(endpoint, headers)?;
     policy::check_control(packet, endpoint, headers)?;
-    if headers.dst.is_multicast() || policy::is_neighbour_discovery(headers) {
+    if policy::is_neighbour_discovery(headers) {
+        let known = policy::discovered(env, packet, endpoint, headers);
+        return Ok(Some(known.map_or(Verdict::Pass, Verdict::ToSandbox)));
+    }
+    if headers.dst.is_multicast() {
         return Ok(Some(Verdict::Pass)); // the bridge's business
     }
     if headers.dst.is_link_local() && !env.is_local(&headers.dst) {

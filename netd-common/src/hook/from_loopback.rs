@@ -41,8 +41,12 @@ pub fn from_loopback_decide<F: Ip, P: Packet, E: Env<F>>(
     let Some(publish) = published(env, headers) else { return Ok(Some(Verdict::Pass)) };
     let Some(target) = env.network(publish.network) else { return Ok(Some(Verdict::Pass)) };
     let gateway = gateway_of::<F>(&publish, target);
-    // In the sandbox a loopback address would be its own, and a link-local one another host's (Docker semantics 5.4).
-    let unfit = headers.src.is_loopback() || headers.src.is_link_local() || publish.backend.is_mapped();
+    // In the sandbox a loopback address would be its own, and a link-local one another host's (Docker semantics 5.4). What a sandbox sends to its
+    // gateway is looked up only if its port may be a flow's.
+    let unfit = headers.src.is_loopback()
+        || headers.src.is_link_local()
+        || headers.src == gateway
+        || publish.backend.is_mapped();
     opening.source = if unfit { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
     opening.arrived = packet.ifindex();
     opening.original = headers.tuple(LOOPBACK_ZONE);

@@ -2,12 +2,15 @@
 
 use super::has;
 use crate::{
-    env::Env,
+    env::{Env, Packet},
     family::{Address, Ip},
     maps::{Endpoint, LinkKey, endpoint_flags},
     net::IfIndex,
     verdict::DropReason,
-    wire::{Headers, L4},
+    wire::{
+        Headers, L4,
+        l4::{self, ND_TARGET},
+    },
 };
 
 /// Whether the destination lies in the endpoint's own subnet.
@@ -40,6 +43,24 @@ pub enum Neighbour {
     Direct(IfIndex),
     /// To this veth by a flow: only its answers may come back.
     Linked(IfIndex),
+}
+
+/// Returns the sandbox of the same network that a neighbour solicitation or advertisement is for, if netd knows its address. On the bridge the host's
+/// firewall would judge it where `br_netfilter` is loaded (dataplane case 107); and everybody else would be asked, too.
+#[inline(always)]
+pub fn discovered<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
+    packet: &P,
+    endpoint: &Endpoint,
+    headers: &Headers<F>,
+) -> Option<IfIndex> {
+    let target = if headers.icmp_type == l4::NEIGHBOUR_SOLICITATION {
+        F::load_address(packet, headers.l4_offset + ND_TARGET)?
+    } else {
+        headers.dst
+    };
+    let owner = env.owner(&target).filter(|owner| owner.network == endpoint.network)?;
+    (owner.ifindex != packet.ifindex()).then_some(owner.ifindex)
 }
 
 /// Decides about a packet to the endpoint's own network (truth table T31, T61, T65 to T68).

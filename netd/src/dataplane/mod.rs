@@ -11,6 +11,7 @@ mod load;
 mod maps;
 mod object;
 mod raw;
+mod sock_diag;
 mod survey;
 mod test_run;
 mod verify;

@@ -1,5 +1,7 @@
 //! Runs a packet program on a made-up packet against the live maps (`BPF_PROG_TEST_RUN`): what would happen, and to which bytes. Nothing is sent.
 
+use std::time::Duration;
+
 use aya::programs::{TestRun, TestRunOptions};
 
 use super::{Error, Kernel, load::packet_program};
@@ -16,6 +18,8 @@ pub struct Ran {
     pub action: i32,
     /// The packet's bytes afterwards.
     pub bytes: Vec<u8>,
+    /// How long the program took, the kernel's bookkeeping around it included (some tens of nanoseconds).
+    pub duration: Duration,
 }
 
 impl Kernel {
@@ -44,6 +48,6 @@ impl Kernel {
             .test_run(options)
             .map_err(|source| Error::kernel(format!("run program {program} on a packet"), source))?;
         bytes.truncate(result.data_size_out as usize);
-        Ok(Ran { action: result.return_value.cast_signed(), bytes })
+        Ok(Ran { action: result.return_value.cast_signed(), bytes, duration: result.duration })
     }
 }

@@ -193,6 +193,8 @@ fn bridge_sysctls(spec: &BridgeSpec) -> Vec<(String, String)> {
             set("ipv6", "accept_redirects", 0),
             set("ipv6", "accept_source_route", 0),
             set("ipv6", "accept_dad", 0),
+            // Who switches the bridge off and on again (dataplane case 98) does not take the gateway away.
+            set("ipv6", "keep_addr_on_down", 1),
             set("ipv6", "forwarding", u8::from(spec.forwarding)),
             set("ipv6", "disable_ipv6", u8::from(!spec.ipv6)),
         ]);

@@ -172,12 +172,12 @@ impl Generations {
         check: impl Fn(&T) -> Result<(), String>,
         warnings: &mut Vec<String>,
     ) -> Result<Option<T>, Error> {
-        let why = match self.read_one(&self.path, &check)? {
+        let why = match self.read_one(&self.path, &check) {
             Found::Object(object) => return Ok(Some(object)),
             Found::Nothing => None,
             Found::Corrupt(why) => Some(why),
         };
-        let previous = match self.read_one(&self.previous(), &check)? {
+        let previous = match self.read_one(&self.previous(), &check) {
             Found::Object(object) => Some(object),
             Found::Nothing => None,
             Found::Corrupt(why) => {
@@ -199,15 +199,15 @@ impl Generations {
         &self,
         path: &Path,
         check: &impl Fn(&T) -> Result<(), String>,
-    ) -> Result<Found<T>, Error> {
+    ) -> Found<T> {
         let text = match read_file(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-            Err(error) => return Ok(Found::Corrupt(error.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
+            Err(error) => return Found::Corrupt(error.to_string()),
         };
         match envelope::decode::<T>(self.kind, &text) {
-            Ok(object) => Ok(check(&object).map_or_else(Found::Corrupt, |()| Found::Object(object))),
-            Err(damage) => Ok(Found::Corrupt(damage.to_string())),
+            Ok(object) => check(&object).map_or_else(Found::Corrupt, |()| Found::Object(object)),
+            Err(damage) => Found::Corrupt(damage.to_string()),
         }
     }
 }

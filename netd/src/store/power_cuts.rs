@@ -85,7 +85,9 @@ impl Disk {
                     .partition(|name| name.path().parent() == Some(directory));
                 self.pending = pending;
                 let synced: Vec<Name> = synced;
-                synced.iter().for_each(|name| name.apply(&mut self.names));
+                for name in &synced {
+                    name.apply(&mut self.names);
+                }
             }
             Change::Overwrite(path, bytes) => {
                 let file = self.now(path).unwrap_or_else(|| {
@@ -242,7 +244,9 @@ fn cut_everywhere(acts: &[Act]) -> usize {
     let mut store = None;
     let nowhere = Path::new("/proc/nowhere");
     let changes = record(|| store = Some(Store::open(dir.path(), nowhere).expect("opens")));
-    changes.into_iter().for_each(|change| disk.apply(&relative(change)));
+    for change in changes {
+        disk.apply(&relative(change));
+    }
     let mut store = store.expect("a store");
     let mut before = known(&mut store);
     for &step in acts {

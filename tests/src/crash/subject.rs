@@ -144,7 +144,12 @@ impl Subject {
 
     /// The instance, for the checker.
     pub fn instance(&self) -> Instance<'_> {
-        Instance { ns: &self.topology.h, dirs: &self.dirs, pid: self.daemon.as_ref().map(Traced::pid) }
+        Instance {
+            ns: &self.topology.h,
+            dirs: &self.dirs,
+            pid: self.daemon.as_ref().map(Traced::pid),
+            held: false,
+        }
     }
 
     /// Its directories.

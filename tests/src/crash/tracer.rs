@@ -61,6 +61,7 @@ struct State {
 
 impl Traced {
     /// Starts a program in a namespace. With a trap, calls are counted from the first one on; with `opens`, also those that need a descriptor.
+    #[expect(clippy::zombie_processes, reason = "`follow` waits for it")]
     pub fn start(ns: &Ns, mut command: Command, opens: bool, trap: Option<Trap>) -> Self {
         let state = State { trap, counting: trap.is_some(), opens, ..State::default() };
         let state = Arc::new((Mutex::new(state), Condvar::new()));

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     Faults, Instance,
-    state::{Endpoint, State, address, text},
+    state::{Attachment, State, address, text},
 };
 use crate::Ns;
 
@@ -37,7 +37,7 @@ pub fn check(state: &State, Instance { ns, dirs, .. }: Instance<'_>, faults: &mu
     for network in state.bridged() {
         wanted.insert(text(&network["bridge"], "ifname").to_owned(), label("network", network));
     }
-    for Endpoint { endpoint, .. } in state.endpoints() {
+    for Attachment { endpoint, .. } in state.endpoints() {
         wanted.insert(text(endpoint, "host_ifname").to_owned(), label("endpoint", endpoint));
     }
     let prefix = format!("netd:{}:", dirs.instance());
@@ -102,7 +102,7 @@ fn bridge(network: &Value, links: &Links, faults: &mut Faults) {
     faults.same(&format!("address of {ifname}"), &wanted.collect(), &links.addresses(ifname));
 }
 
-fn host_side(Endpoint { endpoint, network, .. }: Endpoint<'_>, links: &Links, faults: &mut Faults) {
+fn host_side(Attachment { endpoint, network, .. }: Attachment<'_>, links: &Links, faults: &mut Faults) {
     let ifname = text(endpoint, "host_ifname");
     let Some(link) = links.by_name.get(ifname) else { return };
     faults.check(link["linkinfo"]["info_kind"] == "veth", || format!("wrong: {ifname} is no veth"));
@@ -113,7 +113,7 @@ fn host_side(Endpoint { endpoint, network, .. }: Endpoint<'_>, links: &Links, fa
     faults.same(&format!("address of {ifname}"), &BTreeSet::new(), &links.addresses(ifname));
 }
 
-fn inside(Endpoint { sandbox, endpoint, .. }: Endpoint<'_>, faults: &mut Faults) {
+fn inside(Attachment { sandbox, endpoint, .. }: Attachment<'_>, faults: &mut Faults) {
     let (path, ifname, name) =
         (text(&sandbox["netns"], "path"), text(endpoint, "ifname"), text(sandbox, "name"));
     if !Path::new(path).exists() {
@@ -174,7 +174,7 @@ fn forwarding(state: &State, ns: &Ns, faults: &mut Faults) {
     let found = list.as_array().into_iter().flatten().filter(is_static);
     let found =
         found.map(|entry| (text(entry, "ifname").to_owned(), text(entry, "mac").to_owned())).collect();
-    let wanted = state.endpoints().map(|Endpoint { endpoint, .. }| {
+    let wanted = state.endpoints().map(|Attachment { endpoint, .. }| {
         (text(endpoint, "host_ifname").to_owned(), text(endpoint, "mac").to_owned())
     });
     faults.same("forwarding entry", &wanted.collect(), &found);
@@ -189,7 +189,7 @@ fn neighbours(state: &State, ns: &Ns, faults: &mut Faults) {
         let ip: IpAddr = address(&entry["dst"])?;
         (!ip.is_multicast()).then(|| (text(entry, "dev").to_owned(), ip, text(entry, "lladdr").to_owned()))
     });
-    let wanted = state.endpoints().flat_map(|Endpoint { endpoint, network, .. }| {
+    let wanted = state.endpoints().flat_map(|Attachment { endpoint, network, .. }| {
         let bridge = text(&network["bridge"], "ifname").to_owned();
         let addresses = ["ipv4", "ipv6"].into_iter().filter_map(|key| address(&endpoint[key]));
         addresses.map(move |ip| (bridge.clone(), ip, text(endpoint, "mac").to_owned()))

@@ -24,6 +24,8 @@ pub struct Instance<'a> {
     pub dirs: &'a Dirs,
     /// The daemon's process, while it runs.
     pub pid: Option<u32>,
+    /// Whether this process holds the programs of dead daemons, as a lab does that reads their counts.
+    pub held: bool,
 }
 
 /// Lists everything that is not as it must be.

@@ -23,7 +23,7 @@ pub struct State {
 
 /// An endpoint with its surroundings.
 #[derive(Debug, Clone, Copy)]
-pub struct Endpoint<'a> {
+pub struct Attachment<'a> {
     pub sandbox: &'a Value,
     pub endpoint: &'a Value,
     pub network: &'a Value,
@@ -53,18 +53,18 @@ impl State {
         self.networks.iter().filter(|network| network["driver"] == "bridge")
     }
 
-    pub fn endpoints(&self) -> impl Iterator<Item = Endpoint<'_>> {
+    pub fn endpoints(&self) -> impl Iterator<Item = Attachment<'_>> {
         self.sandboxes.iter().flat_map(move |sandbox| {
             let endpoints = sandbox["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
             endpoints.iter().filter_map(move |endpoint| {
                 let network = self.networks.iter().find(|network| network["id"] == endpoint["network"])?;
-                Some(Endpoint { sandbox, endpoint, network })
+                Some(Attachment { sandbox, endpoint, network })
             })
         })
     }
 
     /// Every published port that takes one of the host's, with the endpoint it leads to.
-    pub fn bindings(&self) -> impl Iterator<Item = (Binding, Endpoint<'_>)> {
+    pub fn bindings(&self) -> impl Iterator<Item = (Binding, Attachment<'_>)> {
         self.endpoints().flat_map(|endpoint| {
             let runs = endpoint.sandbox["bindings"].as_array().map(Vec::as_slice).unwrap_or_default();
             let runs = runs.iter().filter(move |run| run["endpoint"] == endpoint.endpoint["id"]);
@@ -116,7 +116,7 @@ pub fn read(dirs: &Dirs, faults: &mut Faults) -> State {
     faults.check(journal.is_null(), || format!("wrong: the journal is not empty: {journal}"));
     let known = ["meta.json", "meta.json.prev", "journal.json", "lock", "networks", "sandboxes"];
     for name in names(&dir, faults) {
-        faults.check(known.contains(&name.as_str()), || format!("too much: {} in the state directory", name));
+        faults.check(known.contains(&name.as_str()), || format!("too much: {name} in the state directory"));
     }
     for endpoint in
         state.sandboxes.iter().flat_map(|sandbox| sandbox["endpoints"].as_array().into_iter().flatten())
@@ -152,7 +152,7 @@ fn unique(state: &State, faults: &mut Faults) {
     for sandbox in &state.sandboxes {
         once("sandbox name", text(sandbox, "name").to_owned());
     }
-    for Endpoint { endpoint, .. } in state.endpoints() {
+    for Attachment { endpoint, .. } in state.endpoints() {
         for key in ["id", "host_ifname", "mac"] {
             once(key, text(endpoint, key).to_owned());
         }

@@ -121,10 +121,8 @@ fn what_is_planted_in_the_packet_path_is_reported() {
             &subject,
             "too much: owner of address",
             || {
-                owners
-                    .borrow_mut()
-                    .insert(stray, Owner { ifindex: 1, ..Owner::default() }, 0)
-                    .expect("inserts")
+                let owner = Owner { ifindex: 1, ..Owner::default() };
+                owners.borrow_mut().insert(stray, owner, 0).expect("inserts");
             },
             || owners.borrow_mut().remove(&stray).expect("removes"),
         );

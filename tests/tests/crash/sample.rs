@@ -60,7 +60,9 @@ fn print(name: &str, outcome: &Outcome) {
         elapsed.as_secs_f64()
     );
     if setting("OPERATION").is_none() {
-        findings.iter().for_each(|finding| eprintln!("{finding}"));
+        for finding in findings {
+            eprintln!("{finding}");
+        }
     }
 }
 
@@ -87,8 +89,9 @@ fn starting_and_taking_down_survive_being_killed() {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn a_call_that_fails_fails_one_operation_and_leaves_nothing() {
-    let names = ["network-create", "sandbox-create", "publish", "connect", "sandbox-rm"];
-    let mode =
-        setting("ERRNO").map_or(Mode::Fail(None), |name| Mode::Fail((name != "any").then(|| errno(&name))));
-    run(&names, mode, 2);
+    let Some(name) = setting("ERRNO") else {
+        eprintln!("only by `cargo xtask crash --errno`");
+        return;
+    };
+    run(&[], Mode::Fail((name != "any").then(|| errno(&name))), 10);
 }

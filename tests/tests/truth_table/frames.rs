@@ -88,8 +88,7 @@ fn mac(sandbox: &Sandbox) -> [u8; 6] {
 /// A frame of a1 to its gateway.
 fn to_gateway(world: &World) -> Frame {
     let (a1, gateway) = (world.sandbox(Who::A1), world.net(Who::A1).gateway(Family::V4));
-    a1.ping(gateway);
-    Frame { src: mac(a1), dst: a1.neighbour(gateway).expect("the gateway answered") }
+    Frame { src: mac(a1), dst: a1.mac_of(gateway) }
 }
 
 fn spoofed(world: &World, family: Family) {

@@ -15,6 +15,17 @@ impl Samples {
         self.quantile(1, 2)
     }
 
+    /// Median absolute deviation from the median: a spread that one outlier does not move.
+    pub fn deviation(&self) -> f64 {
+        let median = self.median();
+        self.0.iter().map(|sample| (sample - median).abs()).collect::<Self>().median()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The lowest and the highest sample.
     pub fn range(&self) -> (f64, f64) {
         (self.quantile(0, 1), self.quantile(1, 1))
@@ -29,6 +40,12 @@ impl Samples {
     }
 }
 
+impl FromIterator<f64> for Samples {
+    fn from_iter<T: IntoIterator<Item = f64>>(samples: T) -> Self {
+        Self(samples.into_iter().collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Samples;
@@ -38,6 +55,12 @@ mod tests {
         let samples = Samples(vec![9.0, 1.0, 5.0]);
         assert!((samples.median() - 5.0).abs() < f64::EPSILON);
         assert_eq!(samples.range(), (1.0, 9.0));
+    }
+
+    #[test]
+    fn one_outlier_does_not_move_the_deviation() {
+        let samples = Samples(vec![10.0, 11.0, 9.0, 10.0, 1000.0]);
+        assert!((samples.deviation() - 1.0).abs() < f64::EPSILON);
     }
 
     #[test]

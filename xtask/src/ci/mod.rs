@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build, command,
+    bench, build, command,
     layout::Layout,
     test,
     ui::{self, Task},
@@ -39,6 +39,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     quickstart()?;
+    bench::program::run(&bench::program::Args::glance())?;
     test::run(&test::Args::everything())
 }
 

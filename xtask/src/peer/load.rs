@@ -9,8 +9,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-const REQUEST: &[u8; 64] = &[b'?'; 64];
-const ANSWER: &[u8; 64] = &[b'!'; 64];
+/// What a client sends.
+pub const REQUEST: &[u8; 64] = &[b'?'; 64];
+/// What a server answers.
+pub const ANSWER: &[u8; 64] = &[b'!'; 64];
 
 /// What a client achieved.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -14,27 +14,64 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Stage, cable::UPLINK};
+use super::{Stage, cable::UPLINK, netns::Netns};
 use crate::command;
+
+/// The daemon's configuration, in its directory.
+const CONFIG: &str = "netd.toml";
 
 /// A running daemon with directories of its own.
 #[derive(Debug)]
 pub struct Daemon {
     netd: PathBuf,
-    dir: PathBuf,
-    stage: Stage,
+    place: Place,
     child: Child,
+}
+
+/// Where a daemon runs and keeps its things.
+#[derive(Debug)]
+struct Place {
+    /// None for the network namespace of this process.
+    netns: Option<PathBuf>,
+    dir: PathBuf,
+    bpffs: PathBuf,
+    cgroup: PathBuf,
 }
 
 impl Daemon {
     /// Starts a daemon in this process's network namespace and waits until it answers.
     pub fn start(netd: &Path, stage: &Stage) -> Result<Self> {
-        let dir = stage.dir().join("netd");
+        let (dir, bpffs) = (stage.dir().join("netd"), stage.bpffs().join("netd"));
         fs::create_dir_all(&dir).context("create the daemon's directory")?;
-        let child = spawn(netd, &dir, stage)?;
-        let mut daemon = Self { netd: netd.to_path_buf(), dir, stage: stage.clone(), child };
+        Self::launch(netd, Place { netns: None, dir, bpffs, cgroup: stage.cgroup() })
+    }
+
+    /// Starts one among others: in a network namespace of its own, with a cgroup, directories and a configuration.
+    pub fn start_in(netd: &Path, stage: &Stage, name: &str, host: &Netns, config: &str) -> Result<Self> {
+        let (dir, bpffs) = (stage.dir().join(name), stage.bpffs().join(name));
+        let cgroup = stage.cgroup().join(name);
+        for dir in [&dir, &cgroup] {
+            fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        }
+        fs::write(dir.join(CONFIG), config).context("write the daemon's configuration")?;
+        Self::launch(netd, Place { netns: Some(host.path().to_path_buf()), dir, bpffs, cgroup })
+    }
+
+    fn launch(netd: &Path, place: Place) -> Result<Self> {
+        let child = spawn(netd, &place)?;
+        let mut daemon = Self { netd: netd.to_path_buf(), place, child };
         daemon.wait_ready()?;
         Ok(daemon)
+    }
+
+    /// Where the daemon guards published ports for the processes of its host.
+    pub fn cgroup(&self) -> &Path {
+        &self.place.cgroup
+    }
+
+    /// The network namespace of a sandbox, its processes in the daemon's cgroup.
+    pub fn sandbox(&self, name: &str) -> Netns {
+        Netns::at(self.place.dir.join("run/netns").join(name)).in_cgroup(self.place.cgroup.clone())
     }
 
     /// Kills the daemon as a crash would.
@@ -45,7 +82,7 @@ impl Daemon {
 
     /// Starts it again after [`Daemon::kill`].
     pub fn start_again(&mut self) -> Result<()> {
-        self.child = spawn(&self.netd, &self.dir, &self.stage)?;
+        self.child = spawn(&self.netd, &self.place)?;
         self.wait_ready()
     }
 
@@ -99,13 +136,13 @@ impl Daemon {
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         const LINES: usize = 15;
-        let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        let log = fs::read_to_string(self.place.dir.join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
 
     fn socket(&self) -> PathBuf {
-        self.dir.join("run/netd.sock")
+        self.place.dir.join("run/netd.sock")
     }
 
     fn wait_ready(&mut self) -> Result<()> {
@@ -136,21 +173,31 @@ impl Daemon {
     }
 }
 
-fn spawn(netd: &Path, dir: &Path, stage: &Stage) -> Result<Child> {
+fn spawn(netd: &Path, place: &Place) -> Result<Child> {
+    let Place { netns, dir, bpffs, cgroup } = place;
     let log = fs::File::options()
         .create(true)
         .append(true)
         .open(dir.join("log"))
         .context("open the daemon's log")?;
-    Command::new(netd)
-        .args(["daemon", "--instance", "stage", "--uplink", UPLINK, "--state-dir"])
-        .arg(dir.join("state"))
-        .arg("--run-dir")
-        .arg(dir.join("run"))
-        .arg("--bpffs")
-        .arg(stage.bpffs().join("netd"))
-        .arg("--cgroup")
-        .arg(stage.cgroup())
+    let mut daemon = match netns {
+        None => Command::new(netd),
+        Some(netns) => Netns::at(netns.clone()).command(&netd.to_string_lossy())?,
+    };
+    daemon.args(["daemon", "--instance", "stage", "--uplink", UPLINK]);
+    for (option, path) in [
+        ("--state-dir", &dir.join("state")),
+        ("--run-dir", &dir.join("run")),
+        ("--bpffs", bpffs),
+        ("--cgroup", cgroup),
+    ] {
+        daemon.arg(option).arg(path);
+    }
+    let config = dir.join(CONFIG);
+    if config.exists() {
+        daemon.arg("--config").arg(config);
+    }
+    daemon
         .env_remove("NETD_HOST")
         .stdout(log.try_clone().context("share the daemon's log")?)
         .stderr(log)

@@ -82,6 +82,9 @@ pub fn raise() -> Result<ExitCode> {
     fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
     let outcome = perform(&dir);
     // In the order in which they lie upon each other; what was never mounted is no reason to fail.
+    for inner in fs::read_dir(cgroup(&dir)).into_iter().flatten().flatten() {
+        let _ = fs::remove_dir(inner.path());
+    }
     let _ = fs::remove_dir(cgroup(&dir));
     for mounted in [dir.join("cgroup"), dir.join("bpf"), dir.clone()] {
         let _ = umount2(&mounted, MntFlags::MNT_DETACH);

@@ -16,6 +16,8 @@ use crate::{command, peer};
 #[derive(Debug)]
 pub struct Netns {
     path: PathBuf,
+    /// Where its processes go; none for the cgroup of this process.
+    cgroup: Option<PathBuf>,
     /// Keeps the namespace alive; none for the namespace this process stands in.
     holder: Option<Child>,
 }
@@ -23,7 +25,19 @@ pub struct Netns {
 impl Netns {
     /// The namespace of this process.
     pub fn here() -> Self {
-        Self { path: "/proc/self/ns/net".into(), holder: None }
+        Self::at("/proc/self/ns/net".into())
+    }
+
+    /// Somebody else's namespace.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, cgroup: None, holder: None }
+    }
+
+    /// The same, but its processes run in a cgroup of their own.
+    #[must_use]
+    pub fn in_cgroup(mut self, cgroup: PathBuf) -> Self {
+        self.cgroup = Some(cgroup);
+        self
     }
 
     /// Makes a namespace with its loopback up.
@@ -39,7 +53,7 @@ impl Netns {
             bail!("make a network namespace: its holder ended");
         }
         let path = PathBuf::from(format!("/proc/{}/ns/net", holder.id()));
-        let netns = Self { path, holder: Some(holder) };
+        let netns = Self { path, cgroup: None, holder: Some(holder) };
         netns.ip(&["link", "set", "lo", "up"])?;
         Ok(netns)
     }
@@ -56,10 +70,27 @@ impl Netns {
 
     /// Returns a command that will run here.
     pub fn command(&self, program: &str) -> Result<Command> {
-        if self.holder.is_none() {
+        if self.path == Path::new("/proc/self/ns/net") {
             return Ok(Command::new(program));
         }
+        self.entering(program, None)
+    }
+
+    /// Returns a command that will run here, on one processor alone, before whatever else wants to run on it.
+    pub fn pinned(&self, cpu: usize, program: &str) -> Result<Command> {
+        let mut first = self.entering("nice", Some(cpu))?;
+        first.args(["-n", "-20", program]);
+        Ok(first)
+    }
+
+    fn entering(&self, program: &str, cpu: Option<usize>) -> Result<Command> {
         let mut enter = peer::command(&["enter"])?;
+        if let Some(cpu) = cpu {
+            enter.args(["--cpu", &cpu.to_string()]);
+        }
+        if let Some(cgroup) = &self.cgroup {
+            enter.arg("--cgroup").arg(cgroup);
+        }
         enter.arg(&self.path).arg("--").arg(program);
         Ok(enter)
     }

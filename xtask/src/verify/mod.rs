@@ -20,8 +20,8 @@ use crate::{build, command, layout::Layout, ui};
 /// Load every program into the running kernel and compare its cost with the budget
 ///
 /// Prints, per program: instructions the verifier processed, instructions after translation, and bytes of stack, each
-/// with its difference to netd-ebpf/budget.json. Fails when one is more than half over, and when the
-/// oldest kernel would refuse a program for its stack or for a loop.
+/// with its difference to netd-ebpf/budget.json. Fails when one is more than half over (of instructions: a quarter), and
+/// when the oldest kernel would refuse a program for its stack or for a loop.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Write what was found to netd-ebpf/budget.json
@@ -59,24 +59,36 @@ type Budget = BTreeMap<String, Cost>;
 /// Runs `cargo xtask verify`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
-    let netd = build::netd(&layout, false)?;
-    let object = object(&layout)?;
-    let programs = load(&netd, &object)?;
-    let file = layout.ebpf().join("budget.json");
-    let budget = read(&file)?;
-    print(&programs, &budget);
-    if args.update {
-        let found: Budget = programs.iter().map(|program| (program.name.clone(), program.cost())).collect();
-        let text = serde_json::to_string_pretty(&found).context("write JSON")? + "\n";
-        fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
-        ui::note(&format!("wrote {}", file.display()));
-        return Ok(ExitCode::SUCCESS);
+    if !args.update {
+        return check(&layout)?.map(|()| ExitCode::SUCCESS);
     }
+    let (programs, _) = programs(&layout)?;
+    let file = budget_file(&layout);
+    print(&programs, &read(&file)?);
+    let found: Budget = programs.iter().map(|program| (program.name.clone(), program.cost())).collect();
+    let text = serde_json::to_string_pretty(&found).context("write JSON")? + "\n";
+    fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    ui::note(&format!("wrote {}", file.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what every program costs beside the budget. The inner result says whether all are within it, and acceptable to the oldest kernel.
+///
+/// # Errors
+/// When the programs cannot be built, read or loaded.
+pub fn check(layout: &Layout) -> Result<Result<()>> {
+    let (programs, object) = programs(layout)?;
+    let budget = read(&budget_file(layout))?;
+    print(&programs, &budget);
+    Ok(judge(&programs, &budget, &object))
+}
+
+fn judge(programs: &[Program], budget: &Budget, object: &[u8]) -> Result<()> {
     let deep = programs.iter().find(|program| program.stack_bytes > STACK);
     if let Some(Program { name, stack_bytes, .. }) = deep {
         bail!("{name} needs {stack_bytes} bytes of stack, and Linux 6.1 gives {STACK} (MAX_BPF_STACK)");
     }
-    let refused = loops::refused(&object)?;
+    let refused = loops::refused(object)?;
     if !refused.is_empty() {
         let functions: Vec<String> =
             refused.into_iter().map(|(name, at)| format!("{name} at {at}")).collect();
@@ -86,14 +98,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             functions.join(", ")
         );
     }
-    let over = over_budget(&programs, &budget);
+    let over = over_budget(programs, budget);
     if !over.is_empty() {
         bail!(
-            "more than half over budget: {}. Explain it in the commit and run cargo xtask verify --update",
+            "over budget: {}. Explain it in the commit and run cargo xtask verify --update",
             over.join(", ")
         );
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+fn budget_file(layout: &Layout) -> PathBuf {
+    layout.ebpf().join("budget.json")
+}
+
+/// Builds the programs and loads them, and returns them with the object they come from.
+fn programs(layout: &Layout) -> Result<(Vec<Program>, Vec<u8>)> {
+    let netd = build::netd(layout, false)?;
+    let object = object(layout)?;
+    Ok((load(&netd, &object)?, object))
 }
 
 /// Reads the object that is inside `netd`.
@@ -175,12 +198,16 @@ fn cell(found: u64, allowed: Option<u64>) -> String {
     }
 }
 
+/// Names programs of which something is past its budget: instructions by a quarter; the verifier's walk and the stack by half, because the
+/// walk depends on the kernel, and of the stack the kernel says itself what is too much.
 fn over_budget(programs: &[Program], budget: &Budget) -> Vec<String> {
     let over = |program: &&Program| {
-        let pairs = budget
-            .get(&program.name)
-            .map(|allowed| program.cost().figures().into_iter().zip(allowed.figures()));
-        pairs.into_iter().flatten().any(|(found, allowed)| found * 2 > allowed * 3)
+        budget.get(&program.name).is_some_and(|allowed| {
+            let found = program.cost();
+            found.instructions * 4 > allowed.instructions * 5
+                || found.verified_instructions * 2 > allowed.verified_instructions * 3
+                || found.stack_bytes * 2 > allowed.stack_bytes * 3
+        })
     };
     programs.iter().filter(over).map(|program| program.name.clone()).collect()
 }
@@ -195,10 +222,10 @@ mod tests {
     }
 
     #[test]
-    fn a_program_may_be_half_over_its_budget_and_not_more() {
+    fn a_program_may_be_a_quarter_over_its_budget_and_not_more() {
         let budget = Budget::from([("from_endpoint".to_owned(), program(100).cost())]);
-        assert!(over_budget(&[program(150)], &budget).is_empty());
-        assert_eq!(over_budget(&[program(151)], &budget), ["from_endpoint"]);
+        assert!(over_budget(&[program(125)], &budget).is_empty());
+        assert_eq!(over_budget(&[program(126)], &budget), ["from_endpoint"]);
     }
 
     #[test]
