@@ -6,7 +6,7 @@ use crate::{
     conntrack::Opening,
     family::Family,
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending, Place,
+        Config, Datagram, Endpoint, Flow, FragmentKey, Handed, LinkKey, Network, Open, Owner, Pending, Place,
         Publish, PublishKey, Tuple, Uplink,
     },
     nat::icmp_error::Quote,
@@ -198,6 +198,10 @@ pub trait Env<F: Family> {
     fn keep_asked(&self, answer: &Tuple<F::Addr>);
     /// Returns the tick at which the host last sent something to which this is the answer.
     fn asked(&self, answer: &Tuple<F::Addr>) -> Option<u32>;
+    /// Keeps in mind what a packet was addressed to that the host's stack answers by an error about this tuple's reverse.
+    fn keep_handed(&self, answer: &Tuple<F::Addr>, handed: &Handed<F::Addr>);
+    /// Returns what that packet was addressed to.
+    fn handed(&self, answer: &Tuple<F::Addr>) -> Option<Handed<F::Addr>>;
     /// Whether a link opens a port between two sandboxes.
     fn linked(&self, key: &LinkKey<F::Addr>) -> bool;
     /// Whether an interface may reach a network's opened ports directly.

@@ -4,6 +4,7 @@
 //! B, `up0` towards the world.
 
 pub mod malformed;
+pub mod script;
 
 use core::cell::{Cell, RefCell, RefMut};
 use std::{collections::BTreeMap, vec::Vec};
@@ -15,9 +16,9 @@ use crate::{
     env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route, Routes},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, PORT_RANGES, Pace,
-        Pending, Place, PortRange, Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags, features,
-        port_set,
+        Config, Datagram, Endpoint, Flow, FragmentKey, Handed, LinkKey, Network, Open, Owner, PORT_RANGES,
+        Pace, Pending, Place, PortRange, Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags,
+        features, port_set,
     },
     nat::{masquerade, siit},
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
@@ -105,6 +106,8 @@ pub struct Tables<A: Ord> {
     pub allowed: BTreeMap<u32, Vec<(A, A)>>,
     /// What the host asked, and when.
     pub asked: RefCell<BTreeMap<Tuple<A>, u32>>,
+    /// What packets were addressed to that the host's stack answers.
+    pub handed: RefCell<BTreeMap<Tuple<A>, Handed<A>>>,
     /// Ports that links open.
     pub links: Vec<LinkKey<A>>,
     /// The host's own addresses.
@@ -377,6 +380,12 @@ macro_rules! env_for {
             }
             fn asked(&self, answer: &Tuple<$addr>) -> Option<u32> {
                 self.$tables.asked.borrow().get(answer).copied()
+            }
+            fn keep_handed(&self, answer: &Tuple<$addr>, handed: &Handed<$addr>) {
+                self.$tables.handed.borrow_mut().insert(*answer, *handed);
+            }
+            fn handed(&self, answer: &Tuple<$addr>) -> Option<Handed<$addr>> {
+                self.$tables.handed.borrow().get(answer).copied()
             }
             fn linked(&self, key: &LinkKey<$addr>) -> bool {
                 self.$tables.links.contains(key)

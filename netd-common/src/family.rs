@@ -4,7 +4,7 @@ use core::{fmt::Debug, hash::Hash};
 
 use crate::{
     maps::{Config, Endpoint, Network, Uplink, endpoint_flags},
-    net::{Addr4, Addr6, Be16},
+    net::{Addr4, Addr6, Be16, Mac},
     wire::{csum, ipv4, ipv6},
 };
 
@@ -26,6 +26,8 @@ pub trait Address: Copy + Default + PartialEq + Eq + Hash + Debug + Ord {
     fn of_v4(addr: Addr4) -> Self;
     /// Whether it is in fe80::/10; IPv4's 169.254/16 is ordinary to netd.
     fn is_link_local(&self) -> bool;
+    /// Whether it is link-local and spells another Ethernet address than this one (RFC 4291 appendix A), so that it is somebody else's.
+    fn is_of_other(&self, mac: &Mac) -> bool;
     /// Returns a number below 256 that neighbours in a subnet share: the index into the subnet filter of `Config`.
     fn filter_bit(&self) -> u32;
     /// Returns 32 bits that depend on all of it, for hashing.
@@ -48,6 +50,8 @@ pub trait Family: Copy + 'static {
     const ADDRESS: u32;
     /// Offset of TTL or hop limit.
     const TTL: u32;
+    /// Offset of the protocol, in IPv6 of the first header's behind.
+    const PROTOCOL: u32;
     /// Protocol number of its ICMP.
     const ICMP: u8;
     /// ICMP type of an echo request.
@@ -87,6 +91,7 @@ impl Family for V4 {
     const SOURCE: u32 = ipv4::SOURCE;
     const ADDRESS: u32 = 4;
     const TTL: u32 = ipv4::TTL;
+    const PROTOCOL: u32 = ipv4::PROTOCOL;
     const ICMP: u8 = 1;
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
@@ -110,6 +115,7 @@ impl Family for V6 {
     const SOURCE: u32 = ipv6::SOURCE;
     const ADDRESS: u32 = 16;
     const TTL: u32 = ipv6::HOP_LIMIT;
+    const PROTOCOL: u32 = ipv6::NEXT_HEADER;
     const ICMP: u8 = 58;
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;
@@ -149,6 +155,9 @@ impl Address for Addr4 {
     fn is_link_local(&self) -> bool {
         false
     }
+    fn is_of_other(&self, _: &Mac) -> bool {
+        false
+    }
     fn filter_bit(&self) -> u32 {
         u32::from(self.to_wire()[0])
     }
@@ -185,6 +194,13 @@ impl Address for Addr6 {
     fn is_link_local(&self) -> bool {
         let first = self.raw()[0].to_ne_bytes();
         first[0] == 0xfe && first[1] & 0xc0 == 0x80
+    }
+    fn is_of_other(&self, mac: &Mac) -> bool {
+        let [.., high, low] = self.raw();
+        let spells = high.to_ne_bytes()[3] == 0xff && low.to_ne_bytes()[0] == 0xfe;
+        let [a, b, c, d, e, f] = (*mac).into();
+        let own = (u32::from_ne_bytes([a ^ 2, b, c, 0xff]), u32::from_ne_bytes([0xfe, d, e, f]));
+        self.is_link_local() && spells && (high, low) != own
     }
     fn filter_bit(&self) -> u32 {
         u32::from(self.raw()[0].to_ne_bytes()[1])

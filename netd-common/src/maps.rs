@@ -87,6 +87,10 @@ pub mod flow_flags {
     pub const ROUTED: u16 = 1 << 3;
     /// The source port was allocated by netd.
     pub const MASQUERADED: u16 = 1 << 4;
+    /// A port that is open on the sandbox's own address let it in.
+    pub const OPENED: u16 = 1 << 6;
+    /// A link between two sandboxes let it in.
+    pub const LINKED: u16 = 1 << 7;
     /// In `FLOW6`: the sandbox has IPv4 alone, and its packets are exchanged for those of their mapped addresses.
     pub const AS_IPV4: u16 = 1 << 5;
 }
@@ -394,6 +398,21 @@ pub mod names {
     pub const ITS_OWN: u16 = 2;
 }
 
+/// What a packet was addressed to that the host's stack was given to answer: the value of `HANDED4` and `HANDED6`, by the tuple, in
+/// [`crate::net::HANDED_ZONE`], that answers it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handed<A> {
+    /// The address that its sender dialled.
+    pub addr: A,
+    /// The port.
+    pub port: Be16,
+    /// Always zero.
+    pub pad: u16,
+    /// When it was handed over, in ticks.
+    pub since: u32,
+}
+
 /// A place in an endpoint's ring of its latest flows: the key of `PENDING4` and `PENDING6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -578,6 +597,8 @@ pub mod capacity {
     pub const ALLOW: u32 = 65_536;
     /// `ASKED4`, `ASKED6`.
     pub const ASKED: u32 = 8_192;
+    /// `HANDED4`, `HANDED6`: entries live for the moment that the stack takes.
+    pub const HANDED: u32 = 1_024;
     /// `LINK4`, `LINK6`.
     pub const LINK: u32 = 16_384;
     /// `TRUST`.
@@ -671,6 +692,8 @@ no_padding! {
     Held = 16, 44;
     DialledKey = 8, 16, 2, 2;
     Dialled = 16, 2, 2;
+    Handed<Addr4> = 4, 2, 2, 4;
+    Handed<Addr6> = 16, 2, 2, 4;
     Config = 4, 4, 8, 4, 4, 16, 44, 32, 32, 16, 4, 4;
     Place = 4, 4;
     Pending<Addr4> = 20, 4;
@@ -717,6 +740,8 @@ mod user {
         Pending<Addr4>,
         Pending<Addr6>,
         Pace,
+        Handed<Addr4>,
+        Handed<Addr6>,
         Addr4,
         Addr6
     );

@@ -36,6 +36,9 @@ pub const UPLINK_ZONE: Zone = 0;
 /// The zone of what the host sends to itself: the index of `lo`, the same in every namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
 pub const LOOPBACK_ZONE: Zone = 1;
 
+/// The zone of what the host's stack was given to answer: no device has this index.
+pub const HANDED_ZONE: Zone = u32::MAX;
+
 /// Whether a zone is that of a sandbox's packets.
 #[inline(always)]
 pub const fn is_of_a_sandbox(zone: Zone) -> bool {

@@ -18,6 +18,8 @@ pub enum Verdict<A> {
     Refuse(DropReason),
     /// Nowhere until the first fragment of its datagram has come.
     Hold,
+    /// To the host's stack, which answers or fragments it, with the destination that its flow leads to.
+    HandOver,
     /// Nowhere, and counted.
     Drop(DropReason),
 }
@@ -36,6 +38,7 @@ impl Judgement {
             Self::ToNeighbour(_, never) => match never {},
             Self::Refuse(reason) => Verdict::Refuse(reason),
             Self::Hold => Verdict::Hold,
+            Self::HandOver => Verdict::HandOver,
             Self::Drop(reason) => Verdict::Drop(reason),
         }
     }

@@ -5,9 +5,11 @@
 
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use netd_common::{
+    env::Draft,
     family::{Family, V4, V6},
     hook,
-    net::UPLINK_ZONE,
+    nat::icmp_error,
+    net::{HANDED_ZONE, UPLINK_ZONE},
     verdict::DropReason,
     wire::Headers,
 };
@@ -17,12 +19,15 @@ use crate::{
     maps,
     report::{PASS, UNDECIDED, drop_number, finish, leave},
     skb::{Careful, Direct, dress},
-    tc::{ethertype, optional, slow4, slow6, uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6},
+    tc::{
+        ethertype, optional, recall_handed4, recall_handed6, slow4, slow6, uplink_decide4, uplink_decide6,
+        uplink_fast4, uplink_fast6,
+    },
 };
 
 /// Declares the parts of one family that read bare packets.
 macro_rules! parts {
-    ($family:ty, $draft:ident, $concerns:ident, $read:ident, $guard:ident) => {
+    ($family:ty, $draft:ident, $concerns:ident, $read:ident, $quote:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $guard:ident) => {
         /// Whether a packet from outside may be netd's. The answer is 1 or 0.
         #[inline(never)]
         #[unsafe(no_mangle)]
@@ -41,6 +46,40 @@ macro_rules! parts {
                     UNDECIDED
                 }
                 Err(reason) => reason as i32,
+            }
+        }
+
+        /// As the reading part of an Ethernet device: the answer is 1, or 0 when the packet quotes nothing that could have a flow.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $quote(skb: *mut __sk_buff) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return 0 };
+            let Some(quote) = icmp_error::quote(&Careful::bare(skb), &draft.headers, HANDED_ZONE) else {
+                return 0;
+            };
+            draft.quote = quote;
+            1
+        }
+
+        /// As on an Ethernet device.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $restate(skb: *mut __sk_buff) -> i32 {
+            if let Some(Draft { headers, quote, flow, .. }) = env::draft(&maps::$draft) {
+                let _ = icmp_error::translate::<$family, _>(&mut Careful::bare(skb), headers, quote, flow);
+            }
+            0
+        }
+
+        /// As on an Ethernet device.
+        #[inline(always)]
+        fn $take_back(skb: *mut __sk_buff) {
+            let handed = hook::may_answer_handed::<$family, _>(&Direct::bare(skb))
+                && $read(skb) == UNDECIDED
+                && $quote(skb) != 0
+                && $recall_handed() != 0;
+            if handed {
+                $restate(skb);
             }
         }
 
@@ -64,8 +103,28 @@ macro_rules! parts {
         }
     };
 }
-parts!(V4, DRAFT4, bare_concerns4, bare_read4, bare_guard4);
-parts!(V6, DRAFT6, bare_concerns6, bare_read6, bare_guard6);
+parts!(
+    V4,
+    DRAFT4,
+    bare_concerns4,
+    bare_read4,
+    bare_quote4,
+    recall_handed4,
+    bare_restate4,
+    bare_take_back4,
+    bare_guard4
+);
+parts!(
+    V6,
+    DRAFT6,
+    bare_concerns6,
+    bare_read6,
+    bare_quote6,
+    recall_handed6,
+    bare_restate6,
+    bare_take_back6,
+    bare_guard6
+);
 
 /// What arrives from outside; ingress of an uplink without link addresses.
 #[classifier]
@@ -100,8 +159,14 @@ pub fn from_bare_uplink(ctx: TcContext) -> i32 {
 pub fn to_bare_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
-        V4::ETHERTYPE => bare_guard4(skb),
-        V6::ETHERTYPE => bare_guard6(skb),
+        V4::ETHERTYPE => {
+            bare_take_back4(skb);
+            bare_guard4(skb)
+        }
+        V6::ETHERTYPE => {
+            bare_take_back6(skb);
+            bare_guard6(skb)
+        }
         _ => PASS,
     };
     leave(action)

@@ -14,8 +14,8 @@ use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, LinkKey, Network, Open, Owner, Pending,
-        Place, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink, port_set,
+        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, Handed, LinkKey, Network, Open, Owner,
+        Pending, Place, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -118,7 +118,7 @@ pub fn in_port_set(set: u32, port: u16) -> bool {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $handed:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -188,6 +188,17 @@ macro_rules! env_for {
             fn asked(&self, answer: &Tuple<$addr>) -> Option<u32> {
                 // SAFETY: the value is copied out at once.
                 unsafe { maps::$asked.get(answer) }.copied()
+            }
+
+            #[inline(always)]
+            fn keep_handed(&self, answer: &Tuple<$addr>, handed: &Handed<$addr>) {
+                let _ = maps::$handed.insert(answer, handed, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn handed(&self, answer: &Tuple<$addr>) -> Option<Handed<$addr>> {
+                // SAFETY: the value is copied out at once.
+                unsafe { maps::$handed.get(answer) }.copied()
             }
 
             #[inline(always)]
@@ -369,6 +380,7 @@ env_for!(
     OPEN4,
     ALLOW4,
     ASKED4,
+    HANDED4,
     LINK4,
     32,
     ROUTING4,
@@ -391,6 +403,7 @@ env_for!(
     OPEN6,
     ALLOW6,
     ASKED6,
+    HANDED6,
     LINK6,
     128,
     ROUTING6,

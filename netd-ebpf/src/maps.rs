@@ -9,9 +9,9 @@ use netd_common::{
     env::Draft,
     family::{V4, V6},
     maps::{
-        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network,
-        Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink,
-        capacity, held, port_set,
+        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Handed, Held, LinkKey,
+        Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple,
+        Uplink, capacity, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
@@ -82,6 +82,14 @@ pub static ASKED4: LruHashMap<Tuple<Addr4>, u32> = LruHashMap::with_max_entries(
 /// The same for IPv6.
 #[map]
 pub static ASKED6: LruHashMap<Tuple<Addr6>, u32> = LruHashMap::with_max_entries(capacity::ASKED, 0);
+/// What IPv4 packets were addressed to that the host's stack was given to answer, by the answer's tuple. LRU: a lost entry costs an error.
+#[map]
+pub static HANDED4: LruHashMap<Tuple<Addr4>, Handed<Addr4>> =
+    LruHashMap::with_max_entries(capacity::HANDED, 0);
+/// The same for IPv6.
+#[map]
+pub static HANDED6: LruHashMap<Tuple<Addr6>, Handed<Addr6>> =
+    LruHashMap::with_max_entries(capacity::HANDED, 0);
 /// Ports that links open between two IPv4 addresses.
 #[map]
 pub static LINK4: HashMap<LinkKey<Addr4>, u32> = HashMap::with_max_entries(capacity::LINK, BPF_F_NO_PREALLOC);

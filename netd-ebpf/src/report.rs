@@ -28,6 +28,8 @@ pub const REFUSED: i32 = 0x7fff_0002;
 pub const HOLD: i32 = 0x7fff_0003;
 /// No action yet: the packet has no flow, and its ports are not known.
 pub const FLOWLESS: i32 = 0x7fff_0004;
+/// No action yet: the packet is for the host's stack, with the destination that its flow leads to.
+pub const HANDED: i32 = 0x7fff_0005;
 /// `PACKET_HOST`: addressed to this host.
 const PACKET_HOST: u32 = 0;
 
@@ -100,6 +102,7 @@ pub fn finish<A: AsNextHop>(skb: *mut __sk_buff, decision: Result<Verdict<A>, Dr
             }
         }
         Ok(Verdict::Hold) => HOLD,
+        Ok(Verdict::HandOver) => HANDED,
         Ok(Verdict::Refuse(reason)) => {
             drop_packet(reason);
             REFUSED

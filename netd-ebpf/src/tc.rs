@@ -15,7 +15,7 @@ use netd_common::{
     family::{Family, V4, V6},
     hook,
     nat::{icmp_error, masquerade, siit},
-    net::{Be16, UPLINK_ZONE, is_of_a_sandbox},
+    net::{Be16, HANDED_ZONE, UPLINK_ZONE, is_of_a_sandbox},
     verdict::{DropReason, Verdict},
     wire::{Fragment, Headers, L4, l4, reset, sane},
 };
@@ -24,8 +24,8 @@ use crate::{
     env::{self, Kernel},
     hold, maps,
     report::{
-        self, AsNextHop, FLOWLESS, FOUND, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet, finish,
-        leave,
+        self, AsNextHop, FLOWLESS, FOUND, HANDED, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet,
+        finish, leave,
     },
     skb::{Careful, Direct},
 };
@@ -35,7 +35,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident) => {
+     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident, $hand_over:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $move:ident, $belongs:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -119,13 +119,72 @@ macro_rules! parts {
             )
         }
 
+        /// Gives the host's stack a packet that its flow cannot carry. The answer is an action.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $hand_over(skb: *mut __sk_buff, zone: u32) -> i32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+            finish(skb, hook::hand_over::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), draft, zone))
+        }
+
+        /// Whether the packet that an error quotes was handed over: 1, else 0. For its arguments, see `$admit`.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $recall_handed() -> u32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return 0 };
+            u32::from(hook::recall_handed::<$family, _>(&Kernel(core::ptr::null_mut()), draft))
+        }
+
+        /// Makes an error say what the draft's flow has. The answer is 0.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $restate(skb: *mut __sk_buff) -> i32 {
+            if let Some(Draft { headers, quote, flow, .. }) = env::draft(&maps::$draft) {
+                // One that cannot be changed stays as it is: it is the host's own.
+                let _ = icmp_error::translate::<$family, _>(&mut Careful::new(skb), headers, quote, flow);
+            }
+            0
+        }
+
+        /// Brings an error of the host's stack in order, as `hook::take_back` has it.
+        #[inline(always)]
+        fn $take_back(skb: *mut __sk_buff) {
+            let handed = hook::may_answer_handed::<$family, _>(&Direct::new(skb))
+                && $read(skb) == UNDECIDED
+                && $quote(skb, HANDED_ZONE) != 0
+                && $recall_handed() != 0;
+            if handed {
+                $restate(skb);
+            }
+        }
+
+        /// Moves a packet whose flow is sound. The answer is an action, or `UNDECIDED` when it has gone after all.
+        #[inline(always)]
+        fn $move(skb: *mut __sk_buff, zone: u32) -> i32 {
+            let unsound = $check(skb);
+            if unsound != UNDECIDED {
+                return drop_number(unsound);
+            }
+            let action = $settle(skb, zone);
+            if action == HANDED { $hand_over(skb, zone) } else { action }
+        }
+
         /// Whether the flow of the packet, or of the one it quotes, is there and sound: 1, else 0. For its arguments, see `$admit`.
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $examine(zone: u32, quoted: u32) -> u32 {
             let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return 0 };
             let key = if quoted == 0 { headers.tuple(zone) } else { quote.against };
-            u32::from(conntrack::examine::<$family, _>(&Kernel(core::ptr::null_mut()), headers, &key))
+            u32::from(conntrack::examine::<$family, _>(&Kernel(core::ptr::null_mut()), &key))
+        }
+
+        /// Whether a packet belongs to its flow, which is sound: 1, else 0. For its arguments, see `$admit`.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $belongs(zone: u32) -> u32 {
+            let Some(Draft { headers, .. }) = env::draft(&maps::$draft) else { return 0 };
+            let key = headers.tuple(zone);
+            u32::from(conntrack::belongs::<$family, _>(&Kernel(core::ptr::null_mut()), headers, &key))
         }
 
         /// Reads what an ICMP error quotes into the draft. The answer is 1, or 0 when it quotes nothing that could have a flow.
@@ -163,6 +222,10 @@ macro_rules! parts {
         fn $settle_error(skb: *mut __sk_buff, zone: u32) -> i32 {
             if $quote(skb, zone) == 0 || $examine(zone, 1) == 0 {
                 return UNDECIDED;
+            }
+            let unsound = $check(skb);
+            if unsound != UNDECIDED {
+                return drop_number(unsound);
             }
             let mut action = $refresh(skb);
             if action == FOUND {
@@ -232,7 +295,7 @@ macro_rules! parts {
             }
         }
 
-        /// Checks a packet that is about to open a flow. The answer is `UNDECIDED`, or the number of a drop reason.
+        /// Checks a packet of a flow, before it is opened too. The answer is `UNDECIDED`, or the number of a drop reason.
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $check(skb: *mut __sk_buff) -> i32 {
@@ -267,8 +330,8 @@ macro_rules! parts {
             if action == UNDECIDED {
                 if l4 == L4::Icmp {
                     action = $settle_error(skb, zone);
-                } else if $examine(zone, 0) != 0 {
-                    action = $settle(skb, zone);
+                } else if $examine(zone, 0) != 0 && $belongs(zone) != 0 {
+                    action = $move(skb, zone);
                 }
                 if action != UNDECIDED {
                     return action;
@@ -299,7 +362,7 @@ macro_rules! parts {
                 return action;
             }
             // What it came by may just have gone.
-            action = if $examine(zone, 0) == 0 { UNDECIDED } else { $settle(skb, zone) };
+            action = if $examine(zone, 0) == 0 { UNDECIDED } else { $move(skb, zone) };
             if action == UNDECIDED { drop_packet(DropReason::CtInvalid) } else { action }
         }
 
@@ -320,7 +383,11 @@ macro_rules! parts {
                 return admitted;
             }
             let opened = $open(skb);
-            if opened == UNDECIDED { PASS } else { opened }
+            if opened != UNDECIDED {
+                return opened;
+            }
+            // What it came by may just have gone.
+            if $examine(UPLINK_ZONE, 0) == 0 { drop_packet(DropReason::CtInvalid) } else { PASS }
         }
 
         /// Gives a fragment that the stack delivers the ports of its first. The answer is 0.
@@ -388,7 +455,13 @@ parts!(
     slow4,
     follow4,
     hold4,
-    recall4
+    recall4,
+    hand_over4,
+    recall_handed4,
+    restate4,
+    take_back4,
+    move4,
+    belongs4
 );
 parts!(
     V6,
@@ -415,7 +488,13 @@ parts!(
     slow6,
     follow6,
     hold6,
-    recall6
+    recall6,
+    hand_over6,
+    recall_handed6,
+    restate6,
+    take_back6,
+    move6,
+    belongs6
 );
 
 /// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.
@@ -520,8 +599,14 @@ pub fn from_endpoint(ctx: TcContext) -> i32 {
 pub fn to_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
-        V4::ETHERTYPE => gate4(skb),
-        V6::ETHERTYPE => gate6(skb),
+        V4::ETHERTYPE => {
+            take_back4(skb);
+            gate4(skb)
+        }
+        V6::ETHERTYPE => {
+            take_back6(skb);
+            gate6(skb)
+        }
         _ => PASS,
     };
     leave(action)
@@ -550,8 +635,14 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 pub fn to_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
-        V4::ETHERTYPE => guard4(skb),
-        V6::ETHERTYPE => guard6(skb),
+        V4::ETHERTYPE => {
+            take_back4(skb);
+            guard4(skb)
+        }
+        V6::ETHERTYPE => {
+            take_back6(skb);
+            guard6(skb)
+        }
         _ => PASS,
     };
     leave(action)

@@ -15,7 +15,7 @@ use std::{
 };
 
 use aya::{
-    maps::{Map, MapData, MapInfo, PerCpuArray},
+    maps::{Map, MapData, MapInfo, PerCpuArray, PerCpuValues},
     programs::{ProgramFd, loaded_programs},
     sys::{Stats, enable_stats},
 };
@@ -74,6 +74,16 @@ impl Ledger {
                 self.programs.insert(program.id(), Program { fd, counters: map.id() });
             }
         }
+    }
+
+    /// Puts a count wrong, to see that it is noticed: one more in a slot of `DROPS`, or one less.
+    pub fn miscount(bpffs: &Path, slot: u32, more: bool) {
+        let map = MapData::from_pin(drops(bpffs).expect("an instance")).expect("the counters");
+        let mut counters: PerCpuArray<_, u64> = Map::PerCpuArray(map).try_into().expect("an array per CPU");
+        let mut counts: Vec<u64> = counters.get(&slot, 0).expect("a counter").to_vec();
+        counts[0] = if more { counts[0].wrapping_add(1) } else { counts[0].wrapping_sub(1) };
+        let counts = PerCpuValues::try_from(counts).expect("a count for each CPU");
+        counters.set(slot, counts, 0).expect("write the counter");
     }
 
     /// Compares both sides once no packet is under way; lists what does not add up. Nothing is checked when the instance was taken down.

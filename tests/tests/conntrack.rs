@@ -182,3 +182,41 @@ fn expired_flows_make_room_while_the_daemon_is_dead() {
     lab.daemon.restart();
     a1.reach(Proto::Udp, to);
 }
+
+#[test]
+fn short_connections_follow_each_other_over_a_small_table_without_a_refusal() {
+    // 32 IPv4 flows a sandbox, 8 IPv6 ones, and what is over lingers for as long as the test may take.
+    let config = "[flows]\nentries = 4096\nper_endpoint = 64\n[timeouts]\ntcp_closed = 600\n".to_owned();
+    let lab = Lab::with(&Options { config, ..Options::default() });
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    let _server = Server::start(&lab.r, &[80]);
+    let refused = |lab: &Lab| lab.drops().get("overquota").copied().unwrap_or(0);
+    for (family, quota) in [(Family::V4, 32), (Family::V6, 8)] {
+        let to = at(R.ip(family), 80);
+        let before = refused(&lab);
+        for _ in 0..10 * quota {
+            let (stream, _) = a1.connect_stream(to);
+            let mut tcp = stream.tcp();
+            tcp.shutdown(Shutdown::Write).expect("a close");
+            tcp.read_to_end(&mut Vec::new()).expect("the other side closes too");
+        }
+        assert_eq!(refused(&lab), before, "{family:?}: every one found room");
+        // The control: open ones make no room, and the quota holds.
+        let mut held = Vec::new();
+        while let Ok(stream) = a1.run(|| netd_tests::connect(to, None, SILENCE)) {
+            held.push(stream);
+            assert!(held.len() <= quota, "{family:?}: {} are open", held.len());
+        }
+        assert!(held.len() >= quota / 2, "{family:?}: {} are open", held.len());
+        assert!(refused(&lab) > before, "{family:?}");
+        for stream in &mut held {
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            stream.write_all(b"!").expect("an open one lives");
+            let mut byte = [0];
+            while byte != *b"!" {
+                stream.read_exact(&mut byte).expect("the server's line, then the echo");
+            }
+        }
+    }
+}

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use netd_common::verdict::{DropReason, tally};
 use netd_tests::{
-    Capture, Family, Frame, H, H1, LeakWatch, Ns, Outcome, Proto, R, R2, Server, Snapshot, Topology, at,
+    Capture, Family, Frame, H, H1, Lab, LeakWatch, Ledger, Ns, Outcome, Proto, R, R2, Server, Snapshot,
+    Topology, at,
 };
 
 #[test]
@@ -110,4 +112,21 @@ fn namespaces_are_separate_and_can_be_opened_by_path() {
     let mounted = a.bind_at(dir.path().join("a"));
     assert_eq!(Ns::open("a", mounted.path()).links(), a.links());
     assert_eq!(Ns::open("b", b.proc_path()).links(), b.links());
+}
+
+#[test]
+fn a_packet_without_a_verdict_or_a_reason_is_found_at_the_end() {
+    let mut lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    a1.ping(net.gateway(Family::V4));
+    let bpffs = lab.daemon.dirs().bpffs().to_owned();
+    // Counts that nothing changes while all is well: of drops, and of one reason that nobody gives here.
+    let (stopped, reason) = (tally::STOPPED, DropReason::SourceRoute as u32);
+    for wrong in [&[reason][..], &[stopped, reason]] {
+        assert_eq!(lab.daemon.unaccounted(), Vec::<String>::new(), "the positive control");
+        wrong.iter().for_each(|&slot| Ledger::miscount(&bpffs, slot, true));
+        assert_eq!(lab.daemon.unaccounted().len(), 1, "{wrong:?}");
+        wrong.iter().for_each(|&slot| Ledger::miscount(&bpffs, slot, false));
+    }
 }

@@ -1,11 +1,19 @@
 //! Rung: namespaces, truth-table rows T65 to T68. `--link` where sandboxes may not talk: the target's exposed ports, one way, for as long as it lasts.
 
-use netd_tests::{Family, Lab, Options, Outcome, Proto, Sandbox, at, denied};
+use netd_tests::{
+    Capture, Family, Frame, Lab, Options, Outcome, PATIENCE, Proto, Sandbox, at, denied, eventually,
+};
 
 /// A lab whose default network has no ICC.
 fn lab() -> Lab {
+    lab_with("")
+}
+
+/// The same with more configuration.
+fn lab_with(more: &str) -> Lab {
     let defaults = Options::default();
-    let config = format!("icc = false\nipv6 = true\nfixed-cidr-v6 = \"fd00:c:17::/64\"\n{}", defaults.config);
+    let config =
+        format!("icc = false\nipv6 = true\nfixed-cidr-v6 = \"fd00:c:17::/64\"\n{}{more}", defaults.config);
     Lab::with(&Options { config, ..defaults })
 }
 
@@ -69,6 +77,36 @@ fn t66_the_target_opens_nothing_back() {
         }
     }
     is_denied(&lab, &d2, &d1, Proto::Udp, 80);
+}
+
+#[test]
+fn t66_a_connection_that_is_over_is_no_way_back_for_its_target() {
+    // It lingers for as long as the test may take.
+    let lab = lab_with("[timeouts]\ntcp_closed = 600\n");
+    let d2 = target(&lab);
+    let d1 = lab.sandbox_with("d1", &["--link", "d2"]);
+    for family in Family::BOTH {
+        let seen = d1.reach(Proto::Tcp, at(d2.ip(family), 80));
+        let (from, to) = (at(d2.ip(family), 80), seen.source);
+        let port = format!("port={}", to.port());
+        eventually("the connection to be over", || {
+            lab.flows(&[&port]).iter().all(|flow| flow["State"] == "closed")
+        });
+        assert!(!lab.flows(&[&port]).is_empty(), "it lingers");
+        let mac = |sandbox: &Sandbox| sandbox.link("eth0").expect("eth0").mac;
+        let frame = Frame { src: mac(&d2), dst: mac(&d1) };
+        let (wire, inside) = (Capture::start(&d2, "eth0"), d1.capture());
+        // The control: what belongs to the connection still comes by it.
+        wire.send(&frame.tcp_ack(from, to));
+        let acknowledges = |p: &netd_tests::Packet| p.sport == Some(80) && p.dport == Some(to.port());
+        inside.wait("a late acknowledgement", PATIENCE, acknowledges);
+        denied(&lab, &d1, &["ICC"], || {
+            let before = lab.drops();
+            wire.send(&frame.tcp_syn(from, to));
+            eventually("the SYN to be dropped", || lab.drops() != before);
+        });
+        assert_eq!(d1.reach(Proto::Tcp, at(d2.ip(family), 80)).server, "d2", "one way as before");
+    }
 }
 
 #[test]

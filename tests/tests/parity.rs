@@ -1,6 +1,8 @@
 //! Rung: parity. Each vector goes through the hooks on the host and through the same programs in the kernel (`BPF_PROG_TEST_RUN`):
 //! the verdict and every byte have to agree. What could differ is the compiler, the helpers and the maps; this is where it shows.
 
+#[path = "parity/corpus.rs"]
+mod corpus;
 #[path = "parity/malformed.rs"]
 mod malformed_table;
 #[path = "parity/world.rs"]
@@ -18,7 +20,7 @@ use netd::{
 };
 use netd_common::{
     env::Env,
-    fake::{Cast, Fake, FakePacket, Kind, Party, Wire, ifindex, mac},
+    fake::{Cast, Fake, FakePacket, Kind, Party, Wire, ifindex, mac, malformed::Hook},
     family::{Address, V4, V6},
     hook,
     nat::siit,
@@ -32,7 +34,7 @@ use netd_common::{
 use world::{devices, kernel, v4, v6};
 
 /// The one port of masqueraded flows: the kernel's choice is keyed by a secret, and one port leaves no choice.
-const PORT: u16 = 20_000;
+const PORT: u16 = 10_000;
 
 /// The actions of a packet program.
 const NEXT: i32 = -1;
@@ -110,7 +112,7 @@ where
 /// The action that the program answers a decision with.
 fn action<F: Cast>(decision: &hook::Decision<F>) -> i32 {
     match decision {
-        Ok(Verdict::Pass) => NEXT,
+        Ok(Verdict::Pass | Verdict::HandOver) => NEXT,
         Ok(Verdict::ToSandbox(_) | Verdict::ToNeighbour(..)) => REDIRECT,
         Ok(Verdict::Drop(_) | Verdict::Refuse(_) | Verdict::Hold) | Err(_) => SHOT,
     }
@@ -125,6 +127,16 @@ fn in_the_kernel(kernel: &mut Kernel, at: At, frame: &[u8]) -> (i32, Vec<u8>) {
     };
     let ran = kernel.test_run(program, frame, device, ingress).expect("the program runs");
     (ran.action, ran.bytes)
+}
+
+/// Where a program is, for a hook.
+const fn at(hook: Hook) -> At {
+    match hook {
+        Hook::FromEndpoint(ifindex) => At::FromEndpoint(ifindex),
+        Hook::FromUplink => At::FromUplink,
+        Hook::ToEndpoint { ifindex, ingress } => At::ToEndpoint { ifindex, ingress },
+        Hook::ToUplink => At::ToUplink,
+    }
 }
 
 /// One step: who sends what, and where it is met.
@@ -290,6 +302,8 @@ fn host_and_kernel_decide_alike_and_write_the_same_bytes() {
             exchanged(&mut kernel);
             malformed_table::compare::<V4>(&mut kernel);
             malformed_table::compare::<V6>(&mut kernel);
+            corpus::compare::<V4>(&mut kernel);
+            corpus::compare::<V6>(&mut kernel);
         });
         fs::remove_dir_all(&bpffs).expect("the pins are removed");
         ran

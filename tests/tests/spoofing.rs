@@ -1,12 +1,12 @@
 //! Rung: namespaces, truth-table row T69 and reliability A.2. A sandbox speaks for itself alone.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
 use etherparse::ArpOperation;
-use netd_tests::{Capture, Family, Frame, H, Lab, Net, Proto, R, Sandbox, at, denied};
+use netd_tests::{Capture, Family, Frame, H, Lab, Net, PATIENCE, Proto, R, Sandbox, at, denied};
 
 /// Dropped in this order: what is in namespaces before the lab.
 struct World {
@@ -140,6 +140,150 @@ fn arp_for_another_address_is_dropped_and_neighbours_keep_what_they_know() {
     assert!(counted(&w.lab.drops()) >= counted(&before) + 4, "each forged message is counted");
 }
 
+/// The link-local address that spells an Ethernet address (RFC 4291 appendix A).
+fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac;
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
+/// A neighbour solicitation (135) or advertisement (136, overriding) about an address, with a1's Ethernet address.
+fn discovery(w: &World, kind: u8, target: Ipv6Addr) -> Vec<u8> {
+    let flags = if kind == 136 { 0x20 } else { 0 };
+    [&[kind, 0, 0, 0, flags, 0, 0, 0][..], &target.octets(), &[kind - 134, 1], &mac(&w.a1)].concat()
+}
+
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+#[test]
+fn a2_row9_neighbour_discovery_for_another_address_is_dropped_and_neighbours_keep_what_they_know() {
+    let w = world();
+    let (IpAddr::V6(own), IpAddr::V6(victim), IpAddr::V6(gateway)) =
+        (w.a1.ip(Family::V6), w.a2.ip(Family::V6), w.net.gateway(Family::V6))
+    else {
+        panic!("IPv6")
+    };
+    w.a2.ping(IpAddr::V6(gateway));
+    let known = w.a2.neighbour(IpAddr::V6(gateway)).expect("a2 knows its gateway");
+    let (wire, seen) = (w.a1.capture(), w.a2.capture());
+    let everyone = Frame { dst: [0x33, 0x33, 0, 0, 0, 1], ..w.to_neighbour() };
+    let of_gateway = link_local(known);
+    let claims = [
+        (own, discovery(&w, 136, victim)),
+        (own, discovery(&w, 136, gateway)),
+        (own, discovery(&w, 136, of_gateway)),
+        (own, discovery(&w, 136, link_local(mac(&w.a2)))),
+        (gateway, discovery(&w, 136, gateway)),
+        (of_gateway, discovery(&w, 136, of_gateway)),
+        (victim, discovery(&w, 135, gateway)),
+        (of_gateway, discovery(&w, 135, victim)),
+        // Duplicate address detection for an address of somebody else: it would lose the address.
+        (Ipv6Addr::UNSPECIFIED, discovery(&w, 135, victim)),
+        (Ipv6Addr::UNSPECIFIED, discovery(&w, 135, link_local(mac(&w.a2)))),
+    ];
+    seen.take();
+    for (from, message) in &claims {
+        w.a2.ping(IpAddr::V6(gateway)); // an entry that a claim could change
+        denied(&w.lab, &w.a2, &["SPOOF_IP"], || wire.send(&everyone.icmpv6(*from, ALL_NODES, message)));
+    }
+    // What it may say of itself: an advertisement and detection for its own two addresses. The last one marks the end.
+    for target in [link_local(mac(&w.a1)), own] {
+        wire.send(&everyone.icmpv6(Ipv6Addr::UNSPECIFIED, ALL_NODES, &discovery(&w, 135, target)));
+        wire.send(&everyone.icmpv6(target, ALL_NODES, &discovery(&w, 136, target)));
+    }
+    let last = everyone.icmpv6(own, ALL_NODES, &discovery(&w, 136, own));
+    let all = seen.until("its own advertisement", PATIENCE, |p| !p.outgoing && p.bytes == last);
+    let of_a1 = |p: &&netd_tests::Packet| !p.outgoing && matches!(p.bytes.get(54), Some(135 | 136));
+    let forged = claims.iter().map(|(from, message)| everyone.icmpv6(*from, ALL_NODES, message));
+    let forged: Vec<_> = forged.collect();
+    assert!(all.iter().filter(of_a1).count() >= 4, "what is its own passes: {all:?}");
+    assert!(!all.iter().any(|p| forged.contains(&p.bytes)), "a claim arrived");
+    // Where namespaces are many, the kernel gives up entries that nobody uses.
+    let after = w.a2.neighbour(IpAddr::V6(gateway));
+    assert!(after.is_none_or(|mac| mac == known), "the gateway's entry at a2: {after:?}");
+    assert_eq!(w.a2.mac_of(IpAddr::V6(gateway)), known);
+}
+
+#[test]
+fn a2_row10_nobody_but_the_gateway_is_a_router_or_serves_dhcp() {
+    let w = world();
+    let (wire, seen) = (w.a1.capture(), w.a2.capture());
+    let unicast = w.to_neighbour();
+    let everyone = Frame { dst: Frame::BROADCAST, ..unicast };
+    let nodes = Frame { dst: [0x33, 0x33, 0, 0, 0, 1], ..unicast };
+    let IpAddr::V6(own) = w.a1.ip(Family::V6) else { panic!("IPv6") };
+    let redirect = [&[137, 0, 0, 0, 0, 0, 0, 0][..], &own.octets(), &ALL_NODES.octets()].concat();
+    let mut frames = vec![nodes.icmpv6(own, ALL_NODES, &redirect)];
+    for (family, server, client, group) in
+        [(Family::V4, 67, 68, "255.255.255.255"), (Family::V6, 547, 546, "ff02::1")]
+    {
+        let from = at(w.a1.ip(family), server);
+        let group = at(group.parse::<IpAddr>().expect("an address"), client);
+        let gateway = w.net.gateway(family);
+        let to_host = Frame { dst: w.a1.mac_of(gateway), ..unicast };
+        frames.push(unicast.udp(from, at(w.a2.ip(family), client), b"offer"));
+        frames.push(if family == Family::V4 { everyone } else { nodes }.udp(from, group, b"offer"));
+        frames.push(to_host.udp(from, at(gateway, client), b"offer"));
+    }
+    for frame in &frames {
+        denied(&w.lab, &w.a2, &["ROGUE_CONTROL"], || wire.send(frame));
+    }
+    seen.take();
+    // A client's words pass, and so does a server's port towards another.
+    for (family, server, client) in [(Family::V4, 67, 68), (Family::V6, 547, 546)] {
+        for (sport, dport) in [(client, server), (server, 9)] {
+            let honest = unicast.udp(at(w.a1.ip(family), sport), at(w.a2.ip(family), dport), b"honest");
+            wire.send(&honest);
+            seen.wait("the honest datagram", PATIENCE, |p| !p.outgoing && p.bytes == honest);
+        }
+    }
+}
+
+#[test]
+fn a2_row11_a_link_local_address_that_spells_another_interface_is_not_ones_own() {
+    let w = world();
+    let gateway = w.a1.mac_of(w.net.gateway(Family::V6));
+    let (wire, seen, frame) = (w.a1.capture(), w.a2.capture(), w.to_neighbour());
+    let to = |port| at(IpAddr::V6(link_local(mac(&w.a2))), port);
+    for source in [link_local(mac(&w.a2)), link_local(gateway)] {
+        for to in [to(9), at(w.a2.ip(Family::V6), 9)] {
+            denied(&w.lab, &w.a2, &["SPOOF_IP"], || {
+                wire.send(&frame.udp(at(IpAddr::V6(source), 5000), to, b"spoofed"));
+            });
+        }
+    }
+    seen.take();
+    let honest = frame.udp(at(IpAddr::V6(link_local(mac(&w.a1))), 5000), to(9), b"honest");
+    wire.send(&honest);
+    seen.wait("the honest datagram", PATIENCE, |p| !p.outgoing && p.bytes == honest);
+}
+
+#[test]
+fn a2_row8_what_is_for_the_bridge_itself_reaches_nobody() {
+    let w = world();
+    let bridges = || w.lab.h.ip_json(&["-details", "link", "show", "type", "bridge"]);
+    let states = |links: &serde_json::Value| -> Vec<serde_json::Value> {
+        let all = links.as_array().expect("bridges");
+        all.iter().map(|link| link["linkinfo"]["info_data"]["root_id"].clone()).collect()
+    };
+    let before = states(&bridges());
+    assert!(!before.is_empty() && before.iter().all(serde_json::Value::is_string), "{before:?}");
+    let (wire, seen) = (w.a1.capture(), w.a2.capture());
+    let own = mac(&w.a1);
+    // A bridge protocol data unit of the best root there is, in an LLC frame; slow protocols; LLDP.
+    let unit = [&[0, 38, 0x42, 0x42, 3, 0, 0, 0, 0, 0][..], &[0; 35], &[0; 7]].concat();
+    let other = |kind: [u8; 2]| [&kind[..], &[0; 46]].concat();
+    for (last, rest) in [(0, unit), (2, other([0x88, 0x09])), (0x0e, other([0x88, 0xcc]))] {
+        let frame = [&[1, 0x80, 0xc2, 0, 0, last], &own[..], &rest].concat();
+        denied(&w.lab, &w.a2, &["UNKNOWN_L3"], || wire.send(&frame));
+        assert!(!seen.take().iter().any(|p| p.bytes == frame), "to group {last:x}: seen at a2");
+    }
+    assert_eq!(states(&bridges()), before, "the bridges' root");
+    // Another group's frame passes (ADR 0014).
+    let frame = [&[1, 0, 0x5e, 0x90, 0, 1], &own[..], &other([0x88, 0xb5])].concat();
+    wire.send(&frame);
+    seen.wait("a frame to an ordinary group", PATIENCE, |p| !p.outgoing && p.bytes == frame);
+}
+
 #[test]
 fn a_sandbox_cannot_speak_to_the_host_in_anothers_name() {
     let w = world();
@@ -160,8 +304,10 @@ fn a_sandbox_cannot_speak_to_the_host_in_anothers_name() {
 fn a_sandbox_cannot_route_itself_an_extra_address() {
     let w = world();
     for family in Family::BOTH {
-        // First, so that the gateway is resolved: a neighbour request would name the extra address, and be dropped for it.
-        w.a1.ping(w.net.gateway(family));
+        // First and for good: a neighbour request would name the extra address, and be dropped for it.
+        let gateway = w.net.gateway(family);
+        let mac = w.a1.mac_of(gateway).map(|byte| format!("{byte:02x}")).join(":");
+        w.a1.ip_batch(&format!("neigh replace {gateway} lladdr {mac} dev eth0 nud permanent"));
     }
     w.a1.ip_batch("addr add 172.20.0.77/24 dev eth0\naddr add fd00:c:20::77/64 dev eth0 nodad");
     let _server = netd_tests::Server::start(&w.lab.r, &[80]);

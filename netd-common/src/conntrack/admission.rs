@@ -3,7 +3,9 @@
 //! Each endpoint pays for the flows it opens and for those that the outside opens to its published ports, up to a quota of the table. Its latest
 //! flows sit in a ring of places: the next one takes the oldest place and, if its holder is dead by now, the flow's too. So a table empties
 //! itself even while no daemon collects. Of a flow from outside it is enough that its opener has confirmed nothing yet: a flood of SYNs from
-//! addresses that do not exist turns its own ring, and who completes a handshake before the ring has turned once is out of its reach.
+//! addresses that do not exist turns its own ring, and who completes a handshake before the ring has turned once is out of its reach. Once half
+//! of a quota is used it is enough that a connection is over, so that short ones may follow each other as fast as they like. (Half: what is open
+//! when its place is given away leaves the ring, and needs the rest.)
 
 use super::{Half, Target, forget};
 use crate::{
@@ -16,6 +18,8 @@ use crate::{
 
 /// How long a flow without handshake, or one that is over, is left alone after its last packet: a second, in ticks.
 const GRACE: u32 = 15;
+/// How long a flow that was reset is left alone at least, for one side or the other to object: a quarter of a second, in ticks.
+const CHALLENGE: u32 = 4;
 /// Resets that one endpoint gets from netd in a tick: 950 a second, about what Linux allows itself for ICMP (`icmp_msgs_per_sec`).
 const RESETS_PER_TICK: u32 = 64;
 
@@ -42,7 +46,8 @@ pub fn admit<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), Drop
         _ => opening.original.zone,
     };
     let place = Place { ifindex: payer, number: env.next_place(payer) & places };
-    clear::<F, E>(env, config, &place);
+    let usage = env.usage(payer);
+    clear::<F, E>(env, config, &place, usage > quota / 2);
     if env.usage(payer) >= quota {
         return Err(DropReason::OverQuota); // the place keeps its holder, which the next look at it may find dead
     }
@@ -50,9 +55,9 @@ pub fn admit<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), Drop
     Ok(())
 }
 
-/// Forgets the flow that holds a place, if it is dead, or came from outside and is unconfirmed.
+/// Forgets the flow that holds a place, if it is dead, or came from outside and is unconfirmed, or is over where room is `short`.
 #[inline(always)]
-fn clear<F: Ip, E: Env<F>>(env: &E, config: &Config, place: &Place) {
+fn clear<F: Ip, E: Env<F>>(env: &E, config: &Config, place: &Place, short: bool) {
     let Some(holder) = env.pending(place) else { return };
     let key = &holder.original;
     let found = env.flow(key).map(|flow| (key.counterpart(&flow), Half::of(key, &flow)));
@@ -60,7 +65,8 @@ fn clear<F: Ip, E: Env<F>>(env: &E, config: &Config, place: &Place) {
     let (reply, known) = mine.partner_or_silence(env.flow(&other).map(|flow| Half::of(&other, &flow)));
     let now = env.now();
     let unconfirmed = key.zone == UPLINK_ZONE && mine.is_unconfirmed_with(reply, key.proto, GRACE, now);
-    if unconfirmed || mine.is_dead_with(reply, key.proto, &config.timeouts, now) {
+    let spent = short && mine.is_over_with(reply, key.proto, CHALLENGE, now);
+    if unconfirmed || spent || mine.is_dead_with(reply, key.proto, &config.timeouts, now) {
         forget(env, key, known.then_some(&other));
     }
 }

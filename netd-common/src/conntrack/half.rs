@@ -101,6 +101,15 @@ impl Half {
         self.idle_with(other, now) > self.timeout_with(other, proto, timeouts)
     }
 
+    /// Whether both sides of a connection have closed it, or a reset that nobody has objected to for longer than `challenge` ticks has ended it.
+    pub fn is_over_with(self, other: Self, proto: u8, challenge: u32, now: u32) -> bool {
+        match self.state_with(other, proto) {
+            State::Closed => true,
+            State::Reset => self.idle_with(other, now) > challenge,
+            _ => false,
+        }
+    }
+
     /// Whether nobody would miss the flow: an attempt that nobody has confirmed, or an end.
     ///
     /// Only a handshake that is completed proves that the opener's address is its own. Where there is no handshake, one that answers are still

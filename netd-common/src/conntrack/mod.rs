@@ -18,7 +18,7 @@ pub use tcp::{State, seen};
 use crate::{
     env::{ClaimError, Draft, Env, Packet},
     family::{Address, Ip},
-    maps::{Config, Flow, PublishKey, Tuple, endpoint_flags, flow_flags},
+    maps::{Config, Flow, LinkKey, PublishKey, Tuple, endpoint_flags, flow_flags},
     nat::{
         icmp_error::{self, Quote},
         masquerade::{self, Candidates},
@@ -28,7 +28,7 @@ use crate::{
     verdict::{DropReason, Verdict},
     wire::{
         Headers, L4,
-        l4::{ACK, FIN, RST, SYN, TCP_ACKNOWLEDGEMENT, UDP},
+        l4::{ACK, FIN, RST, SYN, TCP, TCP_ACKNOWLEDGEMENT, UDP},
     },
 };
 
@@ -180,6 +180,8 @@ pub struct Opening<A> {
     pub arrived: IfIndex,
     /// Whether it crosses a router.
     pub routed: bool,
+    /// What let it in, if that can be withdrawn by itself: `OPENED` or `LINKED` of `flow_flags`.
+    pub by: u16,
 }
 
 impl<A: Address> Opening<A> {
@@ -191,6 +193,7 @@ impl<A: Address> Opening<A> {
         self.target = Target::Sandbox(ifindex);
         self.routed = true;
         self.arrived = UPLINK_ZONE;
+        self.by = 0;
     }
 }
 
@@ -254,6 +257,7 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
         | masqueraded
         | routed
         | exchanged
+        | opening.by
         | to_sandbox(reply_zone);
     (flow.src, flow.sport) = (draft.reply.dst, draft.reply.dport);
     (flow.dst, flow.dport) = (opening.dst, opening.dport);
@@ -326,31 +330,50 @@ fn forget<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, other: Option<&Tuple<
 }
 
 /// Whether a packet's flow is there and sound. One that is not is forgotten, and the packet decided anew: its other half is another flow's, its
-/// sandbox has gone, or the published port that it came by leads elsewhere now. A new SYN reopens one that is over.
+/// sandbox has gone, or the port that let it in is closed now or leads elsewhere.
 #[inline(always)]
-pub fn examine<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, key: &Tuple<F::Addr>) -> bool {
+pub fn examine<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>) -> bool {
+    let Some((other, half)) = env.flow(key).map(|flow| (key.counterpart(&flow), Half::of(key, &flow))) else {
+        return false;
+    };
+    let (_, known) = half.partner_or_silence(env.flow(&other).map(|flow| Half::of(&other, &flow)));
+    if known && !is_lost(env, key) {
+        return true;
+    }
+    forget(env, key, known.then_some(&other));
+    false
+}
+
+/// Whether a packet whose flow is sound belongs to it; else it is decided anew. Only a SYN may not.
+///
+/// The opener's SYN reopens a flow that is over. One of who was dialled is passed on to or from the outside, where its receiver answers by a challenge
+/// (RFC 5961 §4) or a reset. Between sandboxes, where one may open and the other may not (truth
+/// table T66), it belongs to the flow only where two open at once (RFC 9293 §3.5); else it is decided anew, and the flow stays what it is.
+#[inline(always)]
+pub fn belongs<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, key: &Tuple<F::Addr>) -> bool {
+    if !headers.is_opening() {
+        return true;
+    }
     let Some(config) = env.config() else { return false };
     let Some((other, half)) = env.flow(key).map(|flow| (key.counterpart(&flow), Half::of(key, &flow))) else {
         return false;
     };
-    let (reply, known) = half.partner_or_silence(env.flow(&other).map(|flow| Half::of(&other, &flow)));
-    if !known {
-        forget(env, key, None);
-        return false;
-    }
-    if is_lost(env, key) {
-        forget(env, key, Some(&other));
-        return false;
-    }
-    if headers.is_opening() && half.original {
-        let now = env.now();
-        let closed = matches!(half.state_with(reply, key.proto), State::Closed | State::Reset);
+    let (reply, _) = half.partner_or_silence(env.flow(&other).map(|flow| Half::of(&other, &flow)));
+    let now = env.now();
+    if half.original {
+        let state = State::of_tcp(half.seen, reply.seen);
+        let closed = matches!(state, State::Closed | State::Reset);
         // An expired one that nobody has collected is over as well.
-        if closed || half.is_dead_with(reply, key.proto, &config.timeouts, now) {
+        if closed || half.idle_with(reply, now) > state.timeout(TCP, &config.timeouts) {
             reopen(env, key, &other, now);
         }
+        return true;
     }
-    true
+    if !is_of_a_sandbox(key.zone) || !is_of_a_sandbox(other.zone) {
+        return true;
+    }
+    let opening = State::of_tcp(reply.seen, half.seen) == State::SynSent;
+    opening && elapsed(reply.last, now) <= config.timeouts.tcp_syn_sent
 }
 
 /// Brings a flow's entry up to date for a packet that [`forward`] left alone: asks for its route as a packet of `bridge`. Returns false when the flow
@@ -429,7 +452,7 @@ fn leave<F: Ip, E: Env<F>>(
     Ok(true)
 }
 
-/// Whether a flow's sandbox has gone, or the published port that it came by leads to another target now.
+/// Whether a flow's sandbox has gone, or what let it in: the published port leads to another target now, the open port or the link is closed.
 ///
 /// TCP is asked for the port once, on its first packet: it may have been withdrawn between the decision and the insertion, where the daemon, which
 /// ends flows after it has withdrawn a port, did not see this one. Later a connection goes on without its port, as under Docker; datagrams
@@ -444,9 +467,16 @@ fn is_lost<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>) -> bool {
     if env.endpoint(out).is_none_or(|endpoint| endpoint.flags & endpoint_flags::ACTIVE == 0) {
         return true;
     }
-    let published = flags & flow_flags::ORIGINAL != 0 && key.dst != dst;
-    if !published || (key.proto != UDP && epoch != 0) {
+    if flags & flow_flags::ORIGINAL == 0 || (key.proto != UDP && epoch != 0) {
         return false;
+    }
+    if flags & flow_flags::LINKED != 0 {
+        let link = LinkKey { src: key.src, dst: key.dst, port: key.dport, proto: key.proto, pad: 0 };
+        return !env.linked(&link);
+    }
+    if key.dst == dst {
+        let open = PublishKey { addr: key.dst, port: key.dport, proto: key.proto, pad: 0 };
+        return flags & flow_flags::OPENED != 0 && env.opened(&open).is_none();
     }
     let mut dialled = PublishKey { addr: key.dst, port: key.dport, proto: key.proto, pad: 0 };
     let mut found = env.publish(&dialled);
@@ -472,7 +502,6 @@ fn reopen<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, other: &Tuple<F::Addr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::l4::TCP;
 
     #[test]
     fn the_jumbo_header_of_a_large_packet_counts_for_no_segment() {

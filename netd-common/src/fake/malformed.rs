@@ -41,7 +41,7 @@ pub struct Case {
 }
 
 /// A hook with the device a packet meets it on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
     /// Ingress of the veth with this index.
     FromEndpoint(u32),
@@ -365,6 +365,23 @@ fn addresses(table: &mut Table) {
             }
             f.finish();
         });
+    }
+    let destinations: [(&str, [u8; 4], [u8; 16]); 2] = [
+        ("everybody", [255; 4], [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+        ("a group", [239, 1, 2, 3], [0xff, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3]),
+    ];
+    for (name, v4, v6) in destinations {
+        for base in [Kind::Udp, OPENING] {
+            // A sandbox's stay on its bridge; from outside they are not for a published port.
+            table.add(base, BOTH, Fate::Carried, format!("to {name}, {base:?}"), move |f| {
+                if f.v6 {
+                    f.set(L3 + 24, &v6);
+                } else {
+                    f.set(L3 + 16, &v4);
+                }
+                f.finish();
+            });
+        }
     }
 }
 

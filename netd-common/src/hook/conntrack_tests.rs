@@ -1,5 +1,9 @@
 //! Rung: unit and property tests. What floods, forgeries, withdrawn ports and a dead daemon do to flows, over a fake world.
 
+mod lengths;
+mod room;
+mod turns;
+
 use std::{collections::BTreeMap, vec::Vec};
 
 use proptest::prelude::*;

@@ -5,7 +5,7 @@ use crate::{
     conntrack::{self, Moment, Opening, Source, Target, way},
     env::{Env, Packet},
     family::{Address, Ip, V4},
-    maps::{Endpoint, Publish, endpoint_flags},
+    maps::{Endpoint, Publish, endpoint_flags, flow_flags},
     net::{Be16, IfIndex, UPLINK_ZONE},
     policy::{self, Access, Neighbour, has},
     verdict::{DropReason, Verdict},
@@ -30,7 +30,7 @@ pub fn from_endpoint_frame<P: Packet>(
     if ethertype == ethernet::ARP {
         policy::check_arp(packet, endpoint)
     } else {
-        policy::check_other_frame(endpoint)
+        policy::check_other_frame(packet, endpoint)
     }
 }
 
@@ -57,7 +57,7 @@ pub fn from_endpoint_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) 
     let config = env.config()?;
     if policy::same_network::<F>(endpoint, &headers.dst) {
         let (source_ok, icc) = (headers.src == F::addr(endpoint), has(endpoint.flags, endpoint_flags::ICC));
-        if !source_ok || policy::check_mac(packet, endpoint).is_err() {
+        if !source_ok || policy::check_mac(packet, endpoint).is_err() || policy::serves_dhcp(&headers) {
             return None;
         }
         // Gateway traffic first: DNS and host services meet no table.
@@ -94,7 +94,7 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     let config = env.config().ok_or(DropReason::EndpointDown)?;
     policy::check_mac(packet, endpoint)?;
     policy::check_source(endpoint, headers)?;
-    policy::check_control(packet, endpoint, headers)?;
+    policy::check_control(env, packet, endpoint, headers)?;
     if policy::is_neighbour_discovery(headers) {
         let known = policy::discovered(env, packet, endpoint, headers);
         return Ok(Some(known.map_or(Verdict::Pass, Verdict::ToSandbox)));
@@ -154,6 +154,7 @@ fn to_world<F: Ip, E: Env<F>>(
     opening: &mut Opening<F::Addr>,
 ) -> Result<bool, DropReason> {
     let network = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
+    opening.by = 0;
     opening.original = headers.tuple(ifindex);
     let route = env.route(network.bridge, &opening.original, UPLINK_ZONE);
     if route.is_for_the_stack() {
@@ -204,7 +205,7 @@ fn to_neighbour<F: Ip, E: Env<F>>(
         Neighbour::Direct(target) => Ok(Some(Verdict::ToSandbox(target))),
         Neighbour::Linked(target) if may_open(headers) => {
             opening.addressed(headers.tuple(ifindex), target);
-            (opening.source, opening.routed) = (Source::Keep, false);
+            (opening.source, opening.routed, opening.by) = (Source::Keep, false, flow_flags::LINKED);
             Ok(None)
         }
         Neighbour::Linked(_) => Err(DropReason::Icc),
@@ -222,17 +223,18 @@ fn to_other_network<F: Ip, P: Packet, E: Env<F>>(
 ) -> Decided {
     let owner = env.owner(&headers.dst).ok_or(DropReason::Isolation)?;
     let home = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
-    match policy::direct(env, packet, headers, (owner.flags, owner.network), home.bridge) {
-        Ok(Access::Granted) => {}
+    let by = match policy::direct(env, packet, headers, (owner.flags, owner.network), home.bridge) {
+        Ok(access @ (Access::Granted | Access::Opened)) => access.by(),
         Ok(Access::IfMarked) => return Err(DropReason::Unpublished), // redirected, not routed: nobody could mark it
         Err(DropReason::DirectAccess) => return Err(DropReason::Isolation),
         Err(reason) => return Err(reason),
-    }
+    };
     if !may_open(headers) {
         return stray(packet, headers);
     }
     let target = env.network(owner.network).ok_or(DropReason::EndpointDown)?;
     opening.addressed(headers.tuple(packet.ifindex()), owner.ifindex);
+    opening.by = by;
     opening.source = Source::Keep;
     if has(endpoint.flags, F::MASQUERADE) {
         // As a router would that masquerades what leaves by the other bridge (T33).
@@ -263,17 +265,19 @@ fn to_published<F: Ip, E: Env<F>>(
     }
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
     let gateway = super::gateway_of::<F>(publish, target);
-    // Itself: its own address as source would be a martian. Another network: as Docker has it. IPv4 cannot show an IPv6 address.
-    // And a link-local client means another sandbox on another link (T41).
+    // Itself: its own address as source would be a martian. Another network: as Docker has it, whose rule masquerades what leaves by another
+    // bridge, if anything. IPv4 cannot show an IPv6 address. And a link-local client means another sandbox on another link (T41).
     let unfit = publish.backend.is_mapped() || headers.src.is_link_local();
-    opening.source = if publish.ifindex == ifindex || !same_network || unfit {
+    let leaves = !same_network && has(endpoint.flags, F::MASQUERADE);
+    opening.source = if publish.ifindex == ifindex || leaves || unfit {
         Source::Masquerade(gateway)
     } else {
         Source::KeepOr(gateway)
     };
+    opening.by = 0;
     opening.original = headers.tuple(ifindex);
     (opening.dst, opening.dport) = (publish.backend, publish.port);
     opening.target = Target::Sandbox(publish.ifindex);
-    opening.routed = !same_network;
+    opening.routed = !same_network && !publish.backend.is_mapped(); // as in `from_uplink`
     Ok(())
 }

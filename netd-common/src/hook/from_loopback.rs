@@ -49,6 +49,7 @@ pub fn from_loopback_decide<F: Ip, P: Packet, E: Env<F>>(
         || publish.backend.is_mapped();
     opening.source = if unfit { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
     opening.arrived = packet.ifindex();
+    opening.by = 0;
     opening.original = headers.tuple(LOOPBACK_ZONE);
     (opening.dst, opening.dport) = (publish.backend, publish.port);
     opening.target = Target::Sandbox(publish.ifindex);

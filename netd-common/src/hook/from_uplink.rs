@@ -79,6 +79,7 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     };
     policy::check_allowed(env, publish.allow, &headers.src)?;
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
+    opening.by = 0;
     opening.original = headers.tuple(UPLINK_ZONE);
     (opening.dst, opening.dport) = (publish.backend, publish.port);
     opening.target = Target::Sandbox(publish.ifindex);
@@ -87,7 +88,8 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     // another host on the sandbox's link.
     let stranger = publish.backend.is_mapped() || has(target.flags, endpoint_flags::INTERNAL) || on_the_link;
     opening.source = if stranger { Source::Masquerade(gateway) } else { Source::KeepOr(gateway) };
-    opening.routed = true;
+    // Under Docker a process of the host answers these two kinds of clients, and the way ends at the host (docker-proxy).
+    opening.routed = !publish.backend.is_mapped() && !on_the_link;
     opening.arrived = packet.ifindex();
     Ok(None)
 }
@@ -114,6 +116,7 @@ fn to_sandbox<F: Ip, P: Packet, E: Env<F>>(
     }
     let network = env.network(owner.network).ok_or(DropReason::EndpointDown)?;
     opening.addressed(headers.tuple(UPLINK_ZONE), owner.ifindex);
+    opening.by = access.by();
     opening.arrived = packet.ifindex();
     // One client may come by a published port and directly, from one port of its own.
     opening.source = Source::KeepOr(F::network_gateway(network));

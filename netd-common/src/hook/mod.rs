@@ -8,6 +8,7 @@
 mod from_endpoint;
 mod from_loopback;
 mod from_uplink;
+mod stack;
 mod to_endpoint;
 mod to_uplink;
 
@@ -24,6 +25,7 @@ mod conntrack_tests;
 pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
 pub use from_loopback::{dials_published, from_loopback_decide};
 pub use from_uplink::{concerns_us, from_uplink_decide, from_uplink_fast};
+pub use stack::{hand_over, may_answer_handed, recall_handed, take_back};
 pub use to_endpoint::{to_endpoint, to_endpoint_decide};
 pub use to_uplink::{to_uplink, to_uplink_fast};
 
@@ -110,9 +112,7 @@ pub fn settle<F: Ip, P: Packet, E: Env<F>>(
     let moment = Moment { epoch: config.epoch, now: env.now() };
     match conntrack::forward(env, packet, headers, &key, moment) {
         Some(done) => done.map(Some),
-        // TTL at its end, or too large: the stack answers or fragments, and `to_uplink` translates what comes of it.
-        None if zone != UPLINK_ZONE => Ok(Some(Verdict::Pass)),
-        None => Err(DropReason::Ttl),
+        None => Ok(Some(Verdict::HandOver)), // TTL at its end, or too large
     }
 }
 
@@ -142,7 +142,11 @@ fn settle_error<F: Ip, P: Packet, E: Env<F>>(
     zone: Zone,
 ) -> Partial<F> {
     let Some(quote) = icmp_error::quote(packet, headers, zone) else { return Ok(None) };
-    if !conntrack::examine(env, headers, &quote.against) || !refresh_quoted(env, packet, &quote)? {
+    if !conntrack::examine(env, &quote.against) {
+        return Ok(None);
+    }
+    sane::check(packet, headers)?;
+    if !refresh_quoted(env, packet, &quote)? {
         return Ok(None);
     }
     let verdict = conntrack::forward_error(env, packet, headers, &quote)?;
@@ -150,6 +154,12 @@ fn settle_error<F: Ip, P: Packet, E: Env<F>>(
         siit::error_to_v4(packet)?;
     }
     Ok(Some(verdict))
+}
+
+/// Whether a packet belongs to a flow that is sound. In the kernel its two steps are functions.
+fn is_of_its_flow<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, zone: Zone) -> bool {
+    let key = headers.tuple(zone);
+    conntrack::examine(env, &key) && conntrack::belongs(env, headers, &key)
 }
 
 /// Returns the bridge of an endpoint's network, as which its packets ask for their route.
@@ -179,13 +189,16 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     let settled = match draft.headers.l4 {
         _ if !may_have_flow => None,
         L4::Icmp => settle_error(env, packet, &draft.headers, zone)?,
-        _ if conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) => {
+        _ if is_of_its_flow(env, &draft.headers, zone) => {
+            sane::check(packet, &draft.headers)?;
             settle(env, packet, &draft.headers, zone)?
         }
         _ => None,
     };
-    if let Some(verdict) = settled {
-        return Ok(verdict);
+    match settled {
+        Some(Verdict::HandOver) => return hand_over(env, packet, &mut draft, zone),
+        Some(verdict) => return Ok(verdict),
+        None => {}
     }
     match decide(env, packet, &draft.headers, &mut draft.opening)? {
         Some(Verdict::Refuse(reason)) => {
@@ -201,8 +214,11 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     sane::check(packet, &draft.headers)?;
     conntrack::admit(env, &mut draft)?;
     conntrack::open(env, &mut draft)?;
-    if !conntrack::examine(env, &draft.headers, &draft.headers.tuple(zone)) {
+    if !conntrack::examine(env, &draft.headers.tuple(zone)) {
         return Err(DropReason::CtInvalid); // what it came by has just gone
     }
-    settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)
+    match settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)? {
+        Verdict::HandOver => hand_over(env, packet, &mut draft, zone),
+        verdict => Ok(verdict),
+    }
 }

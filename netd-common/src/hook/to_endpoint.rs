@@ -27,7 +27,11 @@ pub fn to_endpoint<F: Ip, P: Packet, E: Env<F>>(
         Some(verdict) => Ok(verdict.widened()),
         None => {
             conntrack::admit(env, &mut draft)?;
-            conntrack::open(env, &mut draft).map(|()| Verdict::Pass)
+            conntrack::open(env, &mut draft)?;
+            if !conntrack::examine(env, &draft.headers.tuple(UPLINK_ZONE)) {
+                return Err(DropReason::CtInvalid); // what it came by has just gone
+            }
+            Ok(Verdict::Pass)
         }
     }
 }
@@ -76,8 +80,9 @@ pub fn to_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if env.flow(&reply).is_some() {
         return Ok(Some(Verdict::Pass));
     }
-    admit(env, packet, headers, endpoint, from)?;
+    let access = admit(env, packet, headers, endpoint, from)?;
     opening.addressed(headers.tuple(UPLINK_ZONE), ifindex);
+    opening.by = access.by();
     opening.source = Source::Keep;
     Ok(None)
 }
@@ -90,15 +95,15 @@ fn admit<F: Ip, P: Packet, E: Env<F>>(
     headers: &Headers<F>,
     endpoint: &Endpoint,
     from: u32,
-) -> Result<(), DropReason> {
+) -> Result<Access, DropReason> {
     let access = policy::direct(env, packet, headers, (endpoint.flags, endpoint.network), from);
     if access != Err(DropReason::Internal) && env.subnet(&headers.src).is_some() {
         return Err(DropReason::Isolation); // another network's sandbox: `from_endpoint` carries what it may send
     }
     match access? {
         Access::IfMarked => Err(DropReason::Unpublished),
-        Access::Granted if headers.dst != F::addr(endpoint) => Err(DropReason::DirectAccess),
-        Access::Granted if !may_open(headers) => Err(DropReason::CtInvalid),
-        Access::Granted => Ok(()),
+        _ if headers.dst != F::addr(endpoint) => Err(DropReason::DirectAccess),
+        _ if !may_open(headers) => Err(DropReason::CtInvalid),
+        access => Ok(access),
     }
 }

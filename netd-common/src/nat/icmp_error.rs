@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// Bytes that an error quotes behind the IP header at least (RFC 792).
+const QUOTED: u32 = 8;
+
 /// The packet that an error quotes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quote<A> {
@@ -37,6 +40,9 @@ pub fn quote<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>, zone: Zone) -> 
     }
     let ip = headers.l4_offset + ICMP_ERROR_HEADER;
     let (proto, l4) = F::quoted_transport(packet, ip)?;
+    if !is_in::<F, P>(packet, l4 + QUOTED) {
+        return None;
+    }
     let src = F::load_address(packet, ip + F::SOURCE)?;
     let dst = F::load_address(packet, ip + F::SOURCE + F::ADDRESS)?;
     // An error goes to whom it quotes: another one is forged, or the host's own business (as nf_conntrack_inet_error has it).
@@ -111,6 +117,12 @@ pub fn translate<F: Ip, P: Packet>(
     Ok(())
 }
 
+/// Whether a packet ends at this offset or later by its own account: what a frame has behind that (padding, a switch's trailer) no checksum covers.
+#[inline(always)]
+fn is_in<F: Ip, P: Packet>(packet: &P, end: u32) -> bool {
+    F::length(packet).is_ok_and(|length| end <= L3 + length)
+}
+
 fn sum(a: Be16, b: Be16) -> u32 {
     u32::from(a.raw()) + u32::from(b.raw())
 }
@@ -127,7 +139,10 @@ fn transport_checksum<F: Ip, P: Packet>(
         return Ok(0); // a checksum over bytes that are not here; nobody can check it
     }
     let at = quote.l4 + if quote.against.proto == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
-    let Ok(old) = packet.load::<2>(at) else { return Ok(0) };
+    if !is_in::<F, P>(packet, at + 2) {
+        return Ok(0);
+    }
+    let old = packet.load::<2>(at)?;
     if udp && F::UDP_ZERO_IS_NONE && old == [0, 0] {
         return Ok(0);
     }

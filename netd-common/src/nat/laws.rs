@@ -17,10 +17,10 @@ const UDP: u8 = 17;
 const UDP_LITE: u8 = 136;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): one word a call, any seed.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -28,19 +28,19 @@ impl Random {
         word ^ (word >> 31)
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) {
+    pub(super) fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
         }
     }
 
-    fn below(&mut self, limit: u64) -> usize {
+    pub(super) fn below(&mut self, limit: u64) -> usize {
         (self.next() % limit) as usize
     }
 }
 
 /// The sum of RFC 1071, the slow way: big-endian words, folded at the end. Shares nothing with `wire::csum`.
-fn full_sum(parts: &[&[u8]]) -> u16 {
+pub(super) fn full_sum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0_u64;
     for part in parts {
         for pair in part.chunks(2) {
@@ -233,7 +233,7 @@ fn flow<F: Cast>(key: &Tuple<F::Addr>, to: &Tuple<F::Addr>, routed: bool) -> Flo
     flow
 }
 
-fn count() -> u64 {
+pub(super) fn count() -> u64 {
     std::env::var("NETD_LAWS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000)
 }
 

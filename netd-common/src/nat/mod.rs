@@ -6,4 +6,6 @@ pub mod rewrite;
 pub mod siit;
 
 #[cfg(test)]
+mod error_laws;
+#[cfg(test)]
 mod laws;

@@ -69,7 +69,7 @@ pub fn route<F: Ip, P: Packet>(
     headers: &Headers<F>,
     flow: &Flow<F::Addr>,
 ) -> Result<(), DropReason> {
-    if headers.ttl <= 1 {
+    if flow.flags & flow_flags::ROUTED != 0 && headers.ttl <= 1 {
         return Err(DropReason::Ttl);
     }
     let routed = Flow {

@@ -5,7 +5,7 @@ use super::{check_allowed, has};
 use crate::{
     env::{Env, Packet},
     family::{Address, Ip},
-    maps::{PublishKey, endpoint_flags, features},
+    maps::{PublishKey, endpoint_flags, features, flow_flags},
     net::IfIndex,
     verdict::DropReason,
     wire::{Headers, L4},
@@ -16,8 +16,17 @@ use crate::{
 pub enum Access {
     /// By a flow without translation.
     Granted,
+    /// The same, for as long as this port is open.
+    Opened,
     /// Only if the host's own rules mark it: the stack has to see it first.
     IfMarked,
+}
+
+impl Access {
+    /// Returns what a flow of this access depends on, as one of `flow_flags`.
+    pub const fn by(self) -> u16 {
+        if matches!(self, Self::Opened) { flow_flags::OPENED } else { 0 }
+    }
 }
 
 /// Decides about a packet for a sandbox's own address that belongs to no flow. `flags` and `network` are the sandbox's, `ingress` is the device by
@@ -55,7 +64,7 @@ pub fn direct<F: Ip, P: Packet, E: Env<F>>(
     if matches!(headers.l4, L4::Tcp | L4::Udp | L4::Sctp)
         && let Some(open) = env.opened(&key)
     {
-        return check_allowed(env, open.allow, &headers.src).map(|()| Access::Granted);
+        return check_allowed(env, open.allow, &headers.src).map(|()| Access::Opened);
     }
     match config.accept_mask {
         0 => Err(DropReason::Unpublished),

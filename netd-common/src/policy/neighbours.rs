@@ -8,7 +8,7 @@ use crate::{
     net::IfIndex,
     verdict::DropReason,
     wire::{
-        Headers, L4,
+        Headers, L4, ethernet,
         l4::{self, ND_TARGET},
     },
 };
@@ -25,13 +25,17 @@ pub const fn may_be_published(endpoint: &Endpoint, sport: u16) -> bool {
     endpoint.published[(sport >> 5 & 1) as usize] >> (sport & 31) & 1 == 1
 }
 
-/// Refuses frames that are neither IP nor ARP where only unicast to the gateway is wanted.
+/// Refuses frames that are neither IP nor ARP where only unicast to the gateway is wanted, and everywhere those to the bridge itself: spanning
+/// tree, LACP, LLDP (IEEE 802.1Q table 8-1).
 ///
 /// # Errors
-/// `UnknownL3` on networks whose sandboxes may not talk to each other.
+/// `UnknownL3`.
 #[inline(always)]
-pub const fn check_other_frame(endpoint: &Endpoint) -> Result<(), DropReason> {
-    if has(endpoint.flags, endpoint_flags::ICC) { Ok(()) } else { Err(DropReason::UnknownL3) }
+pub fn check_other_frame<P: Packet>(packet: &P, endpoint: &Endpoint) -> Result<(), DropReason> {
+    let [a, b, c, d, e, f] = packet.load::<6>(ethernet::DESTINATION)?;
+    let to_bridge = [a, b, c, d, e, f & 0xf0] == [0x01, 0x80, 0xc2, 0, 0, 0];
+    let closed = to_bridge || !has(endpoint.flags, endpoint_flags::ICC);
+    if closed { Err(DropReason::UnknownL3) } else { Ok(()) }
 }
 
 /// What happens to a packet for the endpoint's own network that belongs to no flow.

@@ -1,7 +1,7 @@
 //! Anti-spoofing: a sandbox uses its own addresses, and sends no control message that only a router may send.
 
 use crate::{
-    env::Packet,
+    env::{Env, Packet},
     family::{Address, Ip},
     maps::Endpoint,
     net::{Addr4, Be16, Mac},
@@ -9,12 +9,18 @@ use crate::{
     wire::{
         Headers, L4, arp, ethernet,
         headers::L3,
-        l4::{self, NEIGHBOUR_ADVERTISEMENT, REDIRECT, ROUTER_ADVERTISEMENT},
+        l4::{self, NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, REDIRECT, ROUTER_ADVERTISEMENT},
     },
 };
 
 /// Port of DHCP servers, to which a client without an address yet may send.
 const DHCP_SERVER: u16 = 67;
+/// Port of DHCP clients.
+const DHCP_CLIENT: u16 = 68;
+/// The same for IPv6 (RFC 8415 §7.2).
+const DHCP6_SERVER: u16 = 547;
+/// The same for IPv6.
+const DHCP6_CLIENT: u16 = 546;
 
 /// Refuses a frame whose Ethernet source is not the endpoint's.
 ///
@@ -39,7 +45,7 @@ pub fn check_source<F: Ip>(endpoint: &Endpoint, headers: &Headers<F>) -> Result<
     if headers.dst.is_loopback() {
         return Err(DropReason::RemoteLoopback);
     }
-    if headers.src == own || headers.src.is_link_local() {
+    if headers.src == own || (headers.src.is_link_local() && !headers.src.is_of_other(&endpoint.mac)) {
         return Ok(());
     }
     // IPv4: a DHCP client. IPv6: duplicate address detection and MLD reports (RFC 4862 §5.4, RFC 3590).
@@ -71,26 +77,47 @@ pub fn check_arp<P: Packet>(packet: &P, endpoint: &Endpoint) -> Result<(), DropR
     if claimed == endpoint.addr4 || claimed == Addr4::UNSPECIFIED { Ok(()) } else { Err(DropReason::SpoofIp) }
 }
 
-/// Refuses control messages of IPv6 that only a router may send, and advertisements of others' addresses.
+/// Whether an address may be the endpoint's: the one that it was given, or a link-local one that is nobody's else.
+fn may_own<F: Ip, E: Env<F>>(env: &E, endpoint: &Endpoint, addr: &F::Addr) -> bool {
+    let link_local = addr.is_link_local() && !addr.is_of_other(&endpoint.mac) && !env.is_local(addr);
+    *addr == F::addr(endpoint) || link_local
+}
+
+/// Whether it says what only a DHCP server says to its clients.
+#[inline(always)]
+pub fn serves_dhcp<F: Ip>(headers: &Headers<F>) -> bool {
+    let (server, client) = if F::V6 { (DHCP6_SERVER, DHCP6_CLIENT) } else { (DHCP_SERVER, DHCP_CLIENT) };
+    headers.sport == Be16::from(server) && headers.dport == Be16::from(client) && headers.l4 == L4::Udp
+}
+
+/// Refuses control messages that only a router or the network's DHCP server may send, and those of neighbour discovery that claim others' addresses.
 ///
 /// # Errors
 /// `RogueControl`, `SpoofIp`.
 #[inline(always)]
-pub fn check_control<F: Ip, P: Packet>(
+pub fn check_control<F: Ip, P: Packet, E: Env<F>>(
+    env: &E,
     packet: &P,
     endpoint: &Endpoint,
     headers: &Headers<F>,
 ) -> Result<(), DropReason> {
+    if headers.src.is_link_local() && env.is_local(&headers.src) {
+        return Err(DropReason::SpoofIp); // the gateway's own
+    }
+    if serves_dhcp(headers) {
+        return Err(DropReason::RogueControl);
+    }
     if !F::V6 || headers.l4 != L4::Icmp {
         return Ok(());
     }
     match headers.icmp_type {
         ROUTER_ADVERTISEMENT | REDIRECT => Err(DropReason::RogueControl),
-        NEIGHBOUR_ADVERTISEMENT => {
-            let target = packet.load::<16>(headers.l4_offset + l4::ND_TARGET)?;
-            let link_local = target[0] == 0xfe && target[1] & 0xc0 == 0x80;
-            let own = target == endpoint.addr6.to_wire();
-            if own || link_local { Ok(()) } else { Err(DropReason::SpoofIp) }
+        // What asks without an address asks whether it may have one (RFC 4862 §5.4).
+        NEIGHBOUR_SOLICITATION if headers.src != F::Addr::UNSPECIFIED => Ok(()),
+        NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT => {
+            let at = headers.l4_offset + l4::ND_TARGET;
+            let target = F::load_address(packet, at).ok_or(DropReason::Malformed)?;
+            if may_own(env, endpoint, &target) { Ok(()) } else { Err(DropReason::SpoofIp) }
         }
         _ => Ok(()),
     }
@@ -102,5 +129,5 @@ pub fn check_control<F: Ip, P: Packet>(
 pub fn is_neighbour_discovery<F: Ip>(headers: &Headers<F>) -> bool {
     F::V6
         && headers.l4 == L4::Icmp
-        && matches!(headers.icmp_type, l4::NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT)
+        && matches!(headers.icmp_type, NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT)
 }

@@ -134,6 +134,13 @@ pub trait Readable: Family {
     fn quoted_transport<P: Packet>(packet: &P, header: u32) -> Option<(u8, u32)>;
 }
 
+/// Whether a header's account of a length, which includes this many bytes of the header itself, leaves room for a transport header and is not beyond what
+/// there is. Zero stands for more than the field can say (BIG TCP).
+#[inline(always)]
+const fn is_honest(said: u32, header: u32, there: u32) -> bool {
+    (said >= header + l4::UDP_HEADER && said <= there) || (said == 0 && there > 0xffff)
+}
+
 impl<F: Readable> Headers<F> {
     /// Reads the ordinary packet: no options, no extension headers, no fragment; TCP, UDP or echo.
     ///
@@ -263,7 +270,9 @@ impl Readable for crate::family::V4 {
         let h = packet.load::<20>(L3).ok()?;
         let fragment = u16::from_be_bytes([h[6], h[7]]) & (ipv4::OFFSET_MASK | ipv4::MORE);
         let known = matches!(h[9], l4::TCP | l4::UDP | l4::ICMP);
-        (h[0] == ipv4::PLAIN && fragment == 0 && known).then(|| {
+        let total = u16::from_be_bytes([h[2], h[3]]);
+        let honest = is_honest(u32::from(total), ipv4::HEADER, packet.length() - L3);
+        (h[0] == ipv4::PLAIN && fragment == 0 && known && honest).then(|| {
             let (src, dst) = ([h[12], h[13], h[14], h[15]], [h[16], h[17], h[18], h[19]]);
             (Addr4::from_wire(src), Addr4::from_wire(dst), h[9], h[8])
         })
@@ -382,7 +391,9 @@ impl Readable for crate::family::V6 {
     fn plain<P: Packet>(packet: &P) -> Option<(Addr6, Addr6, u8, u8)> {
         let h = packet.load::<40>(L3).ok()?;
         let known = matches!(h[6], l4::TCP | l4::UDP) || h[6] == Self::ICMP;
-        (h[0] >> 4 == 6 && known).then(|| {
+        let payload = u16::from_be_bytes([h[4], h[5]]);
+        let honest = is_honest(u32::from(payload), 0, packet.length() - L3 - ipv6::HEADER);
+        (h[0] >> 4 == 6 && known && honest).then(|| {
             let (src, dst) = addresses6(&h);
             (src, dst, h[6], h[7])
         })

@@ -1,6 +1,6 @@
-//! Whether a packet that would open a flow is one that its receiver would take: lengths that agree, and no route of the sender's choice.
+//! Whether a packet of a flow is one that its receiver would take: lengths that agree, and no route of the sender's choice.
 //!
-//! Asked once a flow, before it is opened; what is not translated is for the receiver to judge (dataplane.md 7.9). The kernel's own tracking
+//! Asked before a flow is opened, and of every packet of one that is not plain; what is not translated is for the receiver to judge (dataplane.md 7.9). The kernel's own tracking
 //! refuses the same (`nf_conntrack_proto_{tcp,udp}.c`, `ip_options_compile`).
 
 use crate::{

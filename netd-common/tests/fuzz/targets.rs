@@ -7,7 +7,7 @@ use std::{
 
 use netd_common::{
     env::Env,
-    fake::{Cast, Fake, FakePacket, Kind, Party, Wire, ifindex, mac},
+    fake::{Cast, Fake, FakePacket, Party, Wire, ifindex, mac, malformed::Hook, script},
     family::{V4, V6},
     hook::{self, Decision},
     maps::port_set,
@@ -35,8 +35,16 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     fn packets<F: Cast>() -> Vec<Vec<u8>> {
         let of_kind = |byte| {
             let (src, dst) = (F::of(Party::A1), F::of(Party::Remote));
-            Wire { from: mac(Party::A1), src, dst, sport: 4000, dport: 53, kind: kind_of(byte), ttl: 64 }
-                .build::<F>()
+            Wire {
+                from: mac(Party::A1),
+                src,
+                dst,
+                sport: 4000,
+                dport: 53,
+                kind: script::kind_of(byte),
+                ttl: 64,
+            }
+            .build::<F>()
         };
         (0..8).map(|byte| of_kind(byte)[14..].to_vec()).collect()
     }
@@ -57,17 +65,9 @@ fn digest(what: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// Puts bytes behind an Ethernet header of the family.
-fn frame_of<F: Cast>(data: &[u8]) -> FakePacket {
-    let mut bytes = vec![0; 12];
-    bytes.extend(F::ETHERTYPE.to_wire());
-    bytes.extend(data);
-    FakePacket::new(bytes, ifindex::UP0)
-}
-
 /// The two readers agree on what both can read.
 fn headers<F: Cast>(data: &[u8]) -> u64 {
-    let packet = frame_of::<F>(data);
+    let packet = FakePacket::new(script::framed::<F>(data), ifindex::UP0);
     let (plain, full) = (Headers::<F>::read_plain(&packet), Headers::<F>::read(&packet));
     if let (Some(plain), Ok(full)) = (&plain, &full) {
         let same =
@@ -84,37 +84,15 @@ fn headers<F: Cast>(data: &[u8]) -> u64 {
     digest((plain.is_some(), read.map_err(|reason| reason as u8)))
 }
 
-/// An error from outside about a flow: type, code and length of the quote come from the data, then pairs of place and value that spoil it. What is
-/// read of the quote lies in the packet, and translating it leaves the length alone.
+/// An error from outside about a flow. What is read of the quote lies in the packet, and translating it leaves the length alone.
 fn quote<F: Cast>(data: &[u8]) -> u64
 where
     Fake: Env<F>,
 {
-    let [kind, code_byte, cut, flow, spoilt @ ..] = data else { return 0 };
+    let Some(asked) = script::asked::<F>(data) else { return 0 };
     let fake = world::<F>();
-    let wire = Wire {
-        from: mac(Party::A1),
-        src: F::of(Party::A1),
-        dst: F::of(Party::Remote),
-        sport: 4000,
-        dport: 53,
-        kind: kind_of(*flow),
-        ttl: 64,
-    };
-    let (_, sent) = run::<F>(&fake, At::Endpoint(ifindex::A1), wire.build::<F>());
-    let outer = Wire { from: mac(Party::Remote), src: F::of(Party::Remote), dst: F::of(Party::Host), ..wire };
-    let mut frame = Wire { kind: Kind::Other(F::ICMP), ..outer }.build::<F>();
-    let header = 14 + F::HEADER as usize;
-    frame.truncate(header);
-    frame.extend([*kind, *code_byte, 0, 0, 0, 0, 0, 0]);
-    frame.extend(&sent[14..sent.len() - usize::from(*cut) % (sent.len() - 14)]);
-    let (at, length) = if F::V6 { (18, frame.len() - header) } else { (16, frame.len() - 14) };
-    frame[at..at + 2].copy_from_slice(&u16::try_from(length).unwrap_or_default().to_be_bytes());
-    for pair in spoilt.chunks_exact(2).take(16) {
-        if let Some(byte) = frame.get_mut(14 + usize::from(pair[0])) {
-            *byte = pair[1];
-        }
-    }
+    let (_, sent) = run::<F>(&fake, Hook::FromEndpoint(ifindex::A1), asked);
+    let Some(frame) = script::error::<F>(&sent, data) else { return 0 };
     let mut packet = FakePacket::new(frame, ifindex::UP0);
     let Ok(headers) = Headers::<F>::read(&packet) else { return 1 };
     let quoted = icmp_error::quote(&packet, &headers, UPLINK_ZONE).map(|quote| quote.against.proto);
@@ -134,90 +112,24 @@ fn world<F: Cast>() -> Fake {
     fake
 }
 
-/// Where a packet is met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum At {
-    Endpoint(u32),
-    Uplink,
-    Gate(u32, u32),
-    Guard,
-}
-
-const PLACES: [At; 7] = [
-    At::Endpoint(ifindex::A1),
-    At::Uplink,
-    At::Endpoint(ifindex::A2),
-    At::Endpoint(ifindex::B1),
-    At::Gate(ifindex::A1, ifindex::UP0),
-    At::Gate(ifindex::A2, ifindex::A1),
-    At::Guard,
-];
-const PARTIES: [Party; 8] = [
-    Party::A1,
-    Party::Remote,
-    Party::Host,
-    Party::A2,
-    Party::B1,
-    Party::GatewayA,
-    Party::GatewayB,
-    Party::Remote2,
-];
 const SANDBOXES: [Party; 3] = [Party::A1, Party::A2, Party::B1];
-const PORTS: [u16; 8] = [80, 8080, 10_000, 10_001, 4000, 53, 443, 10_007];
 
-/// Runs a script of packets through the hooks: six bytes each say where, from whom, to whom, which ports, what, and how many of the next bytes
-/// spoil it (pairs of place and value).
+/// Runs a script of packets through the hooks.
 fn hooks<F: Cast>(data: &[u8]) -> u64
 where
     Fake: Env<F>,
 {
     let fake = world::<F>();
-    let mut rest = data;
     let mut done = Vec::new();
-    while let [place, parties, ports, kind, ttl, spoilt, tail @ ..] = rest {
-        let at = PLACES[usize::from(*place) % PLACES.len()];
-        let pick = |n: u8| PARTIES[usize::from(n) % PARTIES.len()];
-        let port = |n: u8| PORTS[usize::from(n) % PORTS.len()];
-        let wire = Wire {
-            from: mac(pick(*parties)),
-            src: F::of(pick(*parties)),
-            dst: F::of(pick(*parties >> 4)),
-            sport: port(*ports),
-            dport: port(*ports >> 4),
-            kind: kind_of(*kind),
-            ttl: if *ttl < 4 { *ttl } else { 64 },
-        };
-        let mut frame = wire.build::<F>();
-        let count = usize::from(*spoilt % 8).min(tail.len() / 2);
-        for pair in tail[..2 * count].chunks_exact(2) {
-            let at = 14 + usize::from(pair[0]);
-            match frame.get_mut(at) {
-                Some(byte) => *byte = pair[1],
-                None => frame.truncate(14 + usize::from(pair[1])),
-            }
-        }
-        rest = &tail[2 * count..];
+    for (at, frame) in script::packets::<F>(data) {
         done.push((at, step::<F>(&fake, at, frame)));
         fake.now.set(fake.now.get() + 1);
     }
     digest(done)
 }
 
-fn kind_of(byte: u8) -> Kind {
-    match byte % 8 {
-        0 => Kind::Tcp(0x02),
-        1 => Kind::Udp,
-        2 => Kind::Tcp(0x10),
-        3 => Kind::Tcp(0x12),
-        4 => Kind::Tcp(byte >> 3),
-        5 => Kind::Echo { reply: false },
-        6 => Kind::Echo { reply: true },
-        _ => Kind::Other([47, 50, 132, 255][usize::from(byte >> 3) % 4]),
-    }
-}
-
 /// Runs one packet, and checks what must hold of every one.
-fn step<F: Cast>(fake: &Fake, at: At, frame: Vec<u8>) -> u8
+fn step<F: Cast>(fake: &Fake, at: Hook, frame: Vec<u8>) -> u8
 where
     Fake: Env<F>,
 {
@@ -243,12 +155,12 @@ where
         (Ok(Verdict::ToNeighbour(..)), Err(reason)) => {
             panic!("{at:?}: sent out what cannot be read: {reason:?}")
         }
-        (Ok(Verdict::Pass), Ok(sent)) if at == At::Guard => {
+        (Ok(Verdict::Pass), Ok(sent)) if at == Hook::ToUplink => {
             assert!(!is_sandbox(sent.src), "the guard let a sandbox's address out");
         }
         (Ok(Verdict::ToSandbox(to)), Ok(_)) => {
             // What another network's sandbox addressed directly goes nowhere.
-            if let (At::Endpoint(from), Ok(headers)) = (at, &before) {
+            if let (Hook::FromEndpoint(from), Ok(headers)) = (at, &before) {
                 let network = |index| Env::<F>::endpoint(fake, index).map(|endpoint| endpoint.network);
                 let foreign = network(from) != network(*to);
                 let direct = Env::<F>::owner(fake, &headers.dst).is_some_and(|owner| owner.ifindex == *to);
@@ -260,27 +172,27 @@ where
     code::<F>(&decision)
 }
 
-fn run<F: Cast>(fake: &Fake, at: At, frame: Vec<u8>) -> (Decision<F>, Vec<u8>)
+fn run<F: Cast>(fake: &Fake, at: Hook, frame: Vec<u8>) -> (Decision<F>, Vec<u8>)
 where
     Fake: Env<F>,
 {
     let (device, ingress) = match at {
-        At::Endpoint(index) => (index, index),
-        At::Uplink | At::Guard => (ifindex::UP0, ifindex::UP0),
-        At::Gate(index, ingress) => (index, ingress),
+        Hook::FromEndpoint(index) => (index, index),
+        Hook::FromUplink | Hook::ToUplink => (ifindex::UP0, ifindex::UP0),
+        Hook::ToEndpoint { ifindex, ingress } => (ifindex, ingress),
     };
     let mut packet = FakePacket::new(frame, device);
     packet.ingress = ingress;
     let p = &mut packet;
     let decision = match at {
-        At::Endpoint(zone) => hook::from_endpoint_fast::<F, _, _>(fake, p)
+        Hook::FromEndpoint(zone) => hook::from_endpoint_fast::<F, _, _>(fake, p)
             .unwrap_or_else(|| hook::slow::<F, _, _>(fake, p, zone, hook::from_endpoint_decide)),
-        At::Uplink => hook::from_uplink_fast::<F, _, _>(fake, p)
+        Hook::FromUplink => hook::from_uplink_fast::<F, _, _>(fake, p)
             .unwrap_or_else(|| hook::slow::<F, _, _>(fake, p, UPLINK_ZONE, hook::from_uplink_decide)),
-        At::Gate(..) => {
+        Hook::ToEndpoint { .. } => {
             Headers::<F>::read(p).and_then(|headers| hook::to_endpoint::<F, _, _>(fake, p, &headers))
         }
-        At::Guard => hook::to_uplink_fast::<F, _, _>(fake, p).unwrap_or_else(|| {
+        Hook::ToUplink => hook::to_uplink_fast::<F, _, _>(fake, p).unwrap_or_else(|| {
             Headers::<F>::read(p).and_then(|headers| hook::to_uplink::<F, _, _>(fake, p, &headers))
         }),
     };
@@ -294,6 +206,7 @@ fn code<F: Cast>(decision: &Decision<F>) -> u8 {
         Ok(Verdict::ToSandbox(_)) => 101,
         Ok(Verdict::ToNeighbour(..)) => 102,
         Ok(Verdict::Hold) => 103,
+        Ok(Verdict::HandOver) => 104,
         Ok(Verdict::Drop(reason) | Verdict::Refuse(reason)) | Err(reason) => *reason as u8,
     }
 }

@@ -13,9 +13,9 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Held, LinkKey, Network,
-        Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, held,
-        port_set,
+        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Handed, Held, LinkKey,
+        Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple,
+        Uplink, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -23,7 +23,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 36] = [
+pub const NAMES: [&str; 38] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -55,6 +55,8 @@ pub const NAMES: [&str; 36] = [
     "ALLOW6",
     "ASKED4",
     "ASKED6",
+    "HANDED4",
+    "HANDED6",
     "DATAGRAM4",
     "DATAGRAM6",
     "HELD",
@@ -342,6 +344,8 @@ pub fn shapes() -> Vec<Shape> {
         Shape { name: "ALLOW6", key: 24, value: 4 },
         of::<Tuple<Addr4>, u32>("ASKED4"),
         of::<Tuple<Addr6>, u32>("ASKED6"),
+        of::<Tuple<Addr4>, Handed<Addr4>>("HANDED4"),
+        of::<Tuple<Addr6>, Handed<Addr6>>("HANDED6"),
         of::<LinkKey<Addr4>, u32>("LINK4"),
         of::<LinkKey<Addr6>, u32>("LINK6"),
         of::<TrustKey, u32>("TRUST"),

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use crate::{
     layout::Layout,
-    packet::{ETHERNET, fold, number, sum, transport_sum},
+    packet::{ETHERNET, crc32c, fold, lite_sum, number, sum, transport_sum},
     plan::{Edge, is_dialled, is_host},
     sequence::flags_text,
 };
@@ -62,6 +62,9 @@ impl Names {
         if let Some(at) = layout.checksum_at() {
             bytes[at..at + 2].fill(0);
         }
+        if let Some(at) = layout.crc_at() {
+            bytes[at..at + 4].fill(0);
+        }
         if is_made_by_host(&layout) {
             let id = if layout.v4 { l3 + 4..l3 + 6 } else { l3 + 1..l3 + 4 };
             bytes[id].fill(0);
@@ -74,6 +77,9 @@ impl Names {
             notes.push("bad quoted IP checksum");
         }
         self.rename(quoted, bytes);
+        if let Some(at) = quoted.crc_at() {
+            bytes[at..at + 4].fill(0); // over bytes that a quote need not have: nobody can check it
+        }
         if let Some(at) = quoted.checksum_at()
             && bytes[at..at + 2] == [0xff, 0xff]
             && quoted.proto != number::UDP
@@ -117,10 +123,20 @@ fn verify(layout: &Layout, bytes: &[u8], notes: &mut Vec<&'static str>) {
     if layout.cut || layout.fragment.is_some() {
         return;
     }
+    let transport = &bytes[layout.l4..layout.end];
+    if let Some(at) = layout.crc_at()
+        && bytes[at..at + 4] != crc32c(transport).to_le_bytes()
+    {
+        notes.push("bad transport checksum");
+    }
     let Some(at) = layout.checksum_at() else { return };
     if layout.proto == number::UDP && bytes[at..at + 2] == [0, 0] {
         notes.push("no UDP checksum");
-    } else if transport_sum(&bytes[layout.l4..layout.end], layout.src, layout.dst, layout.proto) != 0 {
+    } else if layout.proto == number::LITE {
+        if transport.len() < 8 || lite_sum(transport, layout.src, layout.dst) != 0 {
+            notes.push("bad transport checksum");
+        }
+    } else if transport_sum(transport, layout.src, layout.dst, layout.proto) != 0 {
         notes.push("bad transport checksum");
     }
 }
@@ -150,6 +166,8 @@ fn describe(f: &mut fmt::Formatter<'_>, layout: &Layout, bytes: &[u8]) -> fmt::R
     let proto = match layout.proto {
         number::TCP => "tcp".into(),
         number::UDP => "udp".into(),
+        number::SCTP => format!("sctp chunk {}", bytes.get(layout.l4 + 12).copied().unwrap_or_default()),
+        number::LITE => "udp-lite".into(),
         number::ICMP | number::ICMP6 => {
             let code = bytes.get(layout.l4 + 1).copied().unwrap_or_default();
             format!("icmp {}/{code}", layout.kind(bytes).unwrap_or_default())

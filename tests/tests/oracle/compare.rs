@@ -14,7 +14,7 @@ use crate::{
     generate::{self, Tree},
     intended::Intended,
     play::{self, BATCH, Numbers, Outcome},
-    sequence::{Event, Sequence},
+    sequence::{Event, Sequence, Twist},
     world::{World, pin},
 };
 
@@ -67,7 +67,8 @@ impl Tally {
         self.delivered += 1;
         let flow = sequence.flows[sequence.flow_of(event)];
         let receiver = if event.back { Some(flow.from) } else { flow.responder() };
-        let received = seen.iter().any(|delivery| Some(delivery.edge) == receiver);
+        let of_flow = |seen: &Delivery| !seen.is_error_of_host() && !seen.is_host_reset();
+        let received = seen.iter().any(|seen| Some(seen.edge) == receiver && of_flow(seen));
         if received {
             let way = Way {
                 v4: sequence.family == Family::V4,
@@ -128,12 +129,14 @@ impl Oracle {
     }
 
     fn compare(&mut self, sequence: &Sequence, kernel: Outcome, netd: Outcome) -> Option<Mismatch> {
-        let mut known = BTreeSet::new();
+        let (mut known, mut open) = (BTreeSet::new(), BTreeSet::new());
         for (event, (kernel, netd)) in kernel.into_iter().zip(netd).enumerate() {
-            let flow = sequence.flows[sequence.flow_of(&sequence.events[event])];
+            let index = sequence.flow_of(&sequence.events[event]);
+            let flow = sequence.flows[index];
             if kernel == netd {
                 if self.tally.count(sequence, &sequence.events[event], &kernel) {
                     known.insert(flow.conversation());
+                    open.extend(part_of_flow(index, &sequence.events[event]));
                 }
                 continue;
             }
@@ -143,6 +146,8 @@ impl Oracle {
                 event: sequence.events[event],
                 flow,
                 is_known: known.contains(&flow.conversation()),
+                is_open: open.contains(&(index, false))
+                    || open.contains(&(index, sequence.events[event].back)),
                 kernel: without(&kernel, &netd),
                 netd: without(&netd, &kernel),
             };
@@ -155,6 +160,7 @@ impl Oracle {
             }
             if self.tally.count(sequence, &sequence.events[event], &netd) {
                 known.insert(flow.conversation());
+                open.extend(part_of_flow(index, &sequence.events[event]));
             }
         }
         None
@@ -193,6 +199,11 @@ impl Oracle {
         }
         found
     }
+}
+
+/// Returns a flow and the direction in which an event used it: with another source it was another flow.
+fn part_of_flow(index: usize, event: &Event) -> Option<(usize, bool)> {
+    (event.twist != Twist::SpoofedAddress).then_some((index, event.back))
 }
 
 /// Returns what is in one list and not in the other.

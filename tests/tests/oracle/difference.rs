@@ -8,8 +8,8 @@ use crate::{
     canon::{Delivery, is_made_by_host},
     layout::Layout,
     packet::number,
-    plan::Edge,
-    sequence::{Event, Flow, Proto, Sequence, Target, What, flag},
+    plan::{Edge, Mode, PUBLISHES},
+    sequence::{Event, Flow, Proto, Sequence, Target, Twist, What, chunk, chunk_of, flag},
 };
 
 /// One event that the two worlds answered differently.
@@ -23,8 +23,11 @@ pub struct Difference<'a> {
     pub event: Event,
     /// Its flow.
     pub flow: Flow,
-    /// Whether an earlier packet of the flow reached its other side in both worlds.
+    /// Whether an earlier packet of the flow, or of one that shares its ports, reached its other side in both worlds.
     pub is_known: bool,
+    /// Whether an earlier packet of this very flow did: the opener's, or of the event's own direction. (What the dialled side sends first may be another
+    /// flow, with an address of the host.)
+    pub is_open: bool,
     /// What the kernel alone delivered.
     pub kernel: Vec<Delivery>,
     /// What netd alone delivered.
@@ -46,6 +49,12 @@ impl Difference<'_> {
         self.sender().is_some_and(|edge| !edge.is_remote())
     }
 
+    /// Whether it is an ICMP error of the host to who sent the packet, or whose address it had.
+    pub fn is_told(&self, seen: &Delivery) -> bool {
+        let spoofed = self.event.twist == Twist::SpoofedAddress && seen.edge.is_remote();
+        (Some(seen.edge) == self.sender() || spoofed) && seen.is_error_of_host()
+    }
+
     pub fn family(&self) -> Family {
         self.sequence.family
     }
@@ -54,27 +63,90 @@ impl Difference<'_> {
         self.sender().map(|edge| edge.ip(self.family()))
     }
 
-    /// Whether it is a segment that an established connection does not carry, or one of a connection that is not established.
+    /// Whether it is a segment that an established connection or association does not carry, or one of what is not established.
     pub fn is_irregular_segment(&self) -> bool {
+        const DATA: u8 = flag::ACK | flag::PSH;
         let flags = match self.event.what {
             What::Packet { flags, .. } => flags,
-            What::Fragments { .. } => flag::ACK | flag::PSH,
+            What::Fragments { .. } => DATA,
             What::Error { .. } => return false,
         };
-        let regular =
-            [flag::ACK, flag::ACK | flag::PSH, flag::FIN | flag::ACK, flag::RST, flag::RST | flag::ACK];
-        self.flow.proto == Proto::Tcp && (!regular.contains(&flags) || !self.is_established())
+        let regular: &[u8] = match self.flow.proto {
+            Proto::Tcp => &[flag::ACK, DATA, flag::FIN | flag::ACK, flag::RST, flag::RST | flag::ACK],
+            Proto::Sctp => &[DATA],
+            _ => return false,
+        };
+        !regular.contains(&flags) || !self.is_established()
     }
 
-    /// Whether it is an attempt to reach a sandbox from outside its network by its own address.
+    /// Whether the packet may open a flow: TCP by SYN alone, SCTP by INIT, ICMP by an echo request, what has no such word by any packet.
+    pub fn opens(&self) -> bool {
+        match (self.event.what, self.flow.proto) {
+            (What::Error { .. }, _) | (What::Fragments { .. }, Proto::Tcp | Proto::Sctp) => false,
+            (What::Packet { flags, .. }, Proto::Tcp) => {
+                flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN) == flag::SYN
+            }
+            (What::Packet { flags, .. }, Proto::Sctp) => chunk_of(self.event.back, flags) == chunk::INIT,
+            (_, Proto::Echo) => !self.event.back,
+            (_, Proto::Udp | Proto::Lite | Proto::Other(_)) => true,
+        }
+    }
+
+    /// Whether an address of the sender's network may show outside.
+    pub fn sender_shows(&self) -> bool {
+        self.sender().and_then(Edge::place).is_some_and(|(network, _)| network.shows())
+    }
+
+    /// Whether it is an attempt to reach a sandbox from outside its network by its own address, where that may not be.
     pub fn is_direct(&self) -> bool {
-        matches!(self.flow.to, Target::Direct(to, _) if !to.is_neighbour_of(self.flow.from))
+        let Target::Direct(to, port) = self.flow.to else { return false };
+        if to.is_neighbour_of(self.flow.from) {
+            return false;
+        }
+        let Some((network, _)) = to.place() else { return false };
+        let opened = matches!(self.flow.proto, Proto::Tcp | Proto::Udp | Proto::Sctp)
+            && PUBLISHES.iter().any(|publish| publish.edge == to && publish.port == port);
+        !match network.mode {
+            Mode::Unprotected => true,
+            Mode::Routed => opened || self.flow.proto == Proto::Echo,
+            Mode::Nat => network.trusts && self.flow.from == Edge::R && opened,
+            Mode::Isolated => false,
+        }
     }
 
     /// Whether policy lets the sender send this way, or answer.
     pub fn may_send(&self) -> bool {
         let internal = self.sender().and_then(Edge::place).is_some_and(|(network, _)| network.internal);
-        !internal && (self.event.back || !matches!(self.flow.path(), "direct" | "other network"))
+        let unasked = if self.event.back {
+            self.crosses() && (self.opens() || !self.is_open)
+        } else {
+            self.is_across()
+        };
+        !internal && !unasked
+    }
+
+    fn is_across(&self) -> bool {
+        matches!(self.flow.path(), "direct" | "other network")
+    }
+
+    /// Whether it goes from a sandbox to one of another network.
+    fn crosses(&self) -> bool {
+        let network = |edge: Option<Edge>| edge.and_then(Edge::place).map(|(network, _)| network.number);
+        let (from, to) = (network(self.sender()), network(self.receiver()));
+        from.is_some() && to.is_some() && from != to
+    }
+
+    /// Whether sandboxes of one network talk by a published port.
+    pub fn is_bridged(&self) -> bool {
+        self.flow.responder().is_some_and(|to| to == self.flow.from || to.is_neighbour_of(self.flow.from))
+    }
+
+    /// Whether who was dialled has sent a SYN of its own after the connection was closed or reset.
+    pub fn is_ended_by_syn(&self) -> bool {
+        const ENDS: u8 = flag::FIN | flag::RST;
+        let ended = |event: &&Event| matches!(event.what, What::Packet { flags, .. } if flags & ENDS != 0);
+        let syn = |event: &Event| event.back && matches!(event.what, What::Packet { flags: flag::SYN, .. });
+        self.flow.proto == Proto::Tcp && self.before().skip_while(|event| !ended(event)).any(syn)
     }
 
     /// The earlier events of the flow, and of those that share its ports.
@@ -124,8 +196,9 @@ impl Delivery {
         })
     }
 
-    pub fn is_tcp(&self) -> bool {
-        self.with(|layout, _| Some(layout.proto)) == Some(number::TCP)
+    /// Whether it is of a connection or an association.
+    pub fn is_segment(&self) -> bool {
+        matches!(self.with(|layout, _| Some(layout.proto)), Some(number::TCP | number::SCTP))
     }
 
     /// Whether it is an ICMP error that says that the TTL ended.

@@ -63,11 +63,12 @@ fn opener() -> impl Strategy<Value = Edge> {
         5 => Just(Edge::R),
         1 => Just(Edge::R2),
         5 => Just(Edge::A1),
-        3 => Just(Edge::A2),
+        5 => Just(Edge::A2),
         2 => Just(Edge::B1),
         1 => Just(Edge::C1),
         1 => Just(Edge::C2),
         1 => Just(Edge::I1),
+        2 => prop::sample::select(&[Edge::U1, Edge::T1, Edge::S1, Edge::M1, Edge::X1][..]),
     ]
 }
 
@@ -77,13 +78,20 @@ fn target() -> impl Strategy<Value = Target> {
         1 => Just(HostAddress::Uplink2),
         1 => Just(HostAddress::GatewayA),
         1 => Just(HostAddress::GatewayB),
+        1 => Just(HostAddress::GatewayU),
         1 => Just(HostAddress::Loopback),
     ];
     let port = prop_oneof![
-        6 => prop::sample::select(PUBLISHES.map(|publish| publish.host_port).to_vec()),
+        // Those of ordinary networks, which come first, above all.
+        5 => prop::sample::select(PUBLISHES[..5].iter().map(|publish| publish.host_port).collect::<Vec<_>>()),
+        1 => prop::sample::select(PUBLISHES[5..].iter().map(|publish| publish.host_port).collect::<Vec<_>>()),
         1 => Just(UNPUBLISHED),
     ];
-    let sandbox = prop::sample::select(Edge::SANDBOXES.to_vec());
+    let sandbox = prop_oneof![
+        4 => prop::sample::select(Edge::SANDBOXES[..6].to_vec()),
+        5 => prop::sample::select(&[Edge::U1, Edge::T1, Edge::X1, Edge::M1][..]),
+        1 => prop::sample::select(&[Edge::S1, Edge::S2][..]),
+    ];
     prop_oneof![
         4 => prop_oneof![4 => Just(Edge::R), 1 => Just(Edge::R2)].prop_map(Target::Remote),
         5 => (address, port).prop_map(|(address, port)| Target::Host(address, port)),
@@ -95,6 +103,8 @@ fn proto() -> impl Strategy<Value = Proto> {
     prop_oneof![
         6 => Just(Proto::Tcp),
         4 => Just(Proto::Udp),
+        2 => Just(Proto::Sctp),
+        1 => Just(Proto::Lite),
         2 => Just(Proto::Echo),
         1 => prop::sample::select(vec![47, 50, 253]).prop_map(Proto::Other),
     ]

@@ -88,6 +88,7 @@ pub const INTENDED: &[Intended] = &[
                 seen.edge.is_remote() && seen.source().is_some_and(|ip| Some(ip) == d.sender_ip())
             };
             d.sandbox_sends()
+                && !d.sender_shows()
                 && d.kernel.iter().all(leaks)
                 && d.netd.iter().all(|seen| Some(seen.edge) == d.sender() && seen.is_host_reset())
                 && (!d.kernel.is_empty() || !d.netd.is_empty())
@@ -100,13 +101,11 @@ pub const INTENDED: &[Intended] = &[
         reason: "a published port dialled by a neighbour is answered by the gateway's Ethernet address, where br_netfilter leaves the opener's: \
                  what was dialled is behind the gateway",
         explains: |d| {
-            let bridged =
-                d.flow.responder().is_some_and(|to| to == d.flow.from || to.is_neighbour_of(d.flow.from));
             let gateway = |seen: &Delivery| seen.bytes[11] == gateway_role(seen.edge);
             let rest = |seen: &[Delivery]| -> Vec<Vec<u8>> {
-                seen.iter().map(|seen| seen.bytes[12..].to_vec()).collect()
+                seen.iter().map(|seen| [&seen.bytes[..6], &seen.bytes[12..]].concat()).collect()
             };
-            bridged && d.netd.iter().all(gateway) && rest(&d.netd) == rest(&d.kernel)
+            d.is_bridged() && d.netd.iter().all(gateway) && rest(&d.netd) == rest(&d.kernel)
         },
         goes_on: true,
         example: Example::v4(&[Flow::new(Proto::Udp, Edge::A2, TO_A1)], &[Event::there(PLAIN)]),
@@ -118,8 +117,12 @@ pub const INTENDED: &[Intended] = &[
         explains: |d| {
             let [netd] = &d.netd[..] else { return false };
             let outside = netd.edge.is_remote() && d.receiver().is_some_and(Edge::is_remote);
-            let expected = netd.is_tcp() && (Some(netd.edge) == d.receiver() || outside);
-            let invalid = |seen: &Delivery| seen.is_host_reset() || seen.source() == d.sender_ip();
+            let translated = netd.is_segment() && (Some(netd.edge) == d.receiver() || outside);
+            let ended = d.event.twist == Twist::Ttl(1) && netd.is_expiry() && Some(netd.edge) == d.sender();
+            let expected = translated || ended;
+            let told = |seen: &Delivery| Some(seen.edge) == d.sender() && seen.is_error_of_host();
+            let invalid =
+                |seen: &Delivery| seen.is_host_reset() || told(seen) || seen.source() == d.sender_ip();
             d.is_known && d.is_irregular_segment() && expected && d.kernel.iter().all(invalid)
         },
         goes_on: false,
@@ -129,14 +132,52 @@ pub const INTENDED: &[Intended] = &[
         ),
     },
     Intended {
+        id: "7.7 a SYN against a flow that is over",
+        reason: "it ends the flow and is decided anew, so that nobody opens by what is left of another's connection (T66); the kernel finds it invalid \
+                 and keeps the flow for what comes late",
+        explains: |d| {
+            let reset = |seen: &Delivery| Some(seen.edge) == d.sender() && seen.is_host_reset();
+            d.is_ended_by_syn() && !d.opens() && d.netd.iter().all(reset)
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::A1, TO_R)],
+            &[
+                Event::there(SYN),
+                Event::back(SYN_ACK),
+                Event::there(ACK),
+                Event::there(RST),
+                Event::back(SYN),
+                Event::there(ACK),
+            ],
+        ),
+    },
+    Intended {
+        id: "7.3 errors between neighbours",
+        reason: "what a sandbox says to a neighbour by a published port crosses the host as a router, and nobody is told of an error's end (RFC 1122 \
+                 3.2.2); under br_netfilter it is bridged and keeps its TTL",
+        explains: |d| {
+            let error = matches!(d.event.what, What::Error { .. });
+            error && d.event.twist == Twist::Ttl(1) && d.is_bridged() && d.netd.is_empty()
+        },
+        goes_on: true,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::A1, TO_A1)],
+            &[
+                Event::there(SYN),
+                Event::back(SYN_ACK),
+                Event::there(ACK),
+                Event::there(PORT_UNREACHABLE).but(Twist::Ttl(1)),
+            ],
+        ),
+    },
+    Intended {
         id: "T64 published within icc=false",
         reason: "a published port is reached through the host by the sandboxes of its own network too, also where they may not talk directly",
         explains: |d| {
             let closed = d.flow.from.place().is_some_and(|(network, _)| !network.icc);
-            let same =
-                d.flow.responder().is_some_and(|to| to == d.flow.from || to.is_neighbour_of(d.flow.from));
             let there = |seen: &Delivery| Some(seen.edge) == d.receiver();
-            let published = closed && same && matches!(d.flow.to, Target::Host(..));
+            let published = closed && d.is_bridged() && matches!(d.flow.to, Target::Host(..));
             published && d.kernel.is_empty() && d.netd.iter().all(there)
         },
         goes_on: false,
@@ -154,6 +195,7 @@ pub const INTENDED: &[Intended] = &[
             let gateway = netd.edge.place().map(|(network, _)| network.ip(d.family(), 1));
             let kept = netd.source() == kernel.source();
             !d.event.back
+                && d.before().next().is_some()
                 && d.kernel.len() == 1
                 && d.netd.len() == 1
                 && same
@@ -179,19 +221,29 @@ pub const INTENDED: &[Intended] = &[
                  lingers after a reset: what belongs to it is translated, where the kernel leaks it or takes it for a flow of its own",
         explains: |d| {
             const ENDS: u8 = flag::RST | flag::FIN;
-            let ended = |event: &Event| match event.what {
-                What::Packet { flags, .. } => flags & ENDS != 0 || event.twist == Twist::Ttl(1),
-                What::Fragments { lost, .. } => lost.is_some() || event.twist == Twist::Ttl(1),
+            let died = |event: &Event| match event.what {
+                What::Fragments { lost: Some(_), .. } => true,
+                What::Packet { .. } | What::Fragments { .. } => event.twist == Twist::Ttl(1),
                 What::Error { .. } => false,
             };
-            let outside = |seen: &Delivery| seen.edge.is_remote() || seen.is_host_reset();
-            let error = matches!(d.event.what, What::Error { .. });
-            let translated = |seen: &Delivery| {
-                Some(seen.edge) == d.receiver() && (seen.source().is_some_and(is_host) || !d.sandbox_sends())
+            let ended = |event: &Event| matches!(event.what, What::Packet { flags, .. } if flags & ENDS != 0);
+            let anew = |seen: &Delivery| {
+                Some(seen.edge) == d.receiver() && seen.source().is_some_and(is_host) && d.before().any(died)
             };
+            let outside = |seen: &Delivery| {
+                seen.edge.is_remote() || seen.is_host_reset() || seen.source() == d.sender_ip() || anew(seen)
+            };
+            let error = matches!(d.event.what, What::Error { .. });
+            let shows = |edge: Edge| edge.place().is_some_and(|(network, _)| network.shows());
+            let translated = |seen: &Delivery| {
+                let shown = !d.sandbox_sends() || d.sender_shows() || seen.source().is_some_and(is_host);
+                Some(seen.edge) == d.receiver() && shown
+            };
+            let answers = d.kernel.is_empty() && ((error && d.is_known) || d.receiver().is_some_and(shows));
             d.may_send()
-                && d.before().any(ended)
-                && (d.sandbox_sends() || (error && d.is_known && d.kernel.is_empty()))
+                && !d.netd.is_empty()
+                && d.before().any(|event| died(event) || ended(event))
+                && (d.sandbox_sends() || answers)
                 && d.kernel.iter().all(outside)
                 && d.netd.iter().all(translated)
         },
@@ -271,10 +323,16 @@ pub const INTENDED: &[Intended] = &[
         explains: |d| {
             let reset = |seen: &Delivery| seen.is_host_reset() && Some(seen.edge) == d.sender();
             let expired = |seen: &Delivery| Some(seen.edge) == d.sender() && seen.is_expiry();
+            // Of sandboxes that are masqueraded one alone may use such a protocol towards a machine.
+            let portless = matches!(d.flow.proto, Proto::Other(_)) && !matches!(d.flow.to, Target::Remote(_));
+            let apart = |(from, to): (Edge, Edge)| {
+                from != to && !from.is_remote() && !to.is_remote() && !from.is_neighbour_of(to)
+            };
+            let elsewhere = !d.is_open && d.sender().zip(d.receiver()).is_some_and(apart);
             d.event.twist == Twist::Ttl(1)
                 && d.kernel.iter().all(expired)
                 && d.netd.iter().all(reset)
-                && (d.is_direct() || d.sandbox_sends())
+                && (portless || elsewhere || d.is_direct() || !d.may_send() || !(d.opens() || d.is_open))
         },
         goes_on: true,
         example: Example::v4(
@@ -286,11 +344,12 @@ pub const INTENDED: &[Intended] = &[
         id: "7.6 protocols without ports",
         reason: "what such a protocol sends to the host itself is not tracked, and does not keep a sandbox from talking to the same machine",
         explains: |d| {
-            let egress = d.sandbox_sends() && d.receiver().is_some_and(Edge::is_remote);
+            let there =
+                |seen: &Delivery| Some(seen.edge) == d.receiver() && seen.source().is_some_and(is_host);
             matches!(d.flow.proto, Proto::Other(_))
-                && egress
+                && d.sandbox_sends()
                 && d.kernel.is_empty()
-                && d.netd.iter().all(|seen| seen.source().is_some_and(is_host))
+                && d.netd.iter().all(there)
         },
         goes_on: false,
         example: Example::v4(
@@ -325,27 +384,80 @@ pub const INTENDED: &[Intended] = &[
             ],
         ),
     },
-];
-
-/// No example: of a difference that is to end.
-const NONE: Example = Example::v4(&[], &[]);
-
-/// Differences that are faults still to be repaired.
-pub const OPEN: &[Intended] = &[
     Intended {
-        id: "TTL from outside",
-        reason: "the host is to answer a packet of a flow that comes from outside at the end of its TTL (7.3)",
+        id: "T3 replies without masquerade",
+        reason: "what answers a known flow of a network that is not masqueraded arrives; Docker's rules against direct access drop it",
         explains: |d| {
-            d.event.twist == Twist::Ttl(1) && d.sender().is_some_and(Edge::is_remote) && d.netd.is_empty()
+            let known = d.is_known || d.before().any(|event| event.back != d.event.back);
+            d.receiver() == Some(Edge::M1)
+                && known
+                && d.kernel.is_empty()
+                && d.netd.iter().all(|seen| Some(seen.edge) == d.receiver())
         },
         goes_on: false,
-        example: NONE,
+        example: Example::v4(
+            &[Flow::new(Proto::Udp, Edge::M1, TO_R)],
+            &[Event::there(PLAIN), Event::back(PLAIN)],
+        ),
     },
     Intended {
-        id: "TTL towards a published port",
-        reason: "a sandbox's packet of a translated flow at the end of its TTL is not to reach the host's own sockets (7.3)",
-        explains: |d| d.event.twist == Twist::Ttl(1) && matches!(d.flow.to, Target::Host(..)),
+        id: "7.7 nothing begins in the middle",
+        reason: "what opens no flow and belongs to none is dropped, or its sender reset, also where a sandbox may be addressed by its own address or \
+                 shows it outside; Docker's rules keep no state there",
+        explains: |d| {
+            let refused =
+                |seen: &Delivery| (seen.is_host_reset() && Some(seen.edge) == d.sender()) || d.is_told(seen);
+            let there = |seen: &Delivery| {
+                Some(seen.edge) == d.receiver()
+                    || (seen.edge.is_remote() && d.receiver().is_some_and(Edge::is_remote))
+            };
+            // Another source is another flow.
+            let new = !d.is_open || d.event.twist == Twist::SpoofedAddress;
+            !d.opens()
+                && new
+                && (!d.kernel.is_empty() || d.flow.proto == Proto::Sctp)
+                && d.kernel.iter().all(there)
+                && d.netd.iter().all(refused)
+        },
         goes_on: false,
-        example: NONE,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::R, Target::Direct(Edge::U1, 81))],
+            &[Event::there(ACK)],
+        ),
+    },
+    Intended {
+        id: "7.6 SCTP in fragments",
+        reason: "SCTP's checksum covers its ports and all of its data: where ports change, a fragment cannot be translated (SCTP itself cuts what is \
+                 too large, RFC 9260 6.9)",
+        explains: |d| {
+            let fragments = matches!(d.event.what, What::Fragments { .. }) && d.flow.proto == Proto::Sctp;
+            fragments && matches!(d.flow.to, Target::Host(..)) && d.netd.is_empty()
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Sctp, Edge::R, TO_A1)],
+            &[Event::there(SYN), Event::back(SYN_ACK), Event::there(ACK), Event::there(IN_ORDER)],
+        ),
+    },
+    Intended {
+        id: "7.14 SCTP with a bad checksum",
+        reason: "a wrong checksum stays wrong, and the receiver drops the packet; the kernel makes a right one for it where it translates",
+        explains: |d| {
+            let bad = |seen: &Delivery| seen.notes.contains(&"bad transport checksum");
+            let alike =
+                |seen: &[Delivery]| -> Vec<_> { seen.iter().map(|s| (s.edge, s.bytes.clone())).collect() };
+            d.flow.proto == Proto::Sctp
+                && d.event.twist == Twist::BadChecksum
+                && alike(&d.kernel) == alike(&d.netd)
+                && d.netd.iter().all(bad)
+        },
+        goes_on: true,
+        example: Example::v4(
+            &[Flow::new(Proto::Sctp, Edge::R, TO_A1)],
+            &[Event::there(SYN).but(Twist::BadChecksum)],
+        ),
     },
 ];
+
+/// Differences that are faults still to be repaired.
+pub const OPEN: &[Intended] = &[];

@@ -9,9 +9,12 @@ use nix::sys::socket::{
 };
 
 use crate::{
-    plan::{Edge, NETWORKS, Network, PUBLISHES, Published},
+    plan::{Edge, Mode, NETWORKS, Network, PUBLISHES, Published},
     world::{World, mac_text, restore, topology},
 };
+
+/// What Docker publishes.
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 
 /// Builds it.
 pub fn build() -> World {
@@ -48,13 +51,17 @@ fn bridge(h: &Ns, network: Network) {
     h.ip_batch(&format!(
         "link add {bridge} type bridge\n\
          link set {bridge} address 02:42:00:00:00:{:02x}\n\
-         addr add {}/24 dev {bridge}\n\
-         addr add {}/64 dev {bridge} nodad\n\
          link set {bridge} up",
         network.number,
-        network.ip(Family::V4, 1),
-        network.ip(Family::V6, 1)
     ));
+    if network.has_gateway() {
+        let [v4, v6] = Family::BOTH.map(|family| network.ip(family, 1));
+        h.ip_batch(&format!("addr add {v4}/24 dev {bridge}\naddr add {v6}/64 dev {bridge} nodad"));
+    } else {
+        // Nobody reaches it, and silently so: of errors about missing routes the kernel sends a few a second (`ip_error`).
+        let [v4, v6] = Family::BOTH.map(|family| network.subnet(family));
+        h.ip_batch(&format!("route add blackhole {v4}\nroute add blackhole {v6}"));
+    }
 }
 
 /// Makes a sandbox that has no address: it speaks through its raw socket alone.
@@ -85,6 +92,10 @@ fn tracking(h: &Ns) {
         ("nf_conntrack_tcp_be_liberal", "1"),
         ("nf_conntrack_tcp_ignore_invalid_rst", "1"),
         ("nf_conntrack_checksum", "0"),
+        // One sandbox alone uses a protocol without ports towards a machine: as long in both worlds, in seconds.
+        ("nf_conntrack_generic_timeout", "600"),
+        ("nf_conntrack_gre_timeout", "600"),
+        ("nf_conntrack_gre_timeout_stream", "600"),
     ] {
         h.sysctl(&format!("net/netfilter/{key}"), value);
     }
@@ -111,13 +122,16 @@ fn raw(family: Family, add: &mut impl FnMut(String)) {
     add("*raw".into());
     for edge in Edge::SANDBOXES {
         let (network, _) = edge.place().expect("a sandbox has a network");
-        if !network.internal {
+        if !network.internal && network.mode == Mode::Nat {
+            if network.trusts {
+                add(format!("-A PREROUTING -d {} -i eth0 -j ACCEPT", edge.ip(family)));
+            }
             add(format!("-A PREROUTING -d {} ! -i {} -j DROP", edge.ip(family), bridge_name(network)));
         }
     }
     for publish in published(family) {
         if let Some(address) = publish.address.filter(std::net::Ipv4Addr::is_loopback) {
-            for proto in ["tcp", "udp"] {
+            for proto in PROTOCOLS {
                 add(format!(
                     "-A PREROUTING -p {proto} -d {address} --dport {} ! -i lo -j DROP",
                     publish.host_port
@@ -132,12 +146,12 @@ fn nat(family: Family, add: &mut impl FnMut(String)) {
     add("*nat\n:DOCKER - [0:0]".into());
     add("-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER".into());
     add("-A OUTPUT -m addrtype --dst-type LOCAL -j DOCKER".into());
-    for network in NETWORKS.iter().filter(|network| !network.internal) {
+    for network in NETWORKS.iter().filter(|network| !network.internal && network.masquerade) {
         let bridge = bridge_name(*network);
         add(format!("-A POSTROUTING -s {} ! -o {bridge} -j MASQUERADE", network.subnet(family)));
         add(format!("-A POSTROUTING -m addrtype --src-type LOCAL -o {bridge} -j MASQUERADE"));
     }
-    for publish in published(family) {
+    for publish in published(family).filter(|publish| publish.is_on_host()) {
         let (backend, port) = (publish.edge.ip(family), publish.port);
         let backend_port = match backend {
             IpAddr::V4(v4) => format!("{v4}:{port}"),
@@ -145,7 +159,7 @@ fn nat(family: Family, add: &mut impl FnMut(String)) {
         };
         let address = publish.address.map_or(String::new(), |address| format!("-d {address} "));
         let not_link_local = if family == Family::V6 { "! -s fe80::/10 " } else { "" };
-        for proto in ["tcp", "udp"] {
+        for proto in PROTOCOLS {
             add(format!("-A POSTROUTING -p {proto} -s {backend} -d {backend} --dport {port} -j MASQUERADE"));
             let dialled = publish.host_port;
             add(format!(
@@ -174,7 +188,7 @@ fn filter(family: Family, add: &mut impl FnMut(String)) {
     for publish in published(family) {
         let (network, _) = publish.edge.place().expect("a sandbox has a network");
         let bridge = bridge_name(network);
-        for proto in ["tcp", "udp"] {
+        for proto in PROTOCOLS {
             let (backend, port) = (publish.edge.ip(family), publish.port);
             add(format!(
                 "-A FORWARD ! -i {bridge} -o {bridge} -p {proto} -d {backend} --dport {port} -j ACCEPT"
@@ -183,7 +197,15 @@ fn filter(family: Family, add: &mut impl FnMut(String)) {
     }
     for network in NETWORKS.iter().filter(|network| !network.internal) {
         let bridge = bridge_name(*network);
-        add(format!("-A FORWARD ! -i {bridge} -o {bridge} -j DROP"));
+        if network.mode == Mode::Routed {
+            add(format!(
+                "-A FORWARD -o {bridge} -p {} -j ACCEPT",
+                if family == Family::V4 { "icmp" } else { "ipv6-icmp" }
+            ));
+        }
+        if network.mode != Mode::Unprotected {
+            add(format!("-A FORWARD ! -i {bridge} -o {bridge} -j DROP"));
+        }
         if !network.icc {
             add(format!("-A FORWARD -i {bridge} -o {bridge} -j DROP"));
         }

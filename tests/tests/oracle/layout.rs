@@ -133,7 +133,7 @@ impl Layout {
         }
         let has = |at: usize| (at + 2 <= self.end).then_some(at);
         match self.proto {
-            number::TCP | number::UDP => (has(self.l4), has(self.l4 + 2)),
+            number::TCP | number::UDP | number::SCTP | number::LITE => (has(self.l4), has(self.l4 + 2)),
             number::ICMP | number::ICMP6 => match self.kind(bytes) {
                 Some(8 | 128) => (has(self.l4 + 4), None),
                 Some(0 | 129) => (None, has(self.l4 + 4)),
@@ -186,11 +186,17 @@ impl Layout {
         Some((read(self.l4 + 4)?, read(self.l4 + 8)?))
     }
 
+    /// Returns the offset of SCTP's checksum, four bytes.
+    pub fn crc_at(&self) -> Option<usize> {
+        let at = self.l4 + 8;
+        (self.proto == number::SCTP && self.has_transport() && at + 4 <= self.end).then_some(at)
+    }
+
     /// Returns the offset of the transport checksum.
     pub fn checksum_at(&self) -> Option<usize> {
         let at = match self.proto {
             number::TCP => 16,
-            number::UDP => 6,
+            number::UDP | number::LITE => 6,
             number::ICMP | number::ICMP6 => 2,
             _ => return None,
         };

@@ -12,6 +12,8 @@ pub mod number {
     pub const FRAGMENT: u8 = 44;
     pub const ICMP6: u8 = 58;
     pub const OPTIONS6: u8 = 60;
+    pub const SCTP: u8 = 132;
+    pub const LITE: u8 = 136;
 }
 
 /// TTL of ordinary packets. Not what stacks begin with, so that what the host makes itself can be told apart.
@@ -155,6 +157,54 @@ pub fn udp(src: IpAddr, dst: IpAddr, pair: (u16, u16), payload: &[u8]) -> Vec<u8
     bytes.extend([0, 0]);
     bytes.extend(payload);
     with_checksum(bytes, 6, src, dst, number::UDP)
+}
+
+/// Builds a UDP-Lite datagram (RFC 3828) whose checksum covers so many bytes, 0 for all of them.
+pub fn lite(src: IpAddr, dst: IpAddr, pair: (u16, u16), coverage: u16, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = ports(pair);
+    bytes.extend(coverage.to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(payload);
+    let sum = lite_sum(&bytes, src, dst);
+    bytes[6..8].copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
+    bytes
+}
+
+/// Returns the checksum of a UDP-Lite datagram: zero when it contains a right one.
+pub fn lite_sum(bytes: &[u8], src: IpAddr, dst: IpAddr) -> u16 {
+    let covered = match usize::from(u16::from_be_bytes([bytes[4], bytes[5]])) {
+        0 => bytes.len(),
+        some => some.min(bytes.len()),
+    };
+    // The pseudo header has the length of all, whatever is covered.
+    let rest = u64::try_from(bytes.len() - covered).expect("a short packet");
+    !fold(u64::from(!transport_sum(&bytes[..covered], src, dst, number::LITE)) + rest)
+}
+
+/// Builds an SCTP packet (RFC 9260) with one chunk: its type, flags and what follows its header.
+pub fn sctp(pair: (u16, u16), vtag: u32, (kind, flags): (u8, u8), chunk: &[u8]) -> Vec<u8> {
+    let mut bytes = ports(pair);
+    bytes.extend(vtag.to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend([kind, flags]);
+    bytes.extend(u16::try_from(4 + chunk.len()).expect("a short chunk").to_be_bytes());
+    bytes.extend(chunk);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    let sum = crc32c(&bytes);
+    bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+/// Returns the checksum of an SCTP packet, its own field taken as zero (RFC 9260 appendix A).
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for (at, byte) in bytes.iter().enumerate() {
+        crc ^= u32::from(if (8..12).contains(&at) { 0 } else { *byte });
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+        }
+    }
+    !crc
 }
 
 /// Builds an ICMP message: type, code, the four bytes behind the checksum, and the rest.

@@ -26,6 +26,31 @@ pub enum Edge {
     C2,
     /// A sandbox of an internal network.
     I1,
+    /// A sandbox of an unprotected network: every port of it is reached directly.
+    U1,
+    /// A sandbox of a routed network: its published ports are reached directly, and its own address shows.
+    T1,
+    /// Two sandboxes of an isolated network, in which the host has no address.
+    S1,
+    /// Its neighbour.
+    S2,
+    /// A sandbox of a network that is not masqueraded.
+    M1,
+    /// A sandbox of a network that trusts the host's first uplink.
+    X1,
+}
+
+/// Who reaches a sandbox by its own address (Docker's gateway modes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nobody beyond the network, but for an uplink it trusts.
+    Nat,
+    /// Everybody, every port.
+    Unprotected,
+    /// Everybody, published ports; what leaves is not translated.
+    Routed,
+    /// Nobody, the host neither.
+    Isolated,
 }
 
 /// An address of the host.
@@ -39,11 +64,14 @@ pub enum HostAddress {
     GatewayA,
     /// The gateway of `B1`.
     GatewayB,
+    /// The gateway of `U1`.
+    GatewayU,
     /// Loopback.
     Loopback,
 }
 
 /// A bridge network.
+#[expect(clippy::struct_excessive_bools, reason = "options that are independent of each other")]
 #[derive(Clone, Copy, Debug)]
 pub struct Network {
     /// Its name.
@@ -54,6 +82,12 @@ pub struct Network {
     pub icc: bool,
     /// Whether it has no way out.
     pub internal: bool,
+    /// Who reaches its sandboxes directly.
+    pub mode: Mode,
+    /// Whether what leaves it gets an address of the host.
+    pub masquerade: bool,
+    /// Whether it trusts the first uplink.
+    pub trusts: bool,
 }
 
 /// A published port, TCP and UDP.
@@ -69,21 +103,41 @@ pub struct Published {
     pub port: u16,
 }
 
+/// A network with nothing special.
+const PLAIN: Network = Network {
+    name: "netA",
+    number: 20,
+    icc: true,
+    internal: false,
+    mode: Mode::Nat,
+    masquerade: true,
+    trusts: false,
+};
+
 /// The networks.
-pub const NETWORKS: [Network; 4] = [
-    Network { name: "netA", number: 20, icc: true, internal: false },
-    Network { name: "netB", number: 21, icc: true, internal: false },
-    Network { name: "netC", number: 22, icc: false, internal: false },
-    Network { name: "netI", number: 23, icc: true, internal: true },
+pub const NETWORKS: [Network; 9] = [
+    PLAIN,
+    Network { name: "netB", number: 21, ..PLAIN },
+    Network { name: "netC", number: 22, icc: false, ..PLAIN },
+    Network { name: "netI", number: 23, internal: true, ..PLAIN },
+    Network { name: "netS", number: 24, internal: true, mode: Mode::Isolated, ..PLAIN },
+    Network { name: "netU", number: 25, mode: Mode::Unprotected, ..PLAIN },
+    Network { name: "netT", number: 26, mode: Mode::Routed, masquerade: false, ..PLAIN },
+    Network { name: "netX", number: 27, trusts: true, ..PLAIN },
+    Network { name: "netM", number: 28, masquerade: false, ..PLAIN },
 ];
 
-/// The published ports.
-pub const PUBLISHES: [Published; 5] = [
+/// The published ports. The routed sandbox's are opened on its own address alone.
+pub const PUBLISHES: [Published; 9] = [
     Published { edge: Edge::A1, address: None, host_port: 8080, port: 80 },
     Published { edge: Edge::B1, address: None, host_port: 9090, port: 90 },
     Published { edge: Edge::C1, address: None, host_port: 7070, port: 70 },
     Published { edge: Edge::A1, address: Some(Ipv4Addr::LOCALHOST), host_port: 6060, port: 60 },
     Published { edge: Edge::A2, address: Some(H1.v4), host_port: 5050, port: 50 },
+    Published { edge: Edge::U1, address: None, host_port: 5151, port: 80 },
+    Published { edge: Edge::T1, address: None, host_port: 8181, port: 80 },
+    Published { edge: Edge::X1, address: None, host_port: 3030, port: 80 },
+    Published { edge: Edge::M1, address: None, host_port: 4040, port: 80 },
 ];
 
 /// Ports of the host itself that sequences dial: nobody publishes or serves them.
@@ -91,7 +145,20 @@ pub const UNPUBLISHED: u16 = 8081;
 
 impl Edge {
     /// The sandboxes, in the order in which they are made.
-    pub const SANDBOXES: [Self; 6] = [Self::A1, Self::A2, Self::B1, Self::C1, Self::C2, Self::I1];
+    pub const SANDBOXES: [Self; 12] = [
+        Self::A1,
+        Self::A2,
+        Self::B1,
+        Self::C1,
+        Self::C2,
+        Self::I1,
+        Self::U1,
+        Self::T1,
+        Self::S1,
+        Self::S2,
+        Self::M1,
+        Self::X1,
+    ];
 
     /// Whether it is outside the host.
     pub const fn is_remote(self) -> bool {
@@ -109,6 +176,12 @@ impl Edge {
             Self::C1 => "c1",
             Self::C2 => "c2",
             Self::I1 => "i1",
+            Self::U1 => "u1",
+            Self::T1 => "t1",
+            Self::S1 => "s1",
+            Self::S2 => "s2",
+            Self::M1 => "m1",
+            Self::X1 => "x1",
         }
     }
 
@@ -122,6 +195,12 @@ impl Edge {
             Self::C1 => Some((NETWORKS[2], 2)),
             Self::C2 => Some((NETWORKS[2], 3)),
             Self::I1 => Some((NETWORKS[3], 2)),
+            Self::S1 => Some((NETWORKS[4], 2)),
+            Self::S2 => Some((NETWORKS[4], 3)),
+            Self::U1 => Some((NETWORKS[5], 2)),
+            Self::T1 => Some((NETWORKS[6], 2)),
+            Self::X1 => Some((NETWORKS[7], 2)),
+            Self::M1 => Some((NETWORKS[8], 2)),
         }
     }
 
@@ -170,6 +249,13 @@ impl fmt::Display for Edge {
     }
 }
 
+impl Published {
+    /// Whether a port of the host leads to it; a routed sandbox's is open on its own address alone.
+    pub fn is_on_host(&self) -> bool {
+        self.edge.place().is_some_and(|(network, _)| network.publishes_on_host())
+    }
+}
+
 impl HostAddress {
     /// The address itself.
     pub fn ip(self, family: Family) -> IpAddr {
@@ -178,12 +264,28 @@ impl HostAddress {
             Self::Uplink2 => H1.ip(family),
             Self::GatewayA => NETWORKS[0].ip(family, 1),
             Self::GatewayB => NETWORKS[1].ip(family, 1),
+            Self::GatewayU => NETWORKS[5].ip(family, 1),
             Self::Loopback => family.loopback(),
         }
     }
 }
 
 impl Network {
+    /// Whether the host has an address in it.
+    pub fn has_gateway(self) -> bool {
+        self.mode != Mode::Isolated
+    }
+
+    /// Whether addresses of its sandboxes may show outside.
+    pub fn shows(self) -> bool {
+        !self.masquerade || self.mode == Mode::Unprotected || self.trusts
+    }
+
+    /// Whether ports of the host lead to it.
+    pub fn publishes_on_host(self) -> bool {
+        self.mode != Mode::Routed
+    }
+
     /// An address in its subnet; 1 is the gateway.
     pub fn ip(self, family: Family, host: u8) -> IpAddr {
         match family {
@@ -206,7 +308,8 @@ impl Network {
 pub fn is_host(address: IpAddr) -> bool {
     let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
     let uplinks = [H.ip(family), H1.ip(family)];
-    uplinks.contains(&address) || NETWORKS.iter().any(|network| network.ip(family, 1) == address)
+    uplinks.contains(&address)
+        || NETWORKS.iter().any(|network| network.has_gateway() && network.ip(family, 1) == address)
 }
 
 /// Whether a port of the host is one that sequences dial: it means the same in both worlds.

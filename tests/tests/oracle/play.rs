@@ -11,7 +11,7 @@ use crate::{
     packet::{self, ETHERNET, Packet, Segment, TTL, icmp, icmp_number, number},
     plan::{Edge, HostAddress, UNPUBLISHED},
     reassembly::{Frames, reassemble},
-    sequence::{Flow, Proto, Sequence, Target, Twist, What, flag},
+    sequence::{Flow, Proto, Sequence, Target, Twist, What, chunk, chunk_of, flag},
     world::{World, edge_role, gateway_role},
 };
 
@@ -269,6 +269,15 @@ impl<'a> Run<'a> {
                 (number::TCP, packet::tcp(src, dst, segment, &payload))
             }
             Proto::Udp => (number::UDP, packet::udp(src, dst, (sport, dport), &payload)),
+            Proto::Lite => {
+                let coverage = if length.is_multiple_of(3) {
+                    0
+                } else {
+                    u16::try_from(8 + length / 2).unwrap_or_default()
+                };
+                (number::LITE, packet::lite(src, dst, (sport, dport), coverage, &payload))
+            }
+            Proto::Sctp => (number::SCTP, self.association(back, (sport, dport), flags, &payload)),
             Proto::Echo => {
                 let id = if back { dport } else { sport };
                 let kind = match (src, back) {
@@ -283,6 +292,26 @@ impl<'a> Run<'a> {
             Proto::Other(proto) => (proto, [vec![0; 8], payload].concat()),
         };
         Packet::new(src, dst, proto, payload)
+    }
+
+    /// A packet of an SCTP association. Each side's tag is that of its sequence numbers in TCP.
+    fn association(&self, back: bool, ports: (u16, u16), flags: u8, payload: &[u8]) -> Vec<u8> {
+        let opener = u32::from(self.number) << 16 | 0x400;
+        let (mine, theirs) = if back { (opener | RESPONDER, opener) } else { (opener, opener | RESPONDER) };
+        let kind = chunk_of(back, flags);
+        match kind {
+            chunk::INIT | chunk::INIT_ACK => {
+                // Initiate tag, window, streams there and back, first number.
+                let body =
+                    [&mine.to_be_bytes()[..], &[0, 0, 0x40, 0, 0, 1, 0, 1], &mine.to_be_bytes()].concat();
+                packet::sctp(ports, if kind == chunk::INIT { 0 } else { theirs }, (kind, 0), &body)
+            }
+            chunk::DATA => {
+                let body = [&[0; 12][..], payload].concat();
+                packet::sctp(ports, theirs, (kind, 3), &body)
+            }
+            _ => packet::sctp(ports, theirs, (kind, 0), payload),
+        }
     }
 
     /// An ICMP error about the last packet that this side received, or else about one that it could have.
@@ -330,7 +359,11 @@ impl<'a> Run<'a> {
             let receiver = if event.back { Some(flow.from) } else { flow.responder() };
             // Nobody outside answers to a sandbox's own address, if that ever leaks.
             let leaked = edge.is_remote()
-                && Edge::SANDBOXES.iter().any(|sandbox| sandbox.ip(self.family()) == layout.src);
+                && Edge::SANDBOXES.iter().any(|sandbox| {
+                    let shows = sandbox.place().is_some_and(|(network, _)| !network.masquerade)
+                        || matches!(flow.to, Target::Direct(..));
+                    !shows && sandbox.ip(self.family()) == layout.src
+                });
             if receiver == Some(*edge) && !is_made_by_host(&layout) && !leaked {
                 self.flows[index].received[usize::from(!event.back)] =
                     Some(frame[ETHERNET..layout.end].to_vec());
@@ -352,7 +385,8 @@ fn has_responder(flow: Flow) -> bool {
 }
 
 fn backend_port(host_port: u16) -> u16 {
-    let found = crate::plan::PUBLISHES.iter().find(|publish| publish.host_port == host_port);
+    let found =
+        crate::plan::PUBLISHES.iter().find(|publish| publish.is_on_host() && publish.host_port == host_port);
     found.map_or(host_port, |publish| publish.port)
 }
 
@@ -360,8 +394,9 @@ fn backend_port(host_port: u16) -> u16 {
 fn twisted(mut packet: Packet, edge: Edge, twist: Twist, run: u16) -> Packet {
     let checksum = match packet.proto {
         number::TCP => Some(16),
-        number::UDP => Some(6),
+        number::UDP | number::LITE => Some(6),
         number::ICMP | number::ICMP6 => Some(2),
+        number::SCTP => Some(8),
         _ => None,
     };
     match twist {
@@ -385,9 +420,13 @@ fn twisted(mut packet: Packet, edge: Edge, twist: Twist, run: u16) -> Packet {
             let family = if packet.src.is_ipv4() { Family::V4 } else { Family::V6 };
             packet.src =
                 if edge == Edge::R2 { Edge::R.stranger(family, run) } else { Edge::R2.stranger(family, run) };
-            if let Some(at) = checksum {
+            // SCTP's does not cover the addresses.
+            if let Some(at) = checksum.filter(|_| packet.proto != number::SCTP) {
                 packet.payload[at..at + 2].fill(0);
-                let sum = packet::transport_sum(&packet.payload, packet.src, packet.dst, packet.proto);
+                let sum = match packet.proto {
+                    number::LITE => packet::lite_sum(&packet.payload, packet.src, packet.dst),
+                    proto => packet::transport_sum(&packet.payload, packet.src, packet.dst, proto),
+                };
                 packet.payload[at..at + 2].copy_from_slice(&sum.to_be_bytes());
             }
         }

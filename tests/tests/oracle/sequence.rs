@@ -48,6 +48,10 @@ pub enum Proto {
     Tcp,
     /// User Datagram Protocol.
     Udp,
+    /// Stream Control Transmission Protocol.
+    Sctp,
+    /// UDP-Lite.
+    Lite,
     /// ICMP echo.
     Echo,
     /// A protocol without ports, by number.
@@ -152,7 +156,9 @@ impl Flow {
     pub fn responder(self) -> Option<Edge> {
         match self.to {
             Target::Remote(edge) | Target::Direct(edge, _) => Some(edge),
-            Target::Host(_, port) => PUBLISHES.iter().find(|p| p.host_port == port).map(|p| p.edge),
+            Target::Host(_, port) => {
+                PUBLISHES.iter().find(|p| p.is_on_host() && p.host_port == port).map(|p| p.edge)
+            }
         }
     }
 
@@ -166,9 +172,19 @@ impl Flow {
         match (self.from.is_remote(), self.to, self.responder()) {
             (true, Target::Remote(_), _) => "transit",
             (true, Target::Host(..), _) => "published",
+            (true, Target::Direct(Edge::U1, _), _) => "direct to unprotected",
+            (true, Target::Direct(Edge::T1, _), _) => "direct to routed",
+            (true, Target::Direct(Edge::X1, _), _) => "direct by a trusted uplink",
             (true, Target::Direct(..), _) => "direct",
-            (false, Target::Remote(_), _) => "egress",
+            (false, Target::Remote(_), _)
+                if self.from.place().is_some_and(|(network, _)| network.masquerade) =>
+            {
+                "egress"
+            }
+            (false, Target::Remote(_), _) => "egress as itself",
             (false, Target::Direct(to, _), _) if to.is_neighbour_of(self.from) => "neighbour",
+            (false, Target::Direct(Edge::U1, _), _) => "other network, unprotected",
+            (false, Target::Direct(Edge::T1, _), _) => "other network, routed",
             (false, Target::Direct(..), _) => "other network",
             (false, Target::Host(..), Some(to)) if to == self.from => "hairpin",
             (false, Target::Host(..), Some(to)) if to.is_neighbour_of(self.from) => {
@@ -248,6 +264,8 @@ impl Event {
             (What::Fragments { .. }, _) => "fragments",
             (What::Packet { .. }, Proto::Tcp) => "tcp",
             (What::Packet { .. }, Proto::Udp) => "udp",
+            (What::Packet { .. }, Proto::Sctp) => "sctp",
+            (What::Packet { .. }, Proto::Lite) => "lite",
             (What::Packet { .. }, Proto::Echo) => "echo",
             (What::Packet { .. }, Proto::Other(_)) => "other",
         }
@@ -258,10 +276,45 @@ impl Event {
             What::Packet { flags, length } if proto == Proto::Tcp => {
                 format!("{} + {length} bytes", flags_text(flags))
             }
+            What::Packet { flags, length } if proto == Proto::Sctp => {
+                format!("chunk {} + {length} bytes", chunk_of(self.back, flags))
+            }
             What::Packet { length, .. } => format!("packet of {length} bytes"),
             other => format!("{other:?}"),
         };
         if self.twist == Twist::None { what } else { format!("{what}, {:?}", self.twist) }
+    }
+}
+
+/// Types of SCTP's chunks (RFC 9260 §3.2).
+pub mod chunk {
+    pub const DATA: u8 = 0;
+    pub const INIT: u8 = 1;
+    pub const INIT_ACK: u8 = 2;
+    pub const HEARTBEAT: u8 = 4;
+    pub const ABORT: u8 = 6;
+    pub const SHUTDOWN: u8 = 7;
+    pub const SHUTDOWN_ACK: u8 = 8;
+    pub const COOKIE_ECHO: u8 = 10;
+    pub const COOKIE_ACK: u8 = 11;
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+}
+
+/// The chunk that stands for TCP flags: what an association does where a connection would send these.
+pub const fn chunk_of(back: bool, flags: u8) -> u8 {
+    const SYN_ACK: u8 = flag::SYN | flag::ACK;
+    const FIN_ACK: u8 = flag::FIN | flag::ACK;
+    match (flags, back) {
+        (flag::SYN, _) => chunk::INIT,
+        (SYN_ACK, _) => chunk::INIT_ACK,
+        (flag::ACK, false) => chunk::COOKIE_ECHO,
+        (flag::ACK, true) => chunk::COOKIE_ACK,
+        (FIN_ACK, false) => chunk::SHUTDOWN,
+        (FIN_ACK, true) => chunk::SHUTDOWN_ACK,
+        (flag::RST, _) => chunk::ABORT,
+        (flags, _) if flags & (flag::RST | flag::FIN) == flag::RST | flag::FIN => chunk::SHUTDOWN_COMPLETE,
+        (flags, _) if flags & flag::URG != 0 => chunk::HEARTBEAT,
+        _ => chunk::DATA,
     }
 }
 

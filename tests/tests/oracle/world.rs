@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netd_tests::{Capture, Family, H, H1, Ns, R, R2, Topology};
+use netd_tests::{Capture, H, H1, Ns, R, R2, Topology};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -22,7 +22,7 @@ use nix::{
 use crate::{
     layout::Layout,
     packet::{Packet, icmp, icmp_number},
-    plan::{Edge, NETWORKS},
+    plan::{Edge, NETWORKS, Network},
     reassembly::Frames,
 };
 
@@ -80,7 +80,7 @@ impl World {
             macs.insert(role, h.link(ifname).expect("an uplink").mac);
         }
         for network in NETWORKS {
-            let bridge = bridge_of(h, network.ip(Family::V4, 1));
+            let bridge = bridge_of(h, network, spaces);
             for port in ports_of(h, &bridge) {
                 h.disable_offloads(&port);
             }
@@ -229,15 +229,16 @@ pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Finds the bridge that has an address.
-pub fn bridge_of(h: &Ns, gateway: IpAddr) -> String {
-    let gateway = gateway.to_string();
-    let links = h.ip_json(&["addr", "show"]);
-    let link = links.as_array().into_iter().flatten().find(|link| {
-        link["addr_info"].as_array().into_iter().flatten().any(|address| address["local"] == gateway.as_str())
-    });
-    let name = link.and_then(|link| link["ifname"].as_str());
-    name.unwrap_or_else(|| panic!("no bridge has {gateway}")).to_owned()
+/// Finds the bridge of a network: the master of what its first sandbox is connected to.
+fn bridge_of(h: &Ns, network: Network, spaces: &[(Edge, Ns)]) -> String {
+    let lives_in = |edge: Edge| edge.place().is_some_and(|(place, _)| place.number == network.number);
+    let (_, ns) = spaces.iter().find(|(edge, _)| lives_in(*edge)).expect("a sandbox of the network");
+    let inside = ns.ip_json(&["link", "show", "eth0"]);
+    let links = h.ip_json(&["link", "show"]);
+    let outside =
+        links.as_array().into_iter().flatten().find(|link| link["ifindex"] == inside[0]["link_index"]);
+    let master = outside.and_then(|link| link["master"].as_str());
+    master.unwrap_or_else(|| panic!("{}: no bridge in {links}", network.name)).to_owned()
 }
 
 /// Lists the ports of a bridge.

@@ -5,22 +5,13 @@ use netd_common::{
     env::Env,
     fake::{
         Cast, Fake, FakePacket, Party, ifindex,
-        malformed::{Hook, Leg, cases},
+        malformed::{Leg, cases},
     },
     family::Address as _,
     verdict::Verdict,
 };
 
-use super::{At, PORT, SHOT, action, decided_on_the_host, in_the_kernel};
-
-const fn at(hook: Hook) -> At {
-    match hook {
-        Hook::FromEndpoint(ifindex) => At::FromEndpoint(ifindex),
-        Hook::FromUplink => At::FromUplink,
-        Hook::ToEndpoint { ifindex, ingress } => At::ToEndpoint { ifindex, ingress },
-        Hook::ToUplink => At::ToUplink,
-    }
-}
+use super::{PORT, SHOT, action, at, decided_on_the_host, in_the_kernel};
 
 fn counted(kernel: &mut Kernel) -> u64 {
     kernel.drops().expect("counters").iter().map(|(_, count)| count).sum()

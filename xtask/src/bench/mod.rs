@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what netd costs, on a stage of its own.
 
 mod control;
+mod docker;
 mod path;
 pub mod program;
 mod quick;
@@ -41,6 +42,17 @@ enum Bench {
     Program(program::Args),
 }
 
+impl Args {
+    fn wants_docker(&self) -> bool {
+        match &self.bench {
+            None => self.path.docker,
+            Some(Bench::Path(args)) => args.docker,
+            Some(Bench::Control(args)) => args.docker,
+            Some(_) => false,
+        }
+    }
+}
+
 /// Runs `cargo xtask bench`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(Bench::Program(args)) = &args.bench {
@@ -53,6 +65,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             if matches!(args.bench, None | Some(Bench::Path(_))) {
                 path::install()?;
             }
+            if args.wants_docker() {
+                docker::unpack(&layout)?;
+            }
         }
         return stage::raise();
     };
@@ -60,7 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.bench {
         None => return path::run(&args.path, &netd, &stage, &layout),
         Some(Bench::Path(args)) => return path::run(args, &netd, &stage, &layout),
-        Some(Bench::Control(args)) => control::run(args, &netd, &stage)?,
+        Some(Bench::Control(args)) => control::run(args, &netd, &stage, &layout)?,
         Some(Bench::Quick(args)) => quick::run(args, &netd, &stage)?,
         Some(Bench::Program(_)) => {}
     }

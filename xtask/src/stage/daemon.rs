@@ -146,7 +146,7 @@ impl Daemon {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        const DEADLINE: Duration = Duration::from_secs(10);
+        const DEADLINE: Duration = Duration::from_mins(1);
         let started = Instant::now();
         while !self.answers() {
             if let Some(status) = self.child.try_wait().context("wait for the daemon")? {

@@ -82,15 +82,22 @@ pub fn raise() -> Result<ExitCode> {
     fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
     let outcome = perform(&dir);
     // In the order in which they lie upon each other; what was never mounted is no reason to fail.
-    for inner in fs::read_dir(cgroup(&dir)).into_iter().flatten().flatten() {
-        let _ = fs::remove_dir(inner.path());
-    }
-    let _ = fs::remove_dir(cgroup(&dir));
+    remove_cgroups(&cgroup(&dir));
     for mounted in [dir.join("cgroup"), dir.join("bpf"), dir.clone()] {
         let _ = umount2(&mounted, MntFlags::MNT_DETACH);
     }
     fs::remove_dir(&dir).with_context(|| format!("remove {}", dir.display()))?;
     outcome
+}
+
+/// Removes a control group with all below it; what is still in use stays.
+fn remove_cgroups(top: &Path) {
+    for inner in fs::read_dir(top).into_iter().flatten().flatten() {
+        if inner.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroups(&inner.path());
+        }
+    }
+    let _ = fs::remove_dir(top);
 }
 
 fn perform(dir: &Path) -> Result<ExitCode> {
@@ -123,8 +130,7 @@ fn sweep(parent: &Path) {
         let owner =
             name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
         if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            // One that is not empty is still in use.
-            let _ = fs::remove_dir(entry.path());
+            remove_cgroups(&entry.path());
         }
     }
 }

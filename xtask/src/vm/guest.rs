@@ -52,7 +52,8 @@ impl Accelerator {
     fn arguments(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            // Without cmpxchg16b: on a busy machine QEMU 7.2 at times loses its flags, and the slab allocator its free list.
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
         }
     }
 }

@@ -18,8 +18,18 @@ const INIT: &str = include_str!("init.sh");
 
 /// Programs of the machine that a guest has too; busybox stands for the rest.
 const PROGRAMS: [&str; 3] = ["busybox", "ip", "tc"];
-/// Programs that only a benchmark compares with, if the machine has them.
-const RIVALS: [&str; 3] = ["iptables", "iptables-legacy", "ip6tables"];
+/// Programs that only a benchmark uses, if the machine has them.
+const RIVALS: [&str; 9] = [
+    "iptables",
+    "iptables-legacy-restore",
+    "iptables-nft-restore",
+    "ip6tables",
+    "ip6tables-legacy-restore",
+    "ip6tables-nft-restore",
+    "iptables-legacy",
+    "nft",
+    "iperf3",
+];
 
 /// What a guest does: a name and a shell command each, in this order.
 pub type Steps = Vec<(String, String)>;

@@ -9,7 +9,7 @@ use super::{
     field::{SERVER_CPU, docker_proxy},
     measure,
 };
-use crate::{command, debian, layout::Layout, ui};
+use crate::{bench::docker, command, debian, layout::Layout, ui};
 
 /// Programs of contenders and generators, the Debian package each comes in, and how it tells its version.
 const PROGRAMS: [(&str, &str, &str); 5] = [
@@ -68,8 +68,10 @@ impl Machine {
                 add(name, &path, option);
             }
         }
-        if let Some(path) = docker_proxy::program(layout) {
-            add(docker_proxy::PROGRAM, &path, "--version");
+        // docker-proxy tells no version; it comes with dockerd.
+        let proxy = [docker_proxy::PROGRAM, "dockerd"].map(|name| docker::program(layout, name));
+        if let [Some(proxy), dockerd] = proxy {
+            add(docker_proxy::PROGRAM, &dockerd.unwrap_or(proxy), "--version");
         }
         add("netd", netd, "--version");
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();

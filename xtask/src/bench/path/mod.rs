@@ -64,6 +64,9 @@ pub struct Args {
     /// Also with so many live flows of other clients, at most 1000000
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     flows: Vec<u32>,
+    /// Where Docker is not installed: fetch Debian's packages and unpack them below target/, for docker-proxy (65 MB)
+    #[arg(long)]
+    pub docker: bool,
     /// Compare with the project's bars
     #[arg(long)]
     check: bool,
@@ -86,7 +89,7 @@ impl Args {
     }
 }
 
-/// Runs the benchmark: prints tables, writes `target/bench/path.json` and `path.svg`.
+/// Runs the benchmark; fails where something could not be measured at all: prints tables, writes `target/bench/path.json` and `path.svg`.
 pub fn run(args: &Args, netd: &Path, stage: &Stage, layout: &Layout) -> Result<ExitCode> {
     let machine = Machine::look(netd, layout);
     println!("{machine}");
@@ -119,7 +122,7 @@ pub fn run(args: &Args, netd: &Path, stage: &Stage, layout: &Layout) -> Result<E
         print!("{text}");
         missed = !reached;
     }
-    Ok(if missed && args.strict { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if missed && args.strict || !results.whole() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn progress(measurements: usize) -> ProgressBar {

@@ -77,6 +77,8 @@ pub struct Results {
     pub cells: Vec<Cell>,
     /// What could not be measured, and why.
     pub failures: Vec<String>,
+    /// Contenders whose field could not be built.
+    pub unbuilt: usize,
     /// How interfaces were set, by contender.
     pub links: Vec<(Contender, Vec<serde_json::Value>)>,
 }
@@ -99,6 +101,11 @@ impl Results {
                 self.cells.push(cell);
             }
         }
+    }
+
+    /// Whether every cell has a sample, and every field was built.
+    pub fn whole(&self) -> bool {
+        self.unbuilt == 0 && self.cells.iter().all(|cell| cell.samples.iter().any(Option::is_some))
     }
 
     /// The cell of a runner in a discipline of a race, by default of the first: its first metric.

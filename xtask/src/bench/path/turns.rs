@@ -37,7 +37,10 @@ impl Turns<'_> {
             self.bar.set_message(format!("building {runner}"));
             match Field::build(*runner, kit).and_then(|field| field.fill().map(|()| field)) {
                 Ok(field) => fields.push(field),
-                Err(error) => results.failures.push(format!("{runner}: not measured: {error:#}")),
+                Err(error) => {
+                    results.unbuilt += 1;
+                    results.failures.push(format!("{runner}: not measured: {error:#}"));
+                }
             }
         }
         for discipline in &race.disciplines {
