@@ -211,8 +211,8 @@ pub trait Env<F: Family> {
     /// Returns an uplink.
     fn uplink(&self, ifindex: IfIndex) -> Option<&Uplink>;
     /// Asks the host's routing table for the way of a packet with this tuple: [`crate::conntrack::way::find`], a function of its own in the kernel
-    /// for the same reason as [`Env::reserve`].
-    fn route(&self, from: IfIndex, asks: &Tuple<F::Addr>, by: IfIndex) -> Route<F::Addr>;
+    /// for the same reason as [`Env::reserve`]. With the source that the table prefers only if `sourced`.
+    fn route(&self, from: IfIndex, asks: &Tuple<F::Addr>, by: IfIndex, sourced: bool) -> Route<F::Addr>;
     /// Whether a socket of the host itself would receive a packet with this tuple.
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
     /// A fragmented datagram in place. At most one is held at a time.

@@ -399,7 +399,7 @@ macro_rules! env_for {
             fn uplink(&self, ifindex: IfIndex) -> Option<&Uplink> {
                 self.uplinks.get(&ifindex)
             }
-            fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex) -> Route<$addr> {
+            fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex, _: bool) -> Route<$addr> {
                 let mut table = (self, Route::default());
                 conntrack::way::find(&mut table, from, asks, by);
                 table.1

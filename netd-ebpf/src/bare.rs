@@ -16,7 +16,7 @@ use netd_common::{
 
 use crate::{
     env::{self, Kernel},
-    maps,
+    fib, maps,
     report::{PASS, UNDECIDED, drop_number, finish, leave},
     skb::{Careful, Direct, dress},
     tc::{
@@ -27,7 +27,7 @@ use crate::{
 
 /// Declares the parts of one family that read bare packets.
 macro_rules! parts {
-    ($family:ty, $draft:ident, $concerns:ident, $read:ident, $quote:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $guard:ident) => {
+    ($family:ty, $draft:ident, $routing:ident, $concerns:ident, $read:ident, $quote:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $guard:ident) => {
         /// Whether a packet from outside may be netd's. The answer is 1 or 0.
         #[inline(never)]
         #[unsafe(no_mangle)]
@@ -40,6 +40,7 @@ macro_rules! parts {
         #[unsafe(no_mangle)]
         extern "C" fn $read(skb: *mut __sk_buff) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
+            fib::begin(&maps::$routing);
             match Headers::<$family>::read(&Careful::bare(skb)) {
                 Ok(headers) => {
                     draft.headers = headers;
@@ -106,6 +107,7 @@ macro_rules! parts {
 parts!(
     V4,
     DRAFT4,
+    ROUTING4,
     bare_concerns4,
     bare_read4,
     bare_quote4,
@@ -117,6 +119,7 @@ parts!(
 parts!(
     V6,
     DRAFT6,
+    ROUTING6,
     bare_concerns6,
     bare_read6,
     bare_quote6,

@@ -222,8 +222,8 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
-            fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex) -> Route<$addr> {
-                fib::ask(&maps::$routing, asks, || $ask(self.0, from, by))
+            fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex, sourced: bool) -> Route<$addr> {
+                fib::ask(&maps::$routing, asks, || $ask(self.0, from, by, u32::from(sourced)))
             }
 
             #[inline(always)]

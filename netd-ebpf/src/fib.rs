@@ -1,6 +1,7 @@
 //! The host's routing table and rules, as `bpf_fib_lookup` tells them.
 //!
-//! Question and answer lie in working memory of their own, so that the look-up is a function which the verifier walks once.
+//! Question and answer lie in working memory of their own, so that the look-up is a function which the verifier walks once. The answer stays there for
+//! the rest of the packet's parts: what opens a flow asks whether there is a way at all, and its first packet takes it.
 
 use core::ptr;
 
@@ -31,6 +32,9 @@ const SKIP_NEIGHBOUR: u32 = 1 << 2;
 const SOURCE: u32 = 1 << 4;
 /// `BPF_FIB_LOOKUP_MARK` (kernel 6.10): the packet's mark counts.
 const MARK: u32 = 1 << 5;
+/// The answer is there; with the source that the route prefers.
+const ANSWERED: u32 = 1;
+const SOURCED: u32 = 2;
 /// What is asked for, and what is left out where the kernel does not know it or has no source.
 const WISHES: [u32; 3] = [SKIP_NEIGHBOUR | SOURCE, SKIP_NEIGHBOUR, 0];
 const EINVAL: i64 = -22;
@@ -41,6 +45,12 @@ const EINVAL: i64 = -22;
 pub struct Asked<A> {
     /// What the packet will say when it leaves.
     asks: Tuple<A>,
+    /// What was asked last, the device it comes from, and the uplink by which it should go back.
+    asked: Tuple<A>,
+    from: IfIndex,
+    by: IfIndex,
+    /// Whether `route` answers that for the packet at hand: 0, `ANSWERED` or `SOURCED`.
+    known: u32,
     /// Its way.
     route: Route<A>,
     query: FibQuery,
@@ -75,16 +85,25 @@ const _: () = assert!(size_of::<FibQuery>() == 64);
 pub fn ask<A: Address>(
     memory: &'static PerCpuArray<Asked<A>>,
     asks: &Tuple<A>,
-    by: impl FnOnce() -> i32,
+    answer: impl FnOnce() -> i32,
 ) -> Route<A> {
     let Some(memory) = memory.get_ptr_mut(0) else { return Route::default() };
     // SAFETY: this CPU's own element; no packet program interrupts another on its CPU, and nothing else refers to it now.
     unsafe { (*memory).asks = *asks };
-    if by() == 0 {
+    if answer() == 0 {
         return Route::default();
     }
     // SAFETY: as above; the function has ended.
     unsafe { (*memory).route }
+}
+
+/// Forgets the answer: here begins another packet.
+#[inline(always)]
+pub fn begin<A>(memory: &'static PerCpuArray<Asked<A>>) {
+    if let Some(memory) = memory.get_ptr_mut(0) {
+        // SAFETY: as in `ask`.
+        unsafe { (*memory).known = 0 };
+    }
 }
 
 /// The kernel's routing table and rules, for the program that runs on a packet.
@@ -92,6 +111,8 @@ struct Table<'a, A> {
     skb: *mut __sk_buff,
     query: &'a mut FibQuery,
     route: &'a mut Route<A>,
+    /// What is wished for beyond the way: 0 or `SOURCE`.
+    wish: u32,
 }
 
 /// Declares the routing table of a family and the function that answers a question.
@@ -117,14 +138,20 @@ macro_rules! table {
         /// Answers the question in working memory. Returns 1, or 0 when there is none.
         #[inline(never)]
         #[unsafe(no_mangle)]
-        pub extern "C" fn $ask(skb: *mut __sk_buff, from: u32, by: u32) -> i32 {
+        pub extern "C" fn $ask(skb: *mut __sk_buff, from: u32, by: u32, sourced: u32) -> i32 {
             // SAFETY: as in `ask`, which has written the question.
-            let Some(Asked { asks, route, query }) =
-                maps::$memory.get_ptr_mut(0).map(|asked| unsafe { &mut *asked })
-            else {
+            let Some(asked) = maps::$memory.get_ptr_mut(0).map(|asked| unsafe { &mut *asked }) else {
                 return 0;
             };
-            way::find(&mut Table { skb, query, route }, from, asks, by);
+            let wanted = if sourced == 0 { ANSWERED } else { SOURCED };
+            if asked.known >= wanted && (asked.from, asked.by) == (from, by) && asked.asked == asked.asks {
+                return 1;
+            }
+            (asked.from, asked.by, asked.known) = (from, by, wanted);
+            asked.asked = asked.asks;
+            let Asked { asks, route, query, .. } = asked;
+            let wish = if sourced == 0 { 0 } else { SOURCE };
+            way::find(&mut Table { skb, query, route, wish }, from, asks, by);
             1
         }
     };
@@ -142,6 +169,9 @@ impl<A: Address> Table<'_, A> {
         let tos = class_of(self.skb, family);
         self.route.out = 0;
         for wish in WISHES {
+            if wish & SOURCE > self.wish {
+                continue;
+            }
             // Field by field: a whole one would be put together on the stack.
             let query = &mut *self.query;
             (query.family, query.l4_protocol) = (family, asks.proto);

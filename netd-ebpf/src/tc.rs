@@ -22,7 +22,7 @@ use netd_common::{
 
 use crate::{
     env::{self, Kernel},
-    hold, maps,
+    fib, hold, maps,
     report::{
         self, AsNextHop, FLOWLESS, FOUND, HANDED, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet,
         finish, leave,
@@ -33,7 +33,7 @@ use crate::{
 /// Declares the parts of one family. Functions with C linkage are "global" to the verifier: it walks each once, and not once for each path that
 /// leads to it.
 macro_rules! parts {
-    ($family:ty, $draft:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
+    ($family:ty, $draft:ident, $routing:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
      $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident, $hand_over:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $move:ident, $belongs:ident) => {
         #[inline(never)]
@@ -53,6 +53,7 @@ macro_rules! parts {
         #[unsafe(no_mangle)]
         extern "C" fn $read(skb: *mut __sk_buff) -> i32 {
             let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
+            fib::begin(&maps::$routing);
             match Headers::<$family>::read(&Careful::new(skb)) {
                 Ok(headers) => {
                     draft.headers = headers;
@@ -433,6 +434,7 @@ macro_rules! parts {
 parts!(
     V4,
     DRAFT4,
+    ROUTING4,
     endpoint_fast4,
     endpoint_decide4,
     uplink_fast4,
@@ -466,6 +468,7 @@ parts!(
 parts!(
     V6,
     DRAFT6,
+    ROUTING6,
     endpoint_fast6,
     endpoint_decide6,
     uplink_fast6,

@@ -34,6 +34,7 @@ mod topology;
 mod traffic;
 pub mod truth;
 mod tunnel;
+pub mod ways;
 
 pub use capture::{Capture, Packet};
 pub use checks::{Silence, denied, eventually};

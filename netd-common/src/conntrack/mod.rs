@@ -429,10 +429,11 @@ fn leave<F: Ip, E: Env<F>>(
         asks.src = shown;
     }
     let by = if original { UPLINK_ZONE } else { before };
-    let route = env.route(bridge, &asks, by);
+    // As nf_nat (nf_nat_oif_changed): answers to the old source would come by the old uplink, if at all.
+    let bound = flags & flow_flags::MASQUERADED != 0 && original && before != UPLINK_ZONE;
+    let route = env.route(bridge, &asks, by, bound);
     let uplink = env.uplink(route.out).ok_or(DropReason::NoRoute)?; // 0 is none
-    if flags & flow_flags::MASQUERADED != 0 && original && before != UPLINK_ZONE && before != route.out {
-        // As nf_nat (nf_nat_oif_changed): answers to the old source would come by the old uplink, if at all.
+    if bound && before != route.out {
         let network = env.endpoint(key.zone).and_then(|endpoint| env.network(endpoint.network));
         let network = network.ok_or(DropReason::EndpointDown)?;
         if way::masquerade_source(env, network, uplink, route.source) != shown {

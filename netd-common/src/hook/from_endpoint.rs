@@ -156,13 +156,14 @@ fn to_world<F: Ip, E: Env<F>>(
     let network = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
     opening.by = 0;
     opening.original = headers.tuple(ifindex);
-    let route = env.route(network.bridge, &opening.original, UPLINK_ZONE);
+    let masquerades = has(endpoint.flags, F::MASQUERADE);
+    let route = env.route(network.bridge, &opening.original, UPLINK_ZONE, masquerades);
     if route.is_for_the_stack() {
         return Ok(false);
     }
     let uplink = env.uplink(route.out).ok_or(DropReason::NoRoute)?;
     opening.source = Source::Keep;
-    if has(endpoint.flags, F::MASQUERADE) {
+    if masquerades {
         if !l4::has_ports(headers.proto) && !l4::is_portless(headers.proto) {
             return Err(DropReason::UnknownL4);
         }

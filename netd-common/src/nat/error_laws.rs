@@ -449,3 +449,38 @@ fn forged_errors_belong_to_no_flow() {
         forged_once::<V6>(seed);
     }
 }
+
+/// A quoted UDP checksum that a translation brings to zero, which would say that there is none, becomes its other form.
+fn zero_is_written_as_ones<F: Cast>() {
+    let mut seen = 0;
+    for seed in 0..500 {
+        let mut random = Random(seed ^ 0xab << 40);
+        let before = Message::random::<F>(&mut random, false);
+        let sum = before.quoted.header + 6;
+        if before.quoted.proto != l4::UDP || before.quoted.bytes[sum..sum + 2] == [0, 0] {
+            continue;
+        }
+        let says = before.quoted.tuple::<F>(UPLINK_ZONE);
+        let turned = Tuple { src: says.dst, dst: says.src, sport: says.dport, dport: says.sport, ..says };
+        let mut to = other::<F>(&mut random, &before.quoted, UPLINK_ZONE);
+        let after = before.quoted.translated::<F>(&to.dst, to.dport, &to.src, to.sport);
+        // What the checksum would be, added to a port: then it is zero.
+        let word = |bytes: &[u8]| u16::from_be_bytes([bytes[0], bytes[1]]);
+        let port = full_sum(&[&to.sport.to_wire(), &after.bytes[sum..sum + 2]]);
+        to.sport = Be16::from(port);
+        let headers = before.headers::<F>();
+        let mut packet = FakePacket::new(before.frame.clone(), 0);
+        let found = quote(&packet, &headers, UPLINK_ZONE).expect("a quote");
+        translate(&mut packet, &headers, &found, &flow::<F>(&turned, &to)).expect("a translation");
+        let at = L3_ + F::HEADER as usize + 8 + sum;
+        assert_eq!(word(&packet.bytes[at..]), 0xffff, "seed {seed}");
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen} datagrams");
+}
+
+#[test]
+fn a_quoted_udp_checksum_never_becomes_none() {
+    zero_is_written_as_ones::<V4>();
+    zero_is_written_as_ones::<V6>();
+}

@@ -1,6 +1,12 @@
 //! Loads the programs against the instance's pinned maps, which are made at the first start and adopted at every later one.
 
-use std::{fs, os::fd::AsFd, path::Path};
+use std::{
+    fs,
+    os::fd::AsFd,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
@@ -77,17 +83,45 @@ pub fn load(settings: &Settings) -> Result<Ebpf, Error> {
     }
     let mut ebpf =
         loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
-    for name in PACKET_PROGRAMS.into_iter().take(ALWAYS).chain([PROBE]) {
-        packet_program(&mut ebpf, name)?
-            .load()
-            .map_err(|source| Error::kernel(format!("load program {name}"), source))?;
-    }
-    for name in SOCKET_PROGRAMS {
-        socket_program(&mut ebpf, name)?
-            .load()
-            .map_err(|source| Error::kernel(format!("load program {name}"), source))?;
-    }
+    load_together(&mut ebpf)?;
     Ok(ebpf)
+}
+
+/// Loads what every host needs, on as many threads as there are processors: the kernel verifies each program by itself, most of a second in all.
+fn load_together(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let wanted = |name: &str| {
+        PACKET_PROGRAMS[..ALWAYS].contains(&name) || name == PROBE || SOCKET_PROGRAMS.contains(&name)
+    };
+    let known = ebpf.programs().filter(|(name, _)| wanted(name)).count();
+    if known != ALWAYS + 1 + SOCKET_PROGRAMS.len() {
+        return Err(Error::Unsupported("the eBPF object lacks programs".to_owned()));
+    }
+    let mut programs: Vec<(&str, &mut Program)> =
+        ebpf.programs_mut().filter(|(name, _)| wanted(name)).collect();
+    // The dearest last: they are taken from there first.
+    programs.sort_by_key(|(name, _)| (PACKET_PROGRAMS.contains(name), name.starts_with("from_")));
+    let waiting = Mutex::new(programs);
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let work = || -> Result<(), Error> {
+        while let Some((name, program)) = next() {
+            let loaded = match program {
+                Program::SchedClassifier(program) => program.load(),
+                Program::CgroupSockAddr(program) => program.load(),
+                _ => return Err(Error::Unsupported(format!("program {name} is of another kind"))),
+            };
+            loaded.map_err(|source| Error::kernel(format!("load program {name}"), source))?;
+        }
+        Ok(())
+    };
+    let others = thread::available_parallelism().map_or(0, |all| all.get().min(4) - 1);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let joined = threads.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|_| Err(Error::Unsupported("loading programs failed".to_owned())))
+        });
+        joined.fold(own, Result::and)
+    })
 }
 
 /// Makes a directory on the bpffs, for root alone.

@@ -7,7 +7,7 @@ use rtnetlink::packet_route::{
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
 };
 
-use super::{Error, Links, Mode, error::gone_is_success};
+use super::{Error, Links, Mode, Segments, error::gone_is_success};
 use crate::model::{IfName, Mac};
 
 /// How long a link may take from being switched on to working; the kernel does it in a few milliseconds, in a worker.
@@ -55,6 +55,8 @@ pub struct HostLink {
     pub lower: Option<u32>,
     /// In bytes.
     pub mtu: u32,
+    /// What it takes from the stack in one piece.
+    pub segments: Segments,
     /// Its Ethernet address.
     pub mac: Option<Mac>,
     /// Whether it is switched on.
@@ -77,6 +79,7 @@ impl HostLink {
             master: None,
             lower: None,
             mtu: 0,
+            segments: Segments::default(),
             mac: None,
             up: message.header.flags.contains(LinkFlags::Up),
             running: message.header.flags.contains(LinkFlags::Running),
@@ -90,6 +93,8 @@ impl HostLink {
                 LinkAttribute::Controller(master) => link.master = (*master != 0).then_some(*master),
                 LinkAttribute::Link(lower) => link.lower = Some(*lower),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::GsoMaxSize(size) => link.segments.ipv6 = *size,
+                LinkAttribute::GsoIpv4MaxSize(size) => link.segments.ipv4 = *size,
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.iter().find_map(|info| match info {

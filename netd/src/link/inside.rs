@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 
-use super::{Error, Links, device, error::gone_is_success};
+use super::{Error, Links, Segments, device, error::gone_is_success};
 use crate::{model::IfName, sysctl};
 
 /// How an endpoint's interface inside the sandbox shall be.
@@ -41,7 +41,7 @@ impl Links {
             set.attributes.push(LinkAttribute::Mtu(spec.mtu));
             self.change_link(&doing, set).await?;
         }
-        self.allow_big_tcp(present.ifindex).await;
+        self.set_segments(present.ifindex, Segments::LARGEST).await;
         self.ensure_addresses(present.ifindex, &spec.addresses).await?;
         self.set_up(&spec.ifname).await?;
         if let Some(gateway) = spec.gateway4 {

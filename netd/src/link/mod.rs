@@ -12,6 +12,7 @@ mod inside;
 mod label;
 mod port;
 mod route;
+mod segments;
 mod snapshot;
 mod socket;
 mod veth;
@@ -28,6 +29,7 @@ pub use label::{Label, MAX_LABEL, label, parse_label};
 
 pub use port::PortFlags;
 pub use route::{HostRoute, MAIN};
+pub use segments::Segments;
 pub use snapshot::{HostSnapshot, Uplink, local_addresses, unserved, uplinks};
 use socket::{Mode, Socket};
 pub use veth::{MAX_IFINDEX, VethSpec};

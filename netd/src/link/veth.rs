@@ -5,15 +5,12 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-use rtnetlink::packet_route::{
-    RouteNetlinkMessage,
-    link::{
-        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo,
-        LinkMessage,
-    },
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo,
+    LinkMessage,
 };
 
-use super::{Error, HostLink, Links, Mode, device};
+use super::{Error, HostLink, Links, Segments, device};
 use crate::{
     model::{IfName, Mac},
     netns::Netns,
@@ -22,8 +19,6 @@ use crate::{
 
 /// Indexes of host sides stay below this: the dataplane keeps an array by index.
 pub const MAX_IFINDEX: u32 = 65_536;
-/// Largest packet that the stack hands to a veth in one piece, in bytes (BIG TCP; the kernel's limit is 512 KiB).
-const BIG_TCP: u32 = 196_608;
 /// How often an index that was free is found taken before giving up.
 const INDEX_TRIES: usize = 8;
 
@@ -129,26 +124,8 @@ impl Links {
             set.attributes.push(no_link_local());
         }
         self.change_link(&format!("configure {}", spec.host_ifname), set).await?;
-        self.allow_big_tcp(host.ifindex).await;
+        self.set_segments(host.ifindex, Segments::LARGEST).await;
         Ok(())
-    }
-
-    /// Lets a link carry packets beyond 64 KiB; kernels before 6.3 refuse some of it and lose nothing but speed.
-    pub(super) async fn allow_big_tcp(&self, ifindex: u32) {
-        let sizes = [
-            LinkAttribute::GsoMaxSize(BIG_TCP),
-            LinkAttribute::GroMaxSize(BIG_TCP),
-            LinkAttribute::GsoIpv4MaxSize(BIG_TCP),
-            LinkAttribute::GroIpv4MaxSize(BIG_TCP),
-        ];
-        let each = sizes.map(|size| {
-            let mut set = device::indexed(ifindex);
-            set.attributes.push(size);
-            (Mode::Change, RouteNetlinkMessage::NewLink(set))
-        });
-        if let Err(error) = self.socket.send_together("allow packets beyond 64 KiB", each.into()).await {
-            tracing::debug!(ifindex, %error, "kernel keeps its packet size");
-        }
     }
 }
 

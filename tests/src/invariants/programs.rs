@@ -173,9 +173,9 @@ fn loaded_once(dirs: &Dirs, faults: &mut Faults) {
         names.sort_unstable();
         let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
         if twice.is_empty() || Instant::now() > end {
-            twice
-                .iter()
-                .for_each(|pair| faults.add(format!("too much: program {} is loaded twice", pair[0])));
+            for pair in twice {
+                faults.add(format!("too much: program {} is loaded twice", pair[0]));
+            }
             return;
         }
         thread::sleep(Duration::from_millis(20));

@@ -141,14 +141,6 @@ impl Difference<'_> {
         self.flow.responder().is_some_and(|to| to == self.flow.from || to.is_neighbour_of(self.flow.from))
     }
 
-    /// Whether who was dialled has sent a SYN of its own after the connection was closed or reset.
-    pub fn is_ended_by_syn(&self) -> bool {
-        const ENDS: u8 = flag::FIN | flag::RST;
-        let ended = |event: &&Event| matches!(event.what, What::Packet { flags, .. } if flags & ENDS != 0);
-        let syn = |event: &Event| event.back && matches!(event.what, What::Packet { flags: flag::SYN, .. });
-        self.flow.proto == Proto::Tcp && self.before().skip_while(|event| !ended(event)).any(syn)
-    }
-
     /// The earlier events of the flow, and of those that share its ports.
     pub fn before(&self) -> impl Iterator<Item = &Event> {
         let flows = &self.sequence.flows;

@@ -132,46 +132,6 @@ pub const INTENDED: &[Intended] = &[
         ),
     },
     Intended {
-        id: "7.7 a SYN against a flow that is over",
-        reason: "it ends the flow and is decided anew, so that nobody opens by what is left of another's connection (T66); the kernel finds it invalid \
-                 and keeps the flow for what comes late",
-        explains: |d| {
-            let reset = |seen: &Delivery| Some(seen.edge) == d.sender() && seen.is_host_reset();
-            d.is_ended_by_syn() && !d.opens() && d.netd.iter().all(reset)
-        },
-        goes_on: false,
-        example: Example::v4(
-            &[Flow::new(Proto::Tcp, Edge::A1, TO_R)],
-            &[
-                Event::there(SYN),
-                Event::back(SYN_ACK),
-                Event::there(ACK),
-                Event::there(RST),
-                Event::back(SYN),
-                Event::there(ACK),
-            ],
-        ),
-    },
-    Intended {
-        id: "7.3 errors between neighbours",
-        reason: "what a sandbox says to a neighbour by a published port crosses the host as a router, and nobody is told of an error's end (RFC 1122 \
-                 3.2.2); under br_netfilter it is bridged and keeps its TTL",
-        explains: |d| {
-            let error = matches!(d.event.what, What::Error { .. });
-            error && d.event.twist == Twist::Ttl(1) && d.is_bridged() && d.netd.is_empty()
-        },
-        goes_on: true,
-        example: Example::v4(
-            &[Flow::new(Proto::Tcp, Edge::A1, TO_A1)],
-            &[
-                Event::there(SYN),
-                Event::back(SYN_ACK),
-                Event::there(ACK),
-                Event::there(PORT_UNREACHABLE).but(Twist::Ttl(1)),
-            ],
-        ),
-    },
-    Intended {
         id: "T64 published within icc=false",
         reason: "a published port is reached through the host by the sandboxes of its own network too, also where they may not talk directly",
         explains: |d| {
@@ -328,7 +288,8 @@ pub const INTENDED: &[Intended] = &[
             let apart = |(from, to): (Edge, Edge)| {
                 from != to && !from.is_remote() && !to.is_remote() && !from.is_neighbour_of(to)
             };
-            let elsewhere = !d.is_open && d.sender().zip(d.receiver()).is_some_and(apart);
+            let new = !d.is_open || d.is_irregular_segment();
+            let elsewhere = new && d.sender().zip(d.receiver()).is_some_and(apart);
             d.event.twist == Twist::Ttl(1)
                 && d.kernel.iter().all(expired)
                 && d.netd.iter().all(reset)

@@ -18,6 +18,8 @@ const INIT: &str = include_str!("init.sh");
 
 /// Programs of the machine that a guest has too; busybox stands for the rest.
 const PROGRAMS: [&str; 3] = ["busybox", "ip", "tc"];
+/// Programs that single tests want, if the machine has them.
+const HELPERS: [&str; 1] = ["wg"];
 /// Programs that only a benchmark uses, if the machine has them.
 const RIVALS: [&str; 9] = [
     "iptables",
@@ -56,6 +58,10 @@ impl Image {
                 &found.with_context(|| format!("{program} is not installed"))?,
                 &format!("usr/bin/{program}"),
             )?;
+        }
+        for (program, found) in HELPERS.iter().filter_map(|p| Some((p, command::find(p, &command::sbin())?)))
+        {
+            image.program(&found, &format!("usr/bin/{program}"))?;
         }
         image.applets()?;
         image.archive.file(Path::new("init"), 0o755, INIT.as_bytes())?;

@@ -28,19 +28,21 @@ use kernel::{Kernel, Unpacked};
 use report::Report;
 
 /// What it takes, and the Debian package it comes in.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox"),
     ("depmod", "kmod"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("strip", "binutils"),
+    ("wg", "wireguard-tools"),
     ("xz", "xz-utils"),
 ];
 /// The tests that run unless others are asked for: the files of `tests/tests`.
 const TESTS: [&str; 2] = ["parity", "smoke"];
 /// What a guest's benchmark measures unless more is asked for: a processor that is emulated needs long rounds.
-const BENCH: &str = "--quick --peer iptables-legacy --peer iptables-nft --peer netd --rounds 5 --seconds 2";
+const BENCH: &str = "--path published --path egress --workload rr --workload connect --workload udp \
+                     --peer iptables-legacy --peer iptables-nft --peer netd --rounds 3 --seconds 1";
 /// Where a guest's benchmark finds netd: as below a workspace.
 const WORKSPACE: &str = "netd";
 

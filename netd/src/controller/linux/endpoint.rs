@@ -80,6 +80,7 @@ impl Linux {
         for (ip, ifname) in routes.into_iter().flatten() {
             let gone = || Error::new(Code::Failure, format!("interface {ifname} has gone from its sandbox"));
             let index = links.link(ifname).await?.ok_or_else(gone)?.ifindex;
+            links.set_segments(index, self.segments).await;
             links.set_default_gateway(index, ip).await?;
         }
         Ok(())

@@ -39,7 +39,7 @@ use super::{
 use crate::{
     dataplane::Dataplane,
     ipam::HostPrefix,
-    link::Links,
+    link::{Links, Segments},
     model::{IfName, Name, Netns, Sandbox},
     netns,
     sysctl::ReservedPorts,
@@ -79,6 +79,8 @@ pub struct Linux {
     guarded: HashSet<Listen>,
     /// Indexes of bridges and host sides, which don't change while a link lives.
     indexes: HashMap<IfName, u32>,
+    /// What the uplinks take from the stack in one piece.
+    segments: Segments,
     /// The sandbox that the last step went into: the next one often goes there too.
     inside: Option<(PathBuf, Links)>,
     /// Sandbox sides of pairs that are new and not yet configured: their addresses are announced when the plan is through.
@@ -110,6 +112,7 @@ impl Linux {
             reserved,
             guarded: inventory.publishes.iter().map(Listen::from).collect(),
             indexes: HashMap::new(),
+            segments: Segments::default(),
             inside: None,
             fresh: HashSet::new(),
             unannounced: Vec::new(),
@@ -290,7 +293,13 @@ impl Machine for Linux {
     }
 
     async fn host(&mut self, bridges: &[IfName]) -> Result<HostView, Error> {
-        Ok(facts::view(self.links.snapshot().await?, bridges, &self.only_uplinks))
+        let snapshot = self.links.snapshot().await?;
+        let sizes: HashMap<u32, Segments> =
+            snapshot.links.iter().map(|link| (link.ifindex, link.segments)).collect();
+        let view = facts::view(snapshot, bridges, &self.only_uplinks);
+        let of_uplinks = view.uplinks.iter().filter_map(|uplink| sizes.get(&uplink.ifindex).copied());
+        self.segments = Segments::common(of_uplinks);
+        Ok(view)
     }
 
     async fn index(&mut self, ifname: &IfName) -> Result<Option<u32>, Error> {

@@ -43,6 +43,9 @@ use collector::Collector;
 use config::configure;
 use ports::published;
 
+/// Ports of a request beyond which the memory that it took is given back to the kernel: a megabyte or two.
+const MANY_PORTS: usize = 4096;
+
 /// The packet path of one instance.
 pub struct Kernel {
     settings: Settings,
@@ -61,6 +64,8 @@ pub struct Kernel {
     loopback: bool,
     /// Whether ports of removed publishes may still be in the sets of interest.
     stale_interest: bool,
+    /// Whether a request named so many ports that what it took is worth giving back.
+    many_ports: bool,
     /// What the last look at the flows found.
     collector: Collector,
     /// Lists of sources that may come to a port.
@@ -92,6 +97,7 @@ impl Kernel {
             uplinks: HashMap::new(),
             loopback: false,
             stale_interest: true,
+            many_ports: false,
             collector: Collector::default(),
             lists: allow::Lists::new(),
         };
@@ -447,12 +453,14 @@ impl Dataplane for Kernel {
             self.erase_publishes(entries)?;
             return Err(error);
         }
+        self.many_ports |= entries.len() > MANY_PORTS;
         self.reserve(entries, true)
     }
 
     fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
         self.erase_publishes(entries)?;
         self.stale_interest = true;
+        self.many_ports |= entries.len() > MANY_PORTS;
         self.reserve(entries, false)
     }
 
@@ -545,6 +553,10 @@ impl Dataplane for Kernel {
     }
 
     fn collect_garbage(&mut self) -> Result<usize, Error> {
+        // Later than the entries came: by now the request that brought them is gone from memory too.
+        if std::mem::take(&mut self.many_ports) {
+            raw::return_freed_memory();
+        }
         self.collect_when_due()
     }
 

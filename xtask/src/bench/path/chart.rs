@@ -13,7 +13,7 @@ const LEFT: f64 = 90.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 70.0;
 /// Height of a path's panel, its title included.
-const PANEL: f64 = 190.0;
+const PANEL: f64 = 205.0;
 const BARS: f64 = 120.0;
 /// Where the axis ends: a little above the limit.
 const MOST: f64 = 1.2;
@@ -71,7 +71,7 @@ fn legend(svg: &mut Svg) {
 }
 
 fn panel(svg: &mut Svg, results: &Results, way: Way, top: f64) {
-    let base = top + 40.0 + BARS;
+    let base = top + 55.0 + BARS;
     let limit = if way.reference() == Contender::Host {
         "host networking"
     } else {
