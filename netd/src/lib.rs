@@ -9,6 +9,7 @@ pub mod controller;
 pub mod daemon;
 pub mod dataplane;
 pub mod etc_files;
+pub mod failpoint;
 pub mod ipam;
 pub mod link;
 pub mod model;

@@ -84,6 +84,11 @@ impl Dirs {
         self.path("run")
     }
 
+    /// The instance's name.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// Where pins are.
     pub fn bpffs(&self) -> &Path {
         &self.bpffs

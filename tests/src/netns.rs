@@ -80,6 +80,11 @@ impl Ns {
         })
     }
 
+    /// Moves the calling thread into this namespace for good.
+    pub(crate) fn run_here(&self) {
+        setns(self.fd.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter a network namespace");
+    }
+
     /// Runs a command in this namespace to its end.
     pub fn output(&self, command: &mut Command) -> Output {
         self.run(|| command.output().unwrap_or_else(|e| panic!("start {command:?}: {e}")))

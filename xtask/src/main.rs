@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod ci;
 mod command;
+mod crash;
 mod debian;
 mod fuzz;
 mod layout;
@@ -37,6 +38,7 @@ enum Command {
     Verify(verify::Args),
     Oracle(oracle::Args),
     Fuzz(fuzz::Args),
+    Crash(crash::Args),
     Bench(Box<bench::Args>),
     Vm(vm::Args),
     Ci(ci::Args),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Oracle(args) => oracle::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Crash(args) => crash::run(&args),
         Command::Vm(args) => vm::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Bench(args) => bench::run(&args),

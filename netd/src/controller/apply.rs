@@ -1,9 +1,9 @@
 //! Carries out a plan: step by step, and back again when one fails.
 
-use std::{collections::BTreeSet, future::Future, time::Instant};
+use std::{collections::BTreeSet, future::Future, io, net::IpAddr, time::Instant};
 
 use super::{
-    Error, NetnsRequest,
+    Code, Error, NetnsRequest,
     host::HostView,
     object::{Bridge, Listen},
     plan::Step,
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     dataplane::Dataplane,
+    failpoint,
     ipam::HostPrefix,
     model::{Id, IfName, Name, Netns, Sandbox},
 };
@@ -102,6 +103,15 @@ pub enum Owned {
     Netns(Name),
     /// A sandbox's files in the run directory.
     Files(Id),
+    /// What the host knows for good of an address behind one of netd's bridges.
+    Neighbour {
+        /// The bridge.
+        bridge: IfName,
+        /// Its index.
+        ifindex: u32,
+        /// The address.
+        ip: IpAddr,
+    },
 }
 
 /// What the host knows of ports.
@@ -122,7 +132,7 @@ pub struct PortFacts {
 pub async fn run<M: Machine>(machine: &mut M, steps: &[Step]) -> Result<(), Error> {
     for (index, step) in steps.iter().enumerate() {
         let began = Instant::now();
-        let result = machine.apply(step).await;
+        let result = take(machine, step).await;
         tracing::debug!(%step, elapsed = ?began.elapsed(), "step taken");
         if let Err(error) = result {
             // A step that failed half-way has left something too.
@@ -132,6 +142,19 @@ pub async fn run<M: Machine>(machine: &mut M, steps: &[Step]) -> Result<(), Erro
     }
     machine.settle();
     Ok(())
+}
+
+async fn take<M: Machine>(machine: &mut M, step: &Step) -> Result<(), Error> {
+    let point = |when: &str| {
+        failpoint::hit(|| format!("{}.{when}", step.point())).map_err(|error| broken(step, &error))
+    };
+    point("before")?;
+    machine.apply(step).await?;
+    point("after")
+}
+
+fn broken(step: &Step, error: &io::Error) -> Error {
+    Error::new(Code::Failure, format!("{step}: {error}"))
 }
 
 /// Takes back every step, last first, whatever fails on the way.

@@ -21,13 +21,17 @@ pub enum Code {
     Permission,
     /// The kernel lacks a feature, or a limit of the kernel is reached.
     Unsupported,
+    /// A limit of netd's own is reached: a map is full, a bridge has all its ports.
+    Limit,
+    /// The disk that keeps the state is full.
+    NoSpace,
 }
 
 impl Code {
     /// Returns the CLI's exit code.
     pub const fn exit(self) -> u8 {
         match self {
-            Self::Failure => 1,
+            Self::Failure | Self::Limit | Self::NoSpace => 1,
             Self::Usage => 2,
             Self::NotFound => 3,
             Self::Conflict | Self::Forbidden => 4,
@@ -45,6 +49,7 @@ impl Code {
             Self::Conflict => 409,
             Self::Forbidden | Self::Permission => 403,
             Self::Unsupported => 501,
+            Self::Limit | Self::NoSpace => 507,
         }
     }
 }
@@ -93,6 +98,7 @@ impl From<link::Error> for Error {
     fn from(error: link::Error) -> Self {
         let code = match &error {
             link::Error::Foreign { .. } => Code::Conflict,
+            link::Error::Limit(_) => Code::Limit,
             _ => Code::Failure,
         };
         Self::new(code, chain(&error))
@@ -116,7 +122,8 @@ impl From<dataplane::Error> for Error {
     fn from(error: dataplane::Error) -> Self {
         let code = match &error {
             dataplane::Error::Unsupported(_) => Code::Unsupported,
-            dataplane::Error::Kernel { .. } | dataplane::Error::Limit(_) => Code::Failure,
+            dataplane::Error::Kernel { .. } => Code::Failure,
+            dataplane::Error::Limit(_) => Code::Limit,
         };
         Self::new(code, chain(&error))
     }

@@ -221,6 +221,26 @@ pub struct Gateway {
 }
 
 impl Object {
+    /// Returns the word for its kind in the names of failpoints.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Bridge(_) => "bridge",
+            Self::Slot(_) => "slot",
+            Self::Netns(_) => "netns",
+            Self::Files(_) => "files",
+            Self::Veth(_) => "veth",
+            Self::Programs(_) => "programs",
+            Self::Inside(_) => "inside",
+            Self::Record(_) => "record",
+            Self::Guard(_) => "guard",
+            Self::Publish(_) => "publish",
+            Self::Open(_) => "open",
+            Self::Links(_) => "links",
+            Self::Up(_) => "up",
+            Self::Gateway(_) => "gateway",
+        }
+    }
+
     /// Whether two objects are versions of one thing: put replaces the older by the newer.
     pub fn same_thing(&self, other: &Self) -> bool {
         match (self, other) {

@@ -26,6 +26,16 @@ pub enum Step {
 }
 
 impl Step {
+    /// Returns the name of its failpoints, which goes on with `before` or `after`.
+    pub fn point(&self) -> String {
+        match self {
+            Self::Put(object) => format!("{}.put", object.word()),
+            Self::Replace(_, object) => format!("{}.change", object.word()),
+            Self::Remove(object) => format!("{}.remove", object.word()),
+            Self::Probe(_) => "guard.probe".to_owned(),
+        }
+    }
+
     /// Returns the step that takes this one back; a probe leaves nothing behind.
     pub fn inverse(&self) -> Option<Self> {
         match self {

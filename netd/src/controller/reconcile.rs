@@ -10,6 +10,7 @@ use super::{
     Code, Error, World,
     apply::{Machine, Owned},
     default_bridge,
+    flows::addresses,
     object::{Listen, Object},
     plan,
     plan::Step,
@@ -34,10 +35,11 @@ impl<M: Machine> Controller<M> {
             tracing::warn!(warning, "stored state was damaged");
             self.degraded = Some(format!("the stored state was damaged: {warning}"));
         }
+        self.incomplete = loaded.incomplete;
         if let Some(intent) = &loaded.journal {
             tracing::info!(?intent, "an operation broke off; it is undone unless it was stored");
         }
-        let world = self.living(loaded.networks, loaded.sandboxes)?;
+        let world = self.living(loaded.networks, loaded.sandboxes);
         let before = Arc::clone(&self.world);
         self.show(world.clone());
         for lost in before.sandboxes().filter(|sandbox| world.sandbox_by_id(&sandbox.id).is_none()) {
@@ -52,15 +54,23 @@ impl<M: Machine> Controller<M> {
             }
         }
         self.machine.settle();
-        self.sweep(&world, &steps).await;
-        self.store.journal_clear()?;
+        if self.incomplete {
+            tracing::warn!("nothing swept: it may belong to objects whose files were lost");
+        } else {
+            self.sweep(&world, &steps).await;
+        }
+        // A disk that takes nothing more keeps nobody from serving what there is.
+        if let Err(error) = self.store.journal_clear() {
+            tracing::error!(%error, "journal not cleared");
+            self.degraded = Some(format!("the state cannot be written: {error}"));
+        }
         self.make_default_networks().await?;
         self.sync_host().await;
         Ok(())
     }
 
     /// Returns the stored world without the sandboxes whose namespaces are gone, as after a reboot (reliability F24).
-    fn living(&mut self, networks: Vec<Network>, sandboxes: Vec<Sandbox>) -> Result<World, Error> {
+    fn living(&mut self, networks: Vec<Network>, sandboxes: Vec<Sandbox>) -> World {
         let mut world = World::empty(self.settings.direct_routing);
         for network in networks {
             world.put_network(network);
@@ -75,14 +85,16 @@ impl<M: Machine> Controller<M> {
             };
             if !there {
                 tracing::info!(sandbox = %sandbox.name, "sandbox forgotten: its namespace is gone");
-                self.store.remove_sandbox(&sandbox.id)?;
+                self.forget(&sandbox.id);
                 continue;
             }
             if let Some(pid) = sandbox.pid
                 && !self.machine.is_running(&sandbox, pid)
             {
                 sandbox.pid = None;
-                self.store.put_sandbox(&sandbox)?;
+                if let Err(error) = self.store.put_sandbox(&sandbox) {
+                    self.not_written(&error);
+                }
             }
             alive.push(sandbox);
         }
@@ -90,12 +102,24 @@ impl<M: Machine> Controller<M> {
         for sandbox in alive {
             match &sandbox.mode {
                 SandboxMode::Sandbox(target) if !ids.contains(target) => {
-                    self.store.remove_sandbox(&sandbox.id)?;
+                    self.forget(&sandbox.id);
                 }
                 _ => world.put_sandbox(sandbox),
             }
         }
-        Ok(world)
+        world
+    }
+
+    /// Forgets a sandbox that is gone; if that cannot be written, the next start does it again.
+    fn forget(&mut self, sandbox: &Id) {
+        if let Err(error) = self.store.remove_sandbox(sandbox) {
+            self.not_written(&error);
+        }
+    }
+
+    fn not_written(&mut self, error: &crate::store::Error) {
+        tracing::error!(%error, "stored state not brought up to date");
+        self.degraded = Some(format!("the state cannot be written: {error}"));
     }
 
     /// Removes what carries this instance's label and belongs to nothing in the world.
@@ -163,6 +187,9 @@ impl<M: Machine> Controller<M> {
             {
                 dataplane.remove_endpoint(endpoint)?;
                 dataplane.detach_endpoint(endpoint.ifindex)?;
+            }
+            for ifindex in inventory.attached.into_iter().filter(|ifindex| !indexes.contains(ifindex)) {
+                dataplane.detach_endpoint(ifindex)?;
             }
             for index in inventory.networks.into_iter().filter(|index| !slots.contains(index)) {
                 dataplane.remove_network(&empty_network(index))?;
@@ -243,6 +270,12 @@ fn belongs(world: &World, owned: &Owned) -> bool {
             .sandboxes()
             .any(|sandbox| sandbox.name == *name && sandbox.netns.as_ref().is_some_and(|netns| netns.owned)),
         Owned::Files(sandbox) => world.sandbox_by_id(sandbox).is_some(),
+        Owned::Neighbour { bridge, ip, .. } => {
+            world.networks().filter(|network| network.bridge.ifname == *bridge).any(|network| {
+                let mut endpoints = world.endpoints_on(&network.id);
+                endpoints.any(|(_, endpoint)| addresses(endpoint).any(|address| address == *ip))
+            })
+        }
     }
 }
 

@@ -46,13 +46,18 @@ impl Reserved {
     /// Adds published ports.
     pub async fn add(&mut self, listens: &[Listen]) -> Result<(), Error> {
         let before = self.ours();
-        let (first, last) = self.ephemeral;
-        self.published.extend(listens.iter().filter(|listen| (first..=last).contains(&listen.port)));
+        self.take(listens);
         self.write(&before).await
     }
 
-    /// Takes published ports away.
+    fn take(&mut self, listens: &[Listen]) {
+        let (first, last) = self.ephemeral;
+        self.published.extend(listens.iter().filter(|listen| (first..=last).contains(&listen.port)));
+    }
+
+    /// Takes published ports away, also those that a daemon reserved which was killed before it was through.
     pub async fn remove(&mut self, listens: &[Listen]) -> Result<(), Error> {
+        self.take(listens);
         let before = self.ours();
         for listen in listens {
             self.published.remove(listen);

@@ -21,6 +21,7 @@ use super::{
     publish::HostPorts,
 };
 use crate::{
+    failpoint,
     ipam::DefaultPool,
     link::Changes,
     model::IfName,
@@ -64,6 +65,8 @@ pub struct Controller<M> {
     pub(super) given_up: BTreeSet<IfName>,
     /// The last ephemeral host port handed out.
     pub(super) last_port: u16,
+    /// Whether the stored state has lost objects: nothing is swept then.
+    pub(super) incomplete: bool,
     /// Why the state is not what it should be, for `status`.
     pub(super) degraded: Option<String>,
     view: watch::Sender<Arc<World>>,
@@ -96,6 +99,7 @@ impl<M: Machine> Controller<M> {
             host: HostView::default(),
             given_up: BTreeSet::new(),
             last_port: 0,
+            incomplete: false,
             degraded: None,
             view,
             events,
@@ -216,14 +220,17 @@ impl<M: Machine> Controller<M> {
     pub(super) async fn change(&mut self, next: World, intent: &Intent) -> Result<(), Error> {
         self.renderer.refresh();
         let steps = plan::diff(&self.world, &next, &self.renderer);
+        point("journal.before")?;
         self.store.journal_begin(intent)?;
         let mut result = apply::run(&mut self.machine, &steps).await;
         if result.is_ok()
-            && let Err(error) = commit(&mut self.store, intent)
+            && let Err(error) = point("commit.before").and_then(|()| commit(&mut self.store, intent))
         {
             apply::undo(&mut self.machine, &steps).await;
             result = Err(error);
         }
+        // From here on nothing can fail any more.
+        let _ = point("commit.after");
         if let Err(error) = self.store.journal_clear() {
             tracing::warn!(%error, "journal not cleared");
         }
@@ -262,6 +269,11 @@ impl<M: Machine> Controller<M> {
     }
 }
 
+/// A failpoint of the journal.
+fn point(name: &str) -> Result<(), Error> {
+    failpoint::hit(|| name.to_owned()).map_err(|error| Error::new(Code::Failure, format!("{name}: {error}")))
+}
+
 /// Returns what a panic said.
 fn reason(panic: &(dyn Any + Send)) -> String {
     let text =
@@ -293,7 +305,7 @@ impl From<crate::store::Error> for Error {
         match error {
             crate::store::Error::Locked { .. } => Self::new(Code::Conflict, message),
             error if error.is_no_space() => {
-                Self::new(Code::Failure, format!("{message}; nothing was changed"))
+                Self::new(Code::NoSpace, format!("{message}; nothing was changed"))
                     .hint("free disk space and try again")
             }
             _ => Self::new(Code::Failure, message),

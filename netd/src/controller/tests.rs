@@ -45,7 +45,7 @@ impl Bench {
     }
 
     async fn on(machine: FakeMachine, dir: tempfile::TempDir) -> Self {
-        let store = Store::open(dir.path()).expect("store");
+        let store = Store::open(&dir.path().join("state"), &dir.path().join("copies")).expect("store");
         let (mut controller, _, _) = Controller::new(machine, store, settings(), Renderer::default());
         controller.reconcile().await.expect("reconciled");
         Self { controller, dir }

@@ -20,6 +20,11 @@ pub(super) fn socket(settings: &Settings) -> PathBuf {
     settings.run_dir.join("netd.sock")
 }
 
+/// Returns where copies of the state are: they end with the machine's uptime, as what is in the kernel does.
+fn copies(settings: &Settings) -> PathBuf {
+    settings.run_dir.join("state")
+}
+
 /// Returns the process that wrote its id into the run directory, as ` (pid N)`.
 fn who(settings: &Settings) -> String {
     fs::read_to_string(pid_file(settings))
@@ -62,9 +67,9 @@ fn make(dir: &Path, mode: u32) -> Result<(), Error> {
 /// # Errors
 /// A daemon that has it is named (reliability F27).
 pub(super) fn open_store(settings: &Settings) -> Result<Store, Error> {
-    let store = Store::open(&settings.state_dir).map_err(|error| match error {
+    let store = Store::open(&settings.state_dir, &copies(settings)).map_err(|error| match error {
         store::Error::Locked { .. } => {
-            let text = format!("start the daemon: {error}{}", who(settings));
+            let text = format!("start the daemon: {error}");
             Error::new(Code::Conflict, text).hint(SIDE_BY_SIDE)
         }
         other => other.into(),

@@ -86,6 +86,17 @@ pub fn is_attached(links: &Path, side: Side, ifindex: u32) -> bool {
     side.hooks().iter().any(|(program, _)| pin(links, ifindex, program).exists())
 }
 
+/// Lists the interfaces that have pins of an endpoint's programs, there or gone.
+pub fn endpoints(links: &Path) -> Vec<u32> {
+    let names = fs::read_dir(links).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let is_endpoint = |program: &str| Side::Endpoint.hooks().iter().any(|(name, _)| *name == program);
+    let index = |name: &std::ffi::OsStr| {
+        let (index, program) = name.to_str()?.split_once('-')?;
+        index.parse().ok().filter(|_| is_endpoint(program))
+    };
+    names.filter_map(|name| index(&name)).collect()
+}
+
 /// Puts the programs of a side on an interface. Returns the mode that worked.
 ///
 /// # Errors

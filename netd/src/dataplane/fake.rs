@@ -194,6 +194,7 @@ impl Dataplane for Fake {
     fn inventory(&mut self) -> Result<Inventory, Error> {
         Ok(Inventory {
             endpoints: self.endpoints.values().cloned().collect(),
+            attached: Vec::new(),
             publishes: self.publishes.values().cloned().collect(),
             open: self.open.iter().cloned().collect(),
             links: self.links.iter().copied().collect(),

@@ -381,6 +381,8 @@ pub trait Dataplane: Send {
 pub struct Inventory {
     /// Interface indexes of endpoints.
     pub endpoints: Vec<EndpointEntry>,
+    /// Interface indexes that programs of endpoints were put on, and whose pins are still there.
+    pub attached: Vec<u32>,
     /// Published ports.
     pub publishes: Vec<PublishEntry>,
     /// Ports open on endpoints' own addresses.

@@ -81,6 +81,22 @@ impl Links {
         self.socket.send(&doing, Mode::Replace, RouteNetlinkMessage::NewNeighbour(message)).await
     }
 
+    /// Lists the neighbours that somebody made known for good: the interface's index and the address.
+    pub async fn permanent_neighbours(&self) -> Result<Vec<(u32, IpAddr)>, Error> {
+        let mut all = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut filter = NeighbourMessage::default();
+            filter.header.family = family;
+            let messages =
+                self.socket.dump("list neighbours", RouteNetlinkMessage::GetNeighbour(filter)).await?;
+            all.extend(messages.iter().filter_map(|message| match message {
+                RouteNetlinkMessage::NewNeighbour(message) => permanent(message),
+                _ => None,
+            }));
+        }
+        Ok(all)
+    }
+
     /// Forgets a neighbour. What is gone is success.
     pub async fn remove_neighbour(&self, bridge: u32, ip: IpAddr) -> Result<(), Error> {
         let message = RouteNetlinkMessage::DelNeighbour(neighbour(bridge, ip));
@@ -98,6 +114,17 @@ fn fdb(port: u32, mac: Mac) -> NeighbourMessage {
     message.header.flags = NeighbourFlags::Controller;
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
     message
+}
+
+/// Returns interface and address of an entry that somebody made; those of groups are the kernel's.
+fn permanent(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    })?;
+    let made = message.header.state == NeighbourState::Permanent && !address.is_multicast();
+    made.then_some((message.header.ifindex, address))
 }
 
 fn neighbour(ifindex: u32, ip: IpAddr) -> NeighbourMessage {

@@ -3,6 +3,8 @@
 //! `{"kind":"network","schema":1,"length":L,"crc32":"89abcdef","body":BODY}` is one JSON document, so that people can read it with
 //! any tool; the checksum covers BODY's bytes as they are, and the fields before it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Error;
@@ -49,8 +51,19 @@ struct Header {
 pub(super) enum Damage {
     /// It is not what was written.
     Corrupt(String),
-    /// A newer netd wrote it.
+    /// A newer netd wrote it, and not everything in it is known here.
     Newer(u32),
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Corrupt(why) => f.write_str(why),
+            Self::Newer(schema) => {
+                write!(f, "a newer netd wrote it (schema {schema}, known here: up to {SCHEMA})")
+            }
+        }
+    }
 }
 
 /// Returns the text of the file.
@@ -88,14 +101,17 @@ pub(super) fn decode_start<T: DeserializeOwned>(kind: Kind, text: &[u8]) -> Resu
     if header.crc32 != checksum(header.kind, header.schema, body) {
         return Err(corrupt("its checksum is wrong"));
     }
-    if header.schema > SCHEMA {
-        return Err(Damage::Newer(header.schema));
-    }
     if header.kind != kind {
         return Err(Damage::Corrupt(format!("it holds a {:?}", header.kind)));
     }
-    let object =
-        serde_json::from_slice(body).map_err(|error| Damage::Corrupt(format!("it is malformed: {error}")))?;
+    // What a newer netd wrote is read all the same where it has everything that is needed here: a rollback keeps its objects.
+    let object = serde_json::from_slice(body).map_err(|error| {
+        if header.schema > SCHEMA {
+            Damage::Newer(header.schema)
+        } else {
+            Damage::Corrupt(format!("it is malformed: {error}"))
+        }
+    })?;
     Ok((object, rest))
 }
 
@@ -148,7 +164,9 @@ mod tests {
             "{{\"kind\":\"meta\",\"schema\":2,\"length\":2,\"crc32\":\"{}\",\"body\":{{}}}}\n",
             checksum(Kind::Meta, 2, body)
         );
-        assert_eq!(decode::<serde_json::Value>(Kind::Meta, newer.as_bytes()), Err(Damage::Newer(2)));
+        // What is known of it is taken; what is not is no damage.
+        assert_eq!(decode::<serde_json::Value>(Kind::Meta, newer.as_bytes()), Ok(serde_json::json!({})));
+        assert_eq!(decode::<Vec<u8>>(Kind::Meta, newer.as_bytes()), Err(Damage::Newer(2)));
         let journal = encode(Kind::Journal, &()).expect("encodes");
         assert_eq!(decode::<()>(Kind::Meta, &journal), Err(Damage::Corrupt("it holds a Journal".into())));
     }

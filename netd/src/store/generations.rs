@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -12,11 +12,13 @@ use atomic_write_file::{AtomicWriteFile, unix::OpenOptionsExt as _};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Error,
-    envelope::{self, Damage, Kind, SCHEMA},
+    Error, disk,
+    envelope::{self, Kind},
     ignore_missing,
 };
 
+/// What the name of a damaged file goes on with; then comes the time.
+const SET_ASIDE: &str = ".bad-";
 /// A larger file is none of ours: a sandbox with tens of thousands of scattered ports takes a few megabytes.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -35,6 +37,18 @@ pub(super) struct Staged {
     file: AtomicWriteFile,
 }
 
+/// Removes previous generations whose successors are gone: a power cut broke a removal off.
+pub(super) fn remove_lone(directory: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
+        let path = entry.map_err(Error::io("list", directory))?.path();
+        if path.extension().is_some_and(|extension| extension == "prev") && !path.with_extension("").exists()
+        {
+            ignore_missing(disk::unlink(&path)).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Returns the names (without suffixes) of all files of a directory that have an intact or damaged generation.
 pub(super) fn names(directory: &Path) -> Result<BTreeSet<String>, Error> {
     let mut names = BTreeSet::new();
@@ -47,9 +61,34 @@ pub(super) fn names(directory: &Path) -> Result<BTreeSet<String>, Error> {
     Ok(names)
 }
 
+/// Returns the names of the files of a directory that were set aside.
+pub(super) fn set_aside_names(directory: &Path) -> Result<BTreeSet<String>, Error> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
+        let entry = entry.map_err(Error::io("list", directory))?;
+        let name = entry.file_name();
+        names.extend(
+            name.to_str()
+                .and_then(|name| name.split_once(".json"))
+                .filter(|(_, rest)| rest.contains(SET_ASIDE))
+                .map(|(name, _)| name.to_owned()),
+        );
+    }
+    Ok(names)
+}
+
 impl Generations {
     pub(super) fn new(path: PathBuf, kind: Kind) -> Self {
         Self { path, kind }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the current generation is there, intact or not.
+    pub(super) fn exists(&self) -> bool {
+        self.path.exists()
     }
 
     fn previous(&self) -> PathBuf {
@@ -74,23 +113,24 @@ impl Generations {
         options.preserve_mode(false).preserve_owner(false).mode(0o600);
         let mut file = options.open(&self.path)?;
         file.write_all(text)?;
+        disk::drafted(&self.path, text);
         Ok(file)
     }
 
     /// Keeps the current generation as the previous one and puts the next one in its place; waits for the disk.
     fn publish(&self, next: AtomicWriteFile) -> io::Result<()> {
-        let kept = ignore_missing(fs::remove_file(self.previous()))
-            .and_then(|()| ignore_missing(fs::hard_link(&self.path, self.previous())));
-        kept.and_then(|()| next.commit()).inspect_err(|_| self.restore())
+        let kept = ignore_missing(disk::unlink(&self.previous()))
+            .and_then(|()| ignore_missing(disk::link(&self.path, &self.previous())));
+        kept.and_then(|()| disk::commit(next, &self.path)).inspect_err(|_| self.restore())
     }
 
     /// Returns to the generation before a write that failed half way. Best effort: the disk has just refused to work.
     fn restore(&self) {
         let previous = self.previous();
         let restored = if previous.exists() {
-            fs::rename(previous, &self.path)
+            disk::rename(&previous, &self.path)
         } else {
-            ignore_missing(fs::remove_file(&self.path))
+            ignore_missing(disk::unlink(&self.path))
         };
         if let Err(error) = restored {
             tracing::error!(path = %self.path.display(), %error, "state file not restored after a failed write");
@@ -101,10 +141,24 @@ impl Generations {
     pub(super) fn remove(&self) -> Result<(), Error> {
         let directory = self.path.parent().unwrap_or(Path::new("."));
         // The previous generation first: alone it would come back to life.
-        ignore_missing(fs::remove_file(self.previous()))
-            .and_then(|()| ignore_missing(fs::remove_file(&self.path)))
-            .and_then(|()| File::open(directory)?.sync_all())
+        ignore_missing(disk::unlink(&self.previous()))
+            .and_then(|()| ignore_missing(disk::unlink(&self.path)))
+            .and_then(|()| self.forget_damaged(directory))
+            .and_then(|()| disk::sync_directory(directory))
             .map_err(Error::io("remove", &self.path))
+    }
+
+    /// Removes what was set aside of an object that is removed now: nothing of it is missed any more.
+    fn forget_damaged(&self, directory: &Path) -> io::Result<()> {
+        let Some(name) = self.path.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
+        let prefix = format!("{name}{SET_ASIDE}");
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+                ignore_missing(disk::unlink(&entry.path()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads the newest intact generation; None: there is none.
@@ -118,12 +172,12 @@ impl Generations {
         check: impl Fn(&T) -> Result<(), String>,
         warnings: &mut Vec<String>,
     ) -> Result<Option<T>, Error> {
-        let why = match self.read_one(&self.path, &check)? {
+        let why = match self.read_one(&self.path, &check) {
             Found::Object(object) => return Ok(Some(object)),
             Found::Nothing => None,
             Found::Corrupt(why) => Some(why),
         };
-        let previous = match self.read_one(&self.previous(), &check)? {
+        let previous = match self.read_one(&self.previous(), &check) {
             Found::Object(object) => Some(object),
             Found::Nothing => None,
             Found::Corrupt(why) => {
@@ -135,7 +189,7 @@ impl Generations {
             set_aside(&self.path, &why, warnings)?;
         }
         if previous.is_some() {
-            fs::hard_link(self.previous(), &self.path).map_err(Error::io("restore", &self.path))?;
+            disk::link(&self.previous(), &self.path).map_err(Error::io("restore", &self.path))?;
             warnings.push(format!("{}: its previous generation is used", self.path.display()));
         }
         Ok(previous)
@@ -145,18 +199,15 @@ impl Generations {
         &self,
         path: &Path,
         check: &impl Fn(&T) -> Result<(), String>,
-    ) -> Result<Found<T>, Error> {
+    ) -> Found<T> {
         let text = match read_file(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-            Err(error) => return Ok(Found::Corrupt(error.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
+            Err(error) => return Found::Corrupt(error.to_string()),
         };
         match envelope::decode::<T>(self.kind, &text) {
-            Ok(object) => Ok(check(&object).map_or_else(Found::Corrupt, |()| Found::Object(object))),
-            Err(Damage::Corrupt(why)) => Ok(Found::Corrupt(why)),
-            Err(Damage::Newer(found)) => {
-                Err(Error::NewerSchema { path: path.to_owned(), found, known: SCHEMA })
-            }
+            Ok(object) => check(&object).map_or_else(Found::Corrupt, |()| Found::Object(object)),
+            Err(damage) => Found::Corrupt(damage.to_string()),
         }
     }
 }
@@ -164,9 +215,9 @@ impl Generations {
 /// Keeps a damaged file for people to look at.
 pub(super) fn set_aside(path: &Path, why: &str, warnings: &mut Vec<String>) -> Result<(), Error> {
     let mut bad = path.to_owned().into_os_string();
-    bad.push(format!(".bad-{}", jiff::Timestamp::now().as_nanosecond()));
+    bad.push(format!("{SET_ASIDE}{}", jiff::Timestamp::now().as_nanosecond()));
     let bad = PathBuf::from(bad);
-    fs::rename(path, &bad).map_err(Error::io("set aside", path))?;
+    disk::rename(path, &bad).map_err(Error::io("set aside", path))?;
     warnings.push(format!("{}: {why}; kept as {}", path.display(), bad.display()));
     Ok(())
 }
@@ -179,7 +230,7 @@ enum Found<T> {
 }
 
 /// Reads a regular file of our own; links, devices and files of others are refused.
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     check_ours(&file.metadata()?)?;

@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    Error, Intent,
-    envelope::{self, Damage, Kind, SCHEMA},
+    Error, Intent, disk,
+    envelope::{self, Kind},
     generations::{regular_file_of_ours, set_aside},
 };
 
@@ -54,18 +54,17 @@ impl Journal {
     fn reserve(&mut self) -> Result<(), Error> {
         self.clear()?;
         let directory = self.path.parent().unwrap_or(Path::new("."));
-        self.file
-            .sync_all()
-            .and_then(|()| File::open(directory)?.sync_all())
+        disk::sync_data(&self.file, &self.path)
+            .and_then(|()| disk::sync_directory(directory))
             .map_err(Error::io("write the journal", &self.path))
     }
 
     /// Writes an intent and waits for the disk. On failure the journal is empty, as it was before.
     pub(super) fn write(&mut self, intent: &Intent) -> Result<(), Error> {
         let text = envelope::encode(Kind::Journal, &Some(intent))?;
-        let written = self
-            .overwrite(&text)
-            .and_then(|()| self.file.sync_data().map_err(Error::io("write the journal", &self.path)));
+        let written = self.overwrite(&text).and_then(|()| {
+            disk::sync_data(&self.file, &self.path).map_err(Error::io("write the journal", &self.path))
+        });
         written.inspect_err(|_| {
             if let Err(error) = self.clear() {
                 tracing::error!(%error, "journal not cleared after a failed write");
@@ -84,12 +83,9 @@ impl Journal {
         self.file.read_exact_at(&mut text, 0).map_err(Error::io("read the journal", &self.path))?;
         match envelope::decode_start::<Option<Intent>>(Kind::Journal, &text) {
             Ok((intent, _)) => Ok(intent),
-            Err(Damage::Corrupt(why)) => {
+            Err(why) => {
                 warnings.push(format!("{}: {why}; taken as empty", self.path.display()));
                 Ok(None)
-            }
-            Err(Damage::Newer(found)) => {
-                Err(Error::NewerSchema { path: self.path.clone(), found, known: SCHEMA })
             }
         }
     }
@@ -98,7 +94,8 @@ impl Journal {
     fn overwrite(&mut self, text: &[u8]) -> Result<(), Error> {
         let mut bytes = text.to_vec();
         bytes.resize(text.len().max(self.size).max(RESERVED), b' ');
-        self.file.write_all_at(&bytes, 0).map_err(Error::io("write the journal", &self.path))?;
+        disk::write_at_start(&self.file, &self.path, &bytes)
+            .map_err(Error::io("write the journal", &self.path))?;
         self.size = bytes.len();
         Ok(())
     }

@@ -2,11 +2,14 @@
 //!
 //! `STATE_DIR/{meta,journal}.json`, `STATE_DIR/{networks,sandboxes}/<id>.json`, each with its previous generation beside it as
 //! `*.prev`, and what could not be read as `*.bad-<time>`. Directories are 0700 and files 0600. This is the only code that opens
-//! files there. A caller writes its intent, changes the kernel, puts or removes the object, and clears the intent:
+//! files there. A copy of each object lies in the run directory, where it lives as long as what is in the kernel (`copies`).
+//! A caller writes its intent, changes the kernel, puts or removes the object, and clears the intent:
 //!
 //! - what an acknowledged call wrote is there after a power loss; what was in flight is there or not, and never half;
 //! - room for the object is taken together with the intent, so that a full disk is reported before the kernel is changed.
 
+mod copies;
+mod disk;
 mod envelope;
 mod error;
 mod generations;
@@ -14,9 +17,9 @@ mod intent;
 mod journal;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
-    io,
+    io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -27,6 +30,7 @@ pub use error::Error;
 pub use intent::Intent;
 
 use crate::model::{Id, Network, Sandbox};
+use copies::Copies;
 use envelope::Kind;
 use generations::{Generations, Staged};
 use journal::Journal;
@@ -35,6 +39,7 @@ use journal::Journal;
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    copies: Copies,
     journal: Journal,
     staged: Option<Staged>,
     meta: Meta,
@@ -64,34 +69,58 @@ pub struct Loaded {
     pub journal: Option<Intent>,
     /// What could not be read, and what was used in its place.
     pub warnings: Vec<String>,
+    /// Whether objects may exist that no file tells of any more: what seems to belong to nothing may be theirs, and stays.
+    pub incomplete: bool,
 }
 
 impl Store {
-    /// Opens, and at the first start creates, the state directory and locks it.
+    /// Opens, and at the first start creates, the state directory and locks it. Copies go to the second directory, which ends with the machine's
+    /// uptime; they are read where the first one has been lost.
     ///
     /// # Errors
-    /// When another daemon uses the directory, when it cannot be created, or when a newer netd wrote it.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
+    /// When another daemon uses the directory, or when it cannot be created.
+    pub fn open(dir: &Path, copies: &Path) -> Result<Self, Error> {
+        private_directory(dir)?;
+        // Before anything is touched: it may be another daemon's.
+        let lock = lock(dir)?;
         for directory in [dir.to_owned(), dir.join("networks"), dir.join("sandboxes")] {
             private_directory(&directory)?;
             remove_temporary_files(&directory)?;
         }
-        let lock = lock(dir)?;
         let mut warnings = Vec::new();
+        let copies = Copies::new(copies);
         let journal = Journal::open(&dir.join("journal.json"), &mut warnings)?;
-        let meta = meta_file(dir).read(&mut warnings)?;
-        let fresh = meta.is_none();
-        let meta = match meta {
+        let stored = meta_file(dir).read(&mut warnings)?;
+        let fresh = stored.is_none();
+        let meta = match stored.or_else(|| copies.meta()) {
             Some(meta) => meta,
             None => Meta { instance: Id::random().map_err(Error::Random)?, sysctls: BTreeMap::new() },
         };
-        let mut store = Self { dir: dir.to_owned(), journal, staged: None, meta, warnings, _lock: lock };
+        let mut store =
+            Self { dir: dir.to_owned(), copies, journal, staged: None, meta, warnings, _lock: lock };
         if fresh {
+            store.recover()?;
             // Twice: the instance's id must survive the loss of one generation.
             store.save_meta()?;
             store.save_meta()?;
         }
         Ok(store)
+    }
+
+    /// Takes over the copies of an instance whose state directory is gone. The instance's own file comes last: until then, this is done again.
+    fn recover(&mut self) -> Result<(), Error> {
+        for kind in [Kind::Network, Kind::Sandbox] {
+            for (name, text) in self.copies.all(kind) {
+                let file =
+                    Generations::new(self.dir.join(kind.directory()).join(format!("{name}.json")), kind);
+                if file.exists() {
+                    continue;
+                }
+                file.write(&text)?;
+                self.warnings.push(format!("{}: it was gone; its copy is used", file.path().display()));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the instance's id and saved settings.
@@ -115,36 +144,69 @@ impl Store {
 
     fn save_meta(&mut self) -> Result<(), Error> {
         let text = envelope::encode(Kind::Meta, &self.meta)?;
-        meta_file(&self.dir).write(&text)
+        meta_file(&self.dir).write(&text)?;
+        self.copies.put(Kind::Meta, "meta", &text);
+        Ok(())
     }
 
-    /// Reads everything. Damaged files are set aside and their previous generation is used; see `Loaded::warnings`.
+    /// Reads everything. Damaged files are set aside, and their previous generation or their copy is used; see `Loaded::warnings`.
     ///
     /// # Errors
-    /// When the directory cannot be read at all, or when a newer netd wrote a file in it.
+    /// When the directory cannot be read at all.
     pub fn load(&mut self) -> Result<Loaded, Error> {
         let mut warnings = std::mem::take(&mut self.warnings);
         let networks = self.load_all(Kind::Network, |network: &Network| &network.id, &mut warnings)?;
         let sandboxes = self.load_all(Kind::Sandbox, |sandbox: &Sandbox| &sandbox.id, &mut warnings)?;
         let journal = self.journal.read(&mut warnings)?;
-        Ok(Loaded { networks, sandboxes, journal, warnings })
+        let incomplete = self.has_lost(Kind::Network)? || self.has_lost(Kind::Sandbox)?;
+        if incomplete {
+            warnings.push(format!(
+                "{}: objects were lost with their files; what belongs to nothing stays until the *.bad-* files are removed",
+                self.dir.display()
+            ));
+        }
+        Ok(Loaded { networks, sandboxes, journal, warnings, incomplete })
     }
 
-    fn load_all<T: DeserializeOwned>(
+    /// Whether a file was set aside and nothing took its place.
+    fn has_lost(&self, kind: Kind) -> Result<bool, Error> {
+        let directory = self.dir.join(kind.directory());
+        Ok(generations::set_aside_names(&directory)?
+            .iter()
+            .any(|name| !directory.join(format!("{name}.json")).exists()))
+    }
+
+    fn load_all<T: Serialize + DeserializeOwned>(
         &self,
         kind: Kind,
         id: impl Fn(&T) -> &Id,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<T>, Error> {
         let mut objects = Vec::new();
+        generations::remove_lone(&self.dir.join(kind.directory()))?;
         for name in generations::names(&self.dir.join(kind.directory()))? {
             let file = Generations::new(self.dir.join(kind.directory()).join(format!("{name}.json")), kind);
             let fits = |object: &T| {
                 let wrong = || format!("it holds the object {}", id(object));
                 if id(object).as_str() == name { Ok(()) } else { Err(wrong()) }
             };
-            objects.extend(file.read_checked(fits, warnings)?);
+            let read = file.read_checked(fits, warnings)?;
+            let damaged = read.is_none();
+            let text = self.copies.get(kind, &name).filter(|_| damaged);
+            match text.and_then(|text| Some((envelope::decode::<T>(kind, &text).ok()?, text))) {
+                Some((object, text)) => {
+                    file.write(&text)?;
+                    warnings.push(format!("{}: its copy is used", file.path().display()));
+                    objects.push(object);
+                }
+                None => objects.extend(read),
+            }
         }
+        let ids: BTreeSet<String> = objects.iter().map(|object| id(object).to_string()).collect();
+        for object in &objects {
+            self.copies.put(kind, id(object).as_str(), &envelope::encode(kind, object)?);
+        }
+        self.copies.keep_only(kind, &ids);
         Ok(objects)
     }
 
@@ -169,7 +231,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be removed.
     pub fn remove_network(&mut self, id: &Id) -> Result<(), Error> {
-        self.object(Kind::Network, id).remove()
+        self.remove(Kind::Network, id)
     }
 
     /// Forgets a sandbox; one that is not there is fine.
@@ -177,7 +239,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be removed.
     pub fn remove_sandbox(&mut self, id: &Id) -> Result<(), Error> {
-        self.object(Kind::Sandbox, id).remove()
+        self.remove(Kind::Sandbox, id)
     }
 
     /// Writes down what is about to be done, and takes the room that the object will need.
@@ -218,6 +280,7 @@ impl Store {
             let path = self.dir.join(directory);
             fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
         }
+        self.copies.wipe();
         for name in ["meta.json", "meta.json.prev", "journal.json", "lock"] {
             let path = self.dir.join(name);
             ignore_missing(fs::remove_file(&path)).map_err(Error::io("remove", &path))?;
@@ -228,6 +291,12 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
             other => other.map_err(Error::io("remove", &self.dir)),
         }
+    }
+
+    fn remove(&mut self, kind: Kind, id: &Id) -> Result<(), Error> {
+        self.object(kind, id).remove()?;
+        self.copies.remove(kind, id.as_str());
+        Ok(())
     }
 
     fn object(&self, kind: Kind, id: &Id) -> Generations {
@@ -247,7 +316,9 @@ impl Store {
                 drop(other); // gives its room back first
                 file.write(&text)
             }
-        }
+        }?;
+        self.copies.put(kind, id.as_str(), &text);
+        Ok(())
     }
 }
 
@@ -282,18 +353,28 @@ fn remove_temporary_files(directory: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Locks the directory and writes this process's id into the lock, for whoever comes next.
 fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join("lock");
-    let file = OpenOptions::new()
+    let mut file = OpenOptions::new()
         .create(true)
+        .read(true)
         .write(true)
         .truncate(false)
         .mode(0o600)
         .open(&path)
         .map_err(Error::io("open", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.to_owned() }),
+        Ok(()) => {
+            // On a full disk the next one learns no id.
+            let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let _ = file.read_to_string(&mut text);
+            Err(Error::Locked { dir: dir.to_owned(), pid: text.trim().parse().ok() })
+        }
         Err(TryLockError::Error(source)) => Err(Error::io("lock", &path)(source)),
     }
 }
@@ -305,5 +386,7 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+#[cfg(test)]
+mod power_cuts;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use crate::{
     model::{Binding, DnsConfig, Protocol, SandboxMode, Sources},
 };
 
-fn network(name: &str, id: u8) -> Network {
+pub(super) fn network(name: &str, id: u8) -> Network {
     let pools = docker_default_pools();
     let world = World { networks: &[], host: &[], default_pools: &pools };
     let request = CreateNetwork { name: name.to_owned(), ..CreateNetwork::default() };
@@ -20,7 +20,7 @@ fn network(name: &str, id: u8) -> Network {
     controller::create_network(&request, facts).expect("valid")
 }
 
-fn sandbox(id: u8, ports: u16) -> Sandbox {
+pub(super) fn sandbox(id: u8, ports: u16) -> Sandbox {
     let binding = |offset: u16, host_ip: &str| Binding {
         host_ip: host_ip.parse::<IpAddr>().expect("an address"),
         host_port: 2000 + offset,
@@ -54,8 +54,13 @@ fn create(network: &Network) -> Intent {
     Intent::CreateNetwork(Box::new(network.clone()))
 }
 
+/// Opens a state directory without copies: nobody can write there.
+fn open(dir: &Path) -> Result<Store, Error> {
+    Store::open(dir, Path::new("/proc/nowhere"))
+}
+
 fn reopened(dir: &TempDir) -> Loaded {
-    Store::open(dir.path()).expect("opens").load().expect("loads")
+    open(dir.path()).expect("opens").load().expect("loads")
 }
 
 fn path_of(dir: &TempDir, network: &Network) -> PathBuf {
@@ -67,7 +72,7 @@ fn what_was_put_is_there_after_a_restart() {
     let dir = TempDir::new().expect("a directory");
     let (web, one) = (network("web", 1), sandbox(2, 3));
     let instance = {
-        let mut store = Store::open(dir.path()).expect("opens");
+        let mut store = open(dir.path()).expect("opens");
         store.journal_begin(&create(&web)).expect("begins");
         store.put_network(&web).expect("puts");
         store.journal_clear().expect("clears");
@@ -76,7 +81,7 @@ fn what_was_put_is_there_after_a_restart() {
         store.remember_sysctl("net.ipv4.ip_forward", "1").expect("keeps the first");
         store.meta().instance.clone()
     };
-    let mut store = Store::open(dir.path()).expect("opens");
+    let mut store = open(dir.path()).expect("opens");
     assert_eq!(store.meta().instance, instance);
     assert_eq!(store.meta().sysctls["net.ipv4.ip_forward"], "0");
     let loaded = store.load().expect("loads");
@@ -103,7 +108,7 @@ fn an_operation_in_flight_is_found_after_a_kill() {
         Intent::UpdateSandbox { before: before.clone(), after },
         Intent::RemoveSandbox(before),
     ] {
-        let mut store = Store::open(dir.path()).expect("opens");
+        let mut store = open(dir.path()).expect("opens");
         store.journal_begin(&intent).expect("begins");
         // A killed process runs no destructor, so the staged file stays behind.
         std::mem::forget(store.staged.take());
@@ -112,18 +117,22 @@ fn an_operation_in_flight_is_found_after_a_kill() {
         let files = fs::read_dir(dir.path().join("networks")).expect("lists").count();
         assert_eq!(files, 0, "temporary files are swept");
     }
-    Store::open(dir.path()).expect("opens").journal_clear().expect("clears");
+    open(dir.path()).expect("opens").journal_clear().expect("clears");
     assert_eq!(reopened(&dir).journal, None);
 }
 
 #[test]
 fn a_second_daemon_is_told_which_directory() {
     let dir = TempDir::new().expect("a directory");
-    let _first = Store::open(dir.path()).expect("opens");
-    let error = Store::open(dir.path()).expect_err("locked");
+    let _first = open(dir.path()).expect("opens");
+    let error = open(dir.path()).expect_err("locked");
     assert_eq!(
         error.to_string(),
-        format!("another netd daemon uses the state directory {}", dir.path().display())
+        format!(
+            "another netd daemon (pid {}) uses the state directory {}",
+            std::process::id(),
+            dir.path().display()
+        )
     );
 }
 
@@ -131,7 +140,7 @@ fn a_second_daemon_is_told_which_directory() {
 fn state_is_for_its_owner_alone() {
     let dir = TempDir::new().expect("a directory");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("opens up");
-    let mut store = Store::open(dir.path()).expect("opens");
+    let mut store = open(dir.path()).expect("opens");
     let web = network("web", 1);
     store.put_network(&web).expect("puts");
     store.put_network(&web).expect("puts");
@@ -146,20 +155,77 @@ fn state_is_for_its_owner_alone() {
     }
 }
 
-#[test]
-fn a_newer_schema_stops_the_start_with_a_clear_error() {
-    let dir = TempDir::new().expect("a directory");
-    let web = network("web", 1);
-    drop(Store::open(dir.path()).expect("opens"));
+/// The text of a file that another netd wrote.
+fn of_schema(schema: u32, body: &str) -> String {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(b"Network 9\n{}");
+    hasher.update(format!("Network {schema}\n{body}").as_bytes());
     let crc = hasher.finalize();
-    let text =
-        format!("{{\"kind\":\"network\",\"schema\":9,\"length\":2,\"crc32\":\"{crc:08x}\",\"body\":{{}}}}\n");
-    fs::write(path_of(&dir, &web), &text).expect("writes");
-    let error = Store::open(dir.path()).expect("opens").load().expect_err("newer");
-    assert!(error.to_string().contains("has schema 9, and this netd knows schemas up to 1"), "{error}");
-    assert_eq!(fs::read_to_string(path_of(&dir, &web)).expect("stays"), text);
+    let length = body.len();
+    format!(
+        "{{\"kind\":\"network\",\"schema\":{schema},\"length\":{length},\"crc32\":\"{crc:08x}\",\"body\":{body}}}\n"
+    )
+}
+
+#[test]
+fn what_another_netd_wrote_is_read_as_far_as_it_is_known() {
+    let dir = TempDir::new().expect("a directory");
+    let (web, db) = (network("web", 1), network("db", 2));
+    drop(open(dir.path()).expect("opens"));
+    let mut body = serde_json::to_value(&web).expect("encodes");
+    body["colour"] = "blue".into();
+    fs::write(path_of(&dir, &web), of_schema(9, &body.to_string())).expect("writes");
+    fs::write(path_of(&dir, &db), of_schema(9, "{}")).expect("writes");
+    let loaded = reopened(&dir);
+    assert_eq!(loaded.networks, [web]);
+    assert!(
+        loaded.warnings[0].contains("a newer netd wrote it (schema 9, known here: up to 1)"),
+        "{:?}",
+        loaded.warnings
+    );
+    assert!(loaded.incomplete, "its kernel objects must not be swept");
+    // So it stays until the object is removed, or the file.
+    assert!(reopened(&dir).incomplete);
+    let mut store = open(dir.path()).expect("opens");
+    store.remove_network(&db.id).expect("removes");
+    assert!(!store.load().expect("loads").incomplete);
+}
+
+#[test]
+fn a_lost_directory_is_made_again_from_its_copies() {
+    let (dir, copies) = (TempDir::new().expect("a directory"), TempDir::new().expect("a directory"));
+    let state = dir.path().join("state");
+    let (web, one, gone) = (network("web", 1), sandbox(2, 3), sandbox(3, 1));
+    let mut store = Store::open(&state, copies.path()).expect("opens");
+    store.put_network(&web).expect("puts");
+    store.put_sandbox(&sandbox(2, 1)).expect("puts");
+    store.put_sandbox(&one).expect("puts");
+    store.put_sandbox(&gone).expect("puts");
+    store.remove_sandbox(&gone.id).expect("removes");
+    store.remember_sysctl("net.ipv4.ip_forward", "0").expect("remembers");
+    let meta = store.meta().clone();
+    drop(store);
+    // Damage of one object in both generations: its copy, and nothing else, takes its place.
+    let path = state.join("networks").join(format!("{}.json", web.id));
+    fs::write(&path, "garbage").expect("writes");
+    let loaded = Store::open(&state, copies.path()).and_then(|mut store| store.load()).expect("loads");
+    assert_eq!((&loaded.networks[..], &loaded.sandboxes[..]), (&[web.clone()][..], &[one.clone()][..]));
+    assert!(!loaded.incomplete && loaded.warnings.iter().any(|warning| warning.contains("its copy is used")));
+    for lost in [&state, &state.join("meta.json")] {
+        fs::remove_dir_all(lost).or_else(|_| fs::remove_file(lost)).expect("removes");
+        let _ = fs::remove_file(state.join("meta.json.prev"));
+        let mut store = Store::open(&state, copies.path()).expect("opens");
+        assert_eq!(store.meta(), &meta);
+        let loaded = store.load().expect("loads");
+        assert_eq!((&loaded.networks[..], &loaded.sandboxes[..]), (&[web.clone()][..], &[one.clone()][..]));
+    }
+    // What is gone from the state directory for good reason does not come back.
+    let mut store = Store::open(&state, copies.path()).expect("opens");
+    store.remove_network(&web.id).expect("removes");
+    drop(store);
+    let loaded = Store::open(&state, copies.path()).and_then(|mut store| store.load()).expect("loads");
+    assert_eq!((loaded.networks.len(), loaded.sandboxes.len()), (0, 1));
+    Store::open(&state, copies.path()).and_then(Store::wipe).expect("wipes");
+    assert!(!state.exists() && !copies.path().exists());
 }
 
 /// Damage that a state file may suffer.
@@ -205,7 +271,7 @@ proptest! {
     fn a_damaged_file_gives_way_to_the_generation_before(harm in harm()) {
         let dir = TempDir::new().expect("a directory");
         let (old, new) = (network("web", 1), Network { internal: true, ..network("web", 1) });
-        let mut store = Store::open(dir.path()).expect("opens");
+        let mut store = open(dir.path()).expect("opens");
         store.put_network(&old).expect("puts");
         store.put_network(&new).expect("puts");
         drop(store);
@@ -232,12 +298,12 @@ proptest! {
     fn a_damaged_journal_is_the_intent_or_nothing(harm in harm()) {
         let dir = TempDir::new().expect("a directory");
         let intent = create(&network("web", 1));
-        Store::open(dir.path()).expect("opens").journal_begin(&intent).expect("begins");
+        open(dir.path()).expect("opens").journal_begin(&intent).expect("begins");
         let path = dir.path().join("journal.json");
         fs::write(&path, harm.apply(fs::read(&path).expect("reads"))).expect("writes");
         let journal = reopened(&dir).journal;
         prop_assert!(journal.is_none() || journal == Some(intent.clone()));
-        let mut store = Store::open(dir.path()).expect("opens");
+        let mut store = open(dir.path()).expect("opens");
         store.journal_begin(&intent).expect("works on");
         drop(store);
         prop_assert_eq!(reopened(&dir).journal, Some(intent));
@@ -261,10 +327,10 @@ fn a_range_of_ports_takes_one_line() {
 #[test]
 fn the_instance_outlives_the_loss_of_one_generation() {
     let dir = TempDir::new().expect("a directory");
-    let instance = Store::open(dir.path()).expect("opens").meta().instance.clone();
+    let instance = open(dir.path()).expect("opens").meta().instance.clone();
     fs::remove_file(dir.path().join("meta.json")).expect("removes");
     fs::write(dir.path().join("meta.json"), "garbage").expect("writes");
-    let mut store = Store::open(dir.path()).expect("opens");
+    let mut store = open(dir.path()).expect("opens");
     assert_eq!(store.meta().instance, instance);
     assert_eq!(store.load().expect("loads").warnings.len(), 2);
 }
@@ -273,7 +339,7 @@ fn the_instance_outlives_the_loss_of_one_generation() {
 fn foreign_files_are_set_aside_or_ignored() {
     let dir = TempDir::new().expect("a directory");
     let (web, db) = (network("web", 1), network("db", 2));
-    let mut store = Store::open(dir.path()).expect("opens");
+    let mut store = open(dir.path()).expect("opens");
     store.put_network(&web).expect("puts");
     drop(store);
     fs::write(dir.path().join("networks/README"), "not ours").expect("writes");
@@ -287,7 +353,7 @@ fn foreign_files_are_set_aside_or_ignored() {
 
     let loaded = reopened(&dir);
     assert_eq!(loaded.networks, [web]);
-    assert_eq!(loaded.warnings.len(), 5, "{:#?}", loaded.warnings);
+    assert_eq!(loaded.warnings.len(), 6, "{:#?}", loaded.warnings);
     assert!(dir.path().join("networks/README").exists());
 }
 
@@ -295,12 +361,12 @@ fn foreign_files_are_set_aside_or_ignored() {
 fn wiping_leaves_nothing_but_what_is_not_ours() {
     let dir = TempDir::new().expect("a directory");
     let state = dir.path().join("state");
-    let mut store = Store::open(&state).expect("opens");
+    let mut store = open(&state).expect("opens");
     store.put_network(&network("web", 1)).expect("puts");
     store.wipe().expect("wipes");
     assert!(!state.exists());
 
-    let store = Store::open(&state).expect("opens");
+    let store = open(&state).expect("opens");
     fs::write(state.join("mine"), "").expect("writes");
     store.wipe().expect("wipes");
     assert_eq!(fs::read_dir(&state).expect("stays").count(), 1);
@@ -332,7 +398,7 @@ fn a_full_disk_is_reported_first_and_removing_still_works() {
             if small_disk(&dir, 192).is_none() {
                 return;
             }
-            let mut store = Store::open(dir.path()).expect("opens");
+            let mut store = open(dir.path()).expect("opens");
             let web = network("web", 1);
             store.put_network(&web).expect("puts");
             let filler = dir.path().join("filler");

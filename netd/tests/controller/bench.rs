@@ -75,7 +75,7 @@ impl Bench {
 
     async fn on(dataplane: SharedDataplane, dir: TempDir) -> Self {
         let links = Links::open().await.expect("links");
-        let mut store = Store::open(&dir.path().join("state")).expect("store");
+        let mut store = Store::open(&dir.path().join("state"), &dir.path().join("copies")).expect("store");
         let present = ReservedPorts::read(links.netns()).await.expect("setting");
         store.remember_sysctl("reserved", &present.to_string()).expect("stored");
         let original = ReservedPorts::parse(&store.meta().sysctls["reserved"]).expect("a list");

@@ -72,7 +72,7 @@ const LAYERS: [Layers; 2] = [
     Layers {
         source: "netd/src",
         layers: &[
-            &["model"],
+            &["model", "failpoint"],
             &["ipam", "template", "etc_files"],
             &["netns", "sysctl", "store"],
             &["link", "dataplane"],

@@ -21,7 +21,7 @@ pub struct ErrorBody {
 }
 
 /// Codes on the wire; stable.
-const CODES: [(Code, &str); 7] = [
+const CODES: [(Code, &str); 9] = [
     (Code::Failure, "INTERNAL"),
     (Code::Usage, "INVALID"),
     (Code::NotFound, "NOT_FOUND"),
@@ -29,6 +29,8 @@ const CODES: [(Code, &str); 7] = [
     (Code::Forbidden, "FORBIDDEN"),
     (Code::Permission, "DENIED"),
     (Code::Unsupported, "UNSUPPORTED"),
+    (Code::Limit, "LIMIT"),
+    (Code::NoSpace, "NO_SPACE"),
 ];
 
 impl From<Error> for ErrorBody {

@@ -20,7 +20,9 @@ impl Linux {
         write(&dir.join("hosts"), &files.hosts).map_err(failed)?;
         let resolv = dir.join("resolv.conf");
         let present = std::fs::read_to_string(&resolv).ok();
-        let untouched = |present: &String| old.is_some_and(|old| *present == old.resolv);
+        // An empty one is what a kill left between its making and its writing.
+        let untouched =
+            |present: &String| present.is_empty() || old.is_some_and(|old| *present == old.resolv);
         if present.as_ref().is_none_or(untouched) {
             write(&resolv, &files.resolv).map_err(failed)?;
         }

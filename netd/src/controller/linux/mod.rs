@@ -315,6 +315,15 @@ impl Machine for Linux {
         let files =
             facts::owned_files(&self.netns_dir, &self.sandboxes_dir).map_err(|error| listing(&error))?;
         owned.extend(files);
+        for (ifindex, ip) in self.links.permanent_neighbours().await? {
+            let bridge = owned.iter().find_map(|owned| match owned {
+                Owned::Bridge { ifname, .. } if self.indexes.get(ifname) == Some(&ifindex) => {
+                    Some(ifname.clone())
+                }
+                _ => None,
+            });
+            owned.extend(bridge.map(|bridge| Owned::Neighbour { bridge, ifindex, ip }));
+        }
         Ok(owned)
     }
 
@@ -330,6 +339,7 @@ impl Machine for Linux {
             }
             Owned::Netns(name) => Ok(netns::Netns::remove(name, &self.netns_dir)?),
             Owned::Files(sandbox) => self.remove_files(sandbox),
+            Owned::Neighbour { ifindex, ip, .. } => Ok(self.links.remove_neighbour(*ifindex, *ip).await?),
         }
     }
 
@@ -390,6 +400,8 @@ pub async fn remove_owned(links: &Links, instance: &str, run_dir: &Path) -> Resu
             }
             Owned::Netns(name) => netns::Netns::remove(name, &netns_dir).map_err(Error::from),
             Owned::Files(sandbox) => remove_dir(&sandboxes_dir.join(sandbox.as_str())),
+            // They go with their bridge.
+            Owned::Neighbour { .. } => Ok(()),
         };
         failures.extend(result.err());
     }

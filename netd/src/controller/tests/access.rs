@@ -98,7 +98,7 @@ async fn operations_on_open_ports_and_links_fail_clean() {
 async fn a_link_opens_the_targets_exposed_ports_on_a_default_network_without_icc() {
     let links = async |icc: &str| {
         let dir = tempfile::tempdir().expect("directory");
-        let store = Store::open(dir.path()).expect("store");
+        let store = Store::open(&dir.path().join("state"), &dir.path().join("copies")).expect("store");
         let mut settings = settings();
         let key = "com.docker.network.bridge.enable_icc".to_owned();
         settings.default_bridge.options.insert(key, icc.into());

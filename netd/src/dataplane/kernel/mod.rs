@@ -353,14 +353,14 @@ impl Dataplane for Kernel {
             mask6,
             gateway6: network.gateway6,
         };
-        self.write_endpoint(endpoint.ifindex, entry)?;
+        // The addresses first and, in `remove_endpoint`, last: by them the next daemon finds a record that a kill left behind.
         if let Some(addr) = endpoint.ipv4 {
             self.maps.v4.address.put(&addr.into(), &owner_of(endpoint, flags))?;
         }
         if let Some(addr) = endpoint.ipv6 {
             self.maps.v6.address.put(&addr.into(), &owner_of(endpoint, flags))?;
         }
-        Ok(())
+        self.write_endpoint(endpoint.ifindex, entry)
     }
 
     fn remove_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), Error> {
@@ -561,24 +561,29 @@ impl Dataplane for Kernel {
     }
 
     fn inventory(&mut self) -> Result<Inventory, Error> {
-        let mut indexes = HashSet::new();
-        self.maps.v4.address.for_each(|_, owner| indexes.extend([owner.ifindex]))?;
-        self.maps.v6.address.for_each(|_, owner| indexes.extend([owner.ifindex]))?;
+        let mut addresses: HashMap<u32, (Option<Ipv4Addr>, Option<Ipv6Addr>)> = HashMap::new();
+        self.maps.v4.address.for_each(|addr, owner| {
+            addresses.entry(owner.ifindex).or_default().0 = Some((*addr).into());
+        })?;
+        self.maps.v6.address.for_each(|addr, owner| {
+            addresses.entry(owner.ifindex).or_default().1 = Some((*addr).into());
+        })?;
         let mut inventory = Inventory {
+            attached: attach::endpoints(&pin_dir(&self.settings.bpffs).join("links")),
             open: self.open_entries()?,
             links: self.link_entries()?,
             networks: self.networks.keys().copied().collect(),
             uplinks: self.uplinks.keys().copied().collect(),
             ..Inventory::default()
         };
-        for ifindex in indexes {
+        for (ifindex, (ipv4, ipv6)) in addresses {
             let endpoint = self.endpoint(ifindex)?;
             inventory.endpoints.push(EndpointEntry {
                 ifindex,
                 network: endpoint.network,
                 mac: Mac(endpoint.mac.into()),
-                ipv4: option4(endpoint.addr4),
-                ipv6: option6(endpoint.addr6),
+                ipv4: option4(endpoint.addr4).or(ipv4),
+                ipv6: option6(endpoint.addr6).or(ipv6),
             });
         }
         for (key, value) in self.maps.v4.publish.entries()? {
