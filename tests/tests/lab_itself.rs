@@ -125,8 +125,12 @@ fn a_packet_without_a_verdict_or_a_reason_is_found_at_the_end() {
     let (stopped, reason) = (tally::STOPPED, DropReason::SourceRoute as u32);
     for wrong in [&[reason][..], &[stopped, reason]] {
         assert_eq!(lab.daemon.unaccounted(), Vec::<String>::new(), "the positive control");
-        wrong.iter().for_each(|&slot| Ledger::miscount(&bpffs, slot, true));
+        for &slot in wrong {
+            Ledger::miscount(&bpffs, slot, true);
+        }
         assert_eq!(lab.daemon.unaccounted().len(), 1, "{wrong:?}");
-        wrong.iter().for_each(|&slot| Ledger::miscount(&bpffs, slot, false));
+        for &slot in wrong {
+            Ledger::miscount(&bpffs, slot, false);
+        }
     }
 }

@@ -142,8 +142,10 @@ fn arp_for_another_address_is_dropped_and_neighbours_keep_what_they_know() {
 
 /// The link-local address that spells an Ethernet address (RFC 4291 appendix A).
 fn link_local(mac: [u8; 6]) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac;
-    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    let mut octets = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, mac[0] ^ 2, 0, 0, 0xff, 0xfe, 0, 0, 0];
+    octets[9..11].copy_from_slice(&mac[1..3]);
+    octets[13..].copy_from_slice(&mac[3..]);
+    Ipv6Addr::from(octets)
 }
 
 /// A neighbour solicitation (135) or advertisement (136, overriding) about an address, with a1's Ethernet address.
