@@ -5,8 +5,8 @@
 
 mod bridged;
 pub mod docker_proxy;
-mod netd;
 mod nftables;
+mod own;
 mod server;
 mod tables;
 
@@ -107,7 +107,7 @@ impl Field {
         let build = || {
             let places = match contender {
                 Contender::Host => bridged::host()?,
-                Contender::Netd => netd::build(setting, kit)?,
+                Contender::Netd => own::build(setting, kit)?,
                 Contender::DockerProxy => docker_proxy::build(kit)?,
                 _ => bridged::build(contender, setting)?,
             };
