@@ -15,7 +15,8 @@ use super::{PORT, SHOT, action, at, decided_on_the_host, in_the_kernel};
 /// Inputs of a target, each with its name.
 fn inputs<F: Cast>(target: &str) -> Vec<(String, Vec<u8>)> {
     let name = format!("{target}{}", if F::V6 { 6 } else { 4 });
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../netd-common/tests/fuzz/corpus").join(name);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace above the package");
+    let path = workspace.join("netd-common/tests/fuzz/corpus").join(name);
     let entries = fs::read_dir(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let mut inputs: Vec<_> = entries
         .map(|entry| entry.expect("an entry").path())

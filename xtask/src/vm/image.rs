@@ -93,6 +93,19 @@ impl Image {
         Ok(())
     }
 
+    /// Adds a folder of files, at its own path: tests know theirs by it.
+    pub fn folder(&mut self, dir: &Path) -> Result<()> {
+        for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+            let path = entry.with_context(|| format!("list {}", dir.display()))?.path();
+            if path.is_dir() {
+                self.folder(&path)?;
+            } else {
+                self.copy(&path, path.strip_prefix("/").unwrap_or(&path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a symbolic link.
     pub fn link(&mut self, at: &str, target: &str) -> Result<()> {
         self.archive.link(Path::new(at), target)

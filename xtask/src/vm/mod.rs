@@ -91,6 +91,8 @@ struct Load {
     netd: PathBuf,
     tests: BTreeMap<String, PathBuf>,
     steps: Steps,
+    /// What the fuzzers have found, which parity plays.
+    corpus: PathBuf,
 }
 
 /// Runs `cargo xtask vm`.
@@ -169,7 +171,7 @@ impl Load {
         if args.action == Action::Shell {
             steps.clear();
         }
-        Ok(Self { netd, tests, steps })
+        Ok(Self { netd, tests, steps, corpus: layout.root().join("netd-common/tests/fuzz/corpus") })
     }
 
     /// Writes the root file system of a guest.
@@ -179,7 +181,9 @@ impl Load {
         for (name, program) in &self.tests {
             image.program(program, &format!("usr/bin/test-{name}"))?;
         }
-        if action != Action::Test {
+        if action == Action::Test {
+            image.folder(&self.corpus)?;
+        } else {
             image.program(&std::env::current_exe().context("find this program")?, "usr/bin/xtask")?;
             image.link(&format!("{WORKSPACE}/target/release/netd"), "/usr/bin/netd")?;
             image.rivals()?;
