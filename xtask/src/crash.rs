@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::builder::PossibleValuesParser;
 
 use crate::{command, layout::Layout, test};
 
@@ -15,9 +16,8 @@ pub struct Args {
     /// Every call, and not a spread sample
     #[arg(long)]
     all: bool,
-    /// network-create, network-rm, sandbox-create, sandbox-rm, connect, disconnect, disconnect-gateway, publish, unpublish, run, start,
-    /// first-start, down, down-alone; every one of them if not given
-    #[arg(long)]
+    /// Only this one
+    #[arg(long, value_parser = PossibleValuesParser::new(OPERATIONS))]
     operation: Option<String>,
     /// Let calls fail with this error, such as ENOSPC; "any": with each one that they can meet
     #[arg(long)]
@@ -56,7 +56,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         } else {
             "operations_on_ports_survive_being_killed"
         };
-        test.args(["--quiet", "--package", "netd-tests", "--test", "crash", name, "--", "--nocapture"]);
+        test.args([
+            "--quiet",
+            "--package",
+            "netd-tests",
+            "--test",
+            "crash",
+            name,
+            "--",
+            "--include-ignored",
+            "--nocapture",
+        ]);
         test.env("NETD_CRASH_OPERATION", operation);
         test.env("NETD_CRASH_POINTS", if args.all { "all".to_owned() } else { args.points.to_string() });
         test.env("NETD_CRASH_ERRNO", args.errno.clone().unwrap_or_default());

@@ -19,10 +19,8 @@ use super::{
     links::Indexes,
     state::{Attachment, State, text},
 };
-use crate::{Dirs, Ns};
+use crate::{Dirs, Ns, PATIENCE};
 
-/// How long the kernel may take to let go of a program.
-const REST: Duration = Duration::from_secs(5);
 /// Programs of the cgroup hooks.
 const SOCKETS: [&str; 10] = [
     "bind4",
@@ -60,7 +58,7 @@ pub fn of_instance(dirs: &Dirs) -> Vec<ProgramInfo> {
 
 /// Names of those of these programs that are still there when the kernel has had time to let go.
 pub fn loaded(ids: &[u32]) -> Vec<String> {
-    let end = Instant::now() + REST;
+    let end = Instant::now() + PATIENCE;
     loop {
         let there = loaded_programs().flatten().filter(|program| ids.contains(&program.id()));
         let names: Vec<String> =
@@ -165,7 +163,7 @@ fn filters(ns: &Ns, ifname: &str) -> Vec<String> {
 
 /// A program that is loaded twice has outlived its daemon. The kernel lets go of a replaced filter's program a moment later.
 fn loaded_once(dirs: &Dirs, faults: &mut Faults) {
-    let end = Instant::now() + REST;
+    let end = Instant::now() + PATIENCE;
     loop {
         let programs = of_instance(dirs);
         let mut names: Vec<&str> =
