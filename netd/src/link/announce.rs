@@ -111,7 +111,7 @@ fn interface(ifindex: u32) -> Option<LinkAddr> {
 
 #[cfg(test)]
 mod tests {
-    use etherparse::{Icmpv6PayloadSlice, NetSlice, SlicedPacket, TransportSlice};
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
     use super::*;
 
@@ -143,7 +143,8 @@ mod tests {
         assert_eq!((ip.header().source_addr(), ip.header().destination_addr()), (address, ALL_NODES));
         assert_eq!(ip.header().hop_limit(), HOP_LIMIT);
         assert!(icmp.is_checksum_valid(address.octets(), ALL_NODES.octets()));
-        let Ok(Icmpv6PayloadSlice::NeighborAdvertisement(told)) = icmp.payload_slice() else {
+        let Ok(etherparse::icmpv6::Icmpv6PayloadSlice::NeighborAdvertisement(told)) = icmp.payload_slice()
+        else {
             panic!("{icmp:?}")
         };
         assert_eq!(told.target_address(), address);
