@@ -249,6 +249,62 @@ pub struct AllowKey<A> {
     pub addr: A,
 }
 
+/// A rule of the host's IPv6 policy routing, as `ip -6 rule` shows it: `RULE6`, by its place among those that count.
+///
+/// Kept only while a rule suppresses what its table answers: `bpf_fib_lookup` knows that of IPv4's rules alone (`fib6_rule_suppress`, net/ipv6/fib6_rules.c,
+/// looks at a `rt6_info`, which that helper does not make).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rule6 {
+    /// The source, under its mask.
+    pub src: Addr6,
+    /// Bits of the source that count.
+    pub src_mask: Addr6,
+    /// The destination, under its mask.
+    pub dst: Addr6,
+    /// Bits of the destination that count.
+    pub dst_mask: Addr6,
+    /// The packet's mark, under its mask.
+    pub mark: u32,
+    /// Bits of the mark that count.
+    pub mark_mask: u32,
+    /// The device it came by; 0: any.
+    pub iif: IfIndex,
+    /// The table that it asks.
+    pub table: u32,
+    /// First and last source port, in host order.
+    pub sports: [u16; 2],
+    /// First and last destination port, in host order.
+    pub dports: [u16; 2],
+    /// IP protocol number; 0: any.
+    pub proto: u8,
+    /// Traffic class without its ECN bits; 0: any.
+    pub class: u8,
+    /// `rule_flags`.
+    pub flags: u16,
+}
+
+/// Bits of [`Rule6::flags`].
+pub mod rule_flags {
+    /// It is for packets of which the rest is not true.
+    pub const INVERT: u16 = 1 << 0;
+    /// It asks no table: there is no way.
+    pub const FORBIDS: u16 = 1 << 1;
+    /// Of its table's routes those alone count that `LONGER6` has.
+    pub const SUPPRESSES: u16 = 1 << 2;
+}
+
+/// A route that a rule which suppresses others lets pass: the data of `LONGER6` keys, behind its length, which counts the rule's 32 bits too. The
+/// value is its device; 0: several.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// The rule's place in `RULE6`.
+    pub rule: u32,
+    /// Where the route leads.
+    pub addr: Addr6,
+}
+
 /// A port that a link opens between two sandboxes of one network: the key of `LINK4` and `LINK6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -523,7 +579,12 @@ pub struct Config {
     pub accept_mark: u32,
     /// Bits of the mark that count; 0: no mark does.
     pub accept_mask: u32,
+    /// Rules in `RULE6`; 0: what `bpf_fib_lookup` answers counts; `UNKNOWN_RULES`.
+    pub rules6: u32,
 }
+
+/// [`Config::rules6`]: nobody here knows by which rules IPv6 is routed, so that nothing new leaves.
+pub const UNKNOWN_RULES: u32 = u32::MAX;
 
 /// Bits of [`Config::features`].
 pub mod features {
@@ -605,6 +666,10 @@ pub mod capacity {
     pub const TRUST: u32 = 4_096;
     /// `UPLINK`.
     pub const UPLINK: u32 = 256;
+    /// `RULE6`: the verifier walks them all.
+    pub const RULE6: u32 = 32;
+    /// `LONGER6`: the routes of a host, not of a router of the Internet.
+    pub const LONGER6: u32 = 16_384;
     /// `DIALLED`.
     pub const DIALLED: u32 = 65_536;
     /// `DATAGRAM4`, `DATAGRAM6`.
@@ -686,6 +751,8 @@ no_padding! {
     LinkKey<Addr4> = 4, 4, 2, 1, 1;
     LinkKey<Addr6> = 16, 16, 2, 1, 1;
     TrustKey = 4, 4;
+    Rule6 = 64, 16, 8, 4;
+    RouteKey = 4, 16;
     FragmentKey<Addr4> = 4, 4, 4, 4, 1, 3;
     FragmentKey<Addr6> = 16, 16, 4, 4, 1, 3;
     Datagram = 2, 2, 1, 1, 2, 4, 16;
@@ -694,7 +761,7 @@ no_padding! {
     Dialled = 16, 2, 2;
     Handed<Addr4> = 4, 2, 2, 4;
     Handed<Addr6> = 16, 2, 2, 4;
-    Config = 4, 4, 8, 4, 4, 16, 44, 32, 32, 16, 4, 4;
+    Config = 4, 4, 8, 4, 4, 16, 44, 32, 32, 16, 4, 4, 4;
     Place = 4, 4;
     Pending<Addr4> = 20, 4;
     Pending<Addr6> = 44, 4;
@@ -732,6 +799,8 @@ mod user {
         LinkKey<Addr4>,
         LinkKey<Addr6>,
         TrustKey,
+        Rule6,
+        RouteKey,
         DialledKey,
         Dialled,
         Held,

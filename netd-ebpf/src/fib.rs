@@ -2,15 +2,22 @@
 //!
 //! Question and answer lie in working memory of their own, so that the look-up is a function which the verifier walks once. The answer stays there for
 //! the rest of the packet's parts: what opens a flow asks whether there is a way at all, and its first packet takes it.
+//!
+//! The helper does not know that an IPv6 rule suppresses routes (`maps::Rule6`). While there is such a rule, the ways it finds are asked for again, rule
+//! by rule.
 
 use core::ptr;
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_fib_lookup, maps::PerCpuArray};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::bpf_fib_lookup,
+    maps::{PerCpuArray, lpm_trie::Key},
+};
 use netd_common::{
     conntrack::way,
     env::{Packet, Route, Routes},
     family::Address,
-    maps::Tuple,
+    maps::{RouteKey, Tuple, UNKNOWN_RULES, capacity, rule_flags},
     net::{Addr4, Addr6, IfIndex},
     wire::headers::L3,
 };
@@ -22,8 +29,13 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// The kernel's answers that name a way out.
 const FIB_SUCCESS: i64 = 0;
+const FIB_NO_ROUTE: i32 = 4;
 const FIB_NO_NEIGHBOUR: i64 = 7;
 const FIB_NO_SOURCE: i64 = 9;
+/// `BPF_FIB_LOOKUP_DIRECT`: one table, and no rules.
+const DIRECT: u32 = 1 << 0;
+/// `BPF_FIB_LOOKUP_TBID` (kernel 6.5, and 6.1 with its fixes): which table; before that, nothing is found.
+const TABLE: u32 = 1 << 3;
 /// `BPF_FIB_LOOKUP_OUTPUT`: the device is the one to leave by.
 const OUTPUT: u32 = 1 << 1;
 /// `BPF_FIB_LOOKUP_SKIP_NEIGH` (kernel 6.3): the route alone, with its MTU; older kernels answer EINVAL.
@@ -38,6 +50,10 @@ const SOURCED: u32 = 2;
 /// What is asked for, and what is left out where the kernel does not know it or has no source.
 const WISHES: [u32; 3] = [SKIP_NEIGHBOUR | SOURCE, SKIP_NEIGHBOUR, 0];
 const EINVAL: i64 = -22;
+/// What a rule says: that it leads nowhere and the next one counts; that there is no way, whatever those behind it say; that its table knows.
+const NEXT: i32 = 0;
+const STOP: i32 = 1;
+const ASK: i32 = 2;
 
 /// A question and its answer.
 #[derive(Clone, Copy)]
@@ -54,6 +70,11 @@ pub struct Asked<A> {
     /// Its way.
     route: Route<A>,
     query: FibQuery,
+    /// The table that a rule means, and the device of the only route in it that counts; 0: any.
+    table: u32,
+    longer: IfIndex,
+    /// The packet's type of service; here and not on the stack.
+    class: u32,
 }
 
 /// The kernel's `struct bpf_fib_lookup` (include/uapi/linux/bpf.h), with its unions as netd uses them.
@@ -107,31 +128,39 @@ pub fn begin<A>(memory: &'static PerCpuArray<Asked<A>>) {
 }
 
 /// The kernel's routing table and rules, for the program that runs on a packet.
-struct Table<'a, A> {
+struct Table<A: 'static> {
     skb: *mut __sk_buff,
-    query: &'a mut FibQuery,
-    route: &'a mut Route<A>,
+    /// Where question and answer lie. Functions that this one calls change it, so that it is no reference.
+    memory: *mut Asked<A>,
     /// What is wished for beyond the way: 0 or `SOURCE`.
     wish: u32,
 }
 
 /// Declares the routing table of a family and the function that answers a question.
 macro_rules! table {
-    ($addr:ty, $family:expr, $memory:ident, $ask:ident) => {
-        impl Routes<$addr> for Table<'_, $addr> {
+    ($addr:ty, $family:expr, $memory:ident, $ask:ident, $look_up:ident, $by_rules:expr) => {
+        impl Routes<$addr> for Table<$addr> {
             #[inline(always)]
-            fn from(&mut self, device: IfIndex, asks: &Tuple<$addr>) -> IfIndex {
-                self.look_up($family, device, asks, 0)
+            fn from(&mut self, device: IfIndex, _: &Tuple<$addr>) -> IfIndex {
+                $look_up(self.skb, device, 0, self.wish);
+                let by_rules: fn(&mut Self, IfIndex) = $by_rules;
+                by_rules(self, device);
+                self.out()
             }
 
             #[inline(always)]
-            fn by(&mut self, device: IfIndex, asks: &Tuple<$addr>) -> IfIndex {
-                self.look_up($family, device, asks, OUTPUT)
+            fn by(&mut self, device: IfIndex, _: &Tuple<$addr>) -> IfIndex {
+                $look_up(self.skb, device, OUTPUT, self.wish);
+                self.out()
             }
 
             #[inline(always)]
             fn answer(&mut self, device: IfIndex, asks: &Tuple<$addr>) {
-                *self.route = Route { out: device, nexthop: asks.dst, mtu: 0, source: <$addr>::UNSPECIFIED };
+                // SAFETY: as in `ask`.
+                unsafe {
+                    (*self.memory).route =
+                        Route { out: device, nexthop: asks.dst, mtu: 0, source: <$addr>::UNSPECIFIED };
+                }
             }
         }
 
@@ -139,67 +168,166 @@ macro_rules! table {
         #[inline(never)]
         #[unsafe(no_mangle)]
         pub extern "C" fn $ask(skb: *mut __sk_buff, from: u32, by: u32, sourced: u32) -> i32 {
-            // SAFETY: as in `ask`, which has written the question.
-            let Some(asked) = maps::$memory.get_ptr_mut(0).map(|asked| unsafe { &mut *asked }) else {
-                return 0;
+            let Some(memory) = maps::$memory.get_ptr_mut(0) else { return 0 };
+            // SAFETY: as in `ask`, which has written the question. What is asked stays as it is while the table looks for an answer.
+            let asks = unsafe {
+                let asked = &mut *memory;
+                let wanted = if sourced == 0 { ANSWERED } else { SOURCED };
+                if asked.known >= wanted && (asked.from, asked.by) == (from, by) && asked.asked == asked.asks
+                {
+                    return 1;
+                }
+                (asked.from, asked.by, asked.known) = (from, by, wanted);
+                asked.asked = asked.asks;
+                &(*memory).asks
             };
-            let wanted = if sourced == 0 { ANSWERED } else { SOURCED };
-            if asked.known >= wanted && (asked.from, asked.by) == (from, by) && asked.asked == asked.asks {
-                return 1;
-            }
-            (asked.from, asked.by, asked.known) = (from, by, wanted);
-            asked.asked = asked.asks;
-            let Asked { asks, route, query, .. } = asked;
             let wish = if sourced == 0 { 0 } else { SOURCE };
-            way::find(&mut Table { skb, query, route, wish }, from, asks, by);
+            way::find(&mut Table { skb, memory, wish }, from, asks, by);
             1
+        }
+
+        /// Asks the kernel the question in working memory. Returns its answer.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $look_up(skb: *mut __sk_buff, device: u32, how: u32, wish: u32) -> i32 {
+            let Some(memory) = maps::$memory.get_ptr_mut(0) else { return EINVAL as i32 };
+            // SAFETY: as in `ask`; who calls holds no reference that is used again.
+            look_up(skb, unsafe { &mut *memory }, $family, device, (how, wish))
         }
     };
 }
-table!(Addr4, AF_INET, ROUTING4, ask4);
-table!(Addr6, AF_INET6, ROUTING6, ask6);
+// Of IPv4's rules the helper knows all that there is to know.
+table!(Addr4, AF_INET, ROUTING4, ask4, look_up4, |_, _| ());
+table!(Addr6, AF_INET6, ROUTING6, ask6, look_up6, Table::ask_rules);
 
-impl<A: Address> Table<'_, A> {
-    /// Asks the kernel, first for all that is wished.
+/// Asks the kernel, first for all that is wished; for the rules' choice, or that of one table. Returns its answer.
+#[inline(always)]
+fn look_up<A: Address>(
+    skb: *mut __sk_buff,
+    Asked { asks, route, query, table, class, .. }: &mut Asked<A>,
+    family: u8,
+    device: IfIndex,
+    (how, wished): (u32, u32),
+) -> i32 {
+    // A table that is asked by itself knows no marks.
+    let how = if mark_of(skb) == 0 || how & DIRECT != 0 { how } else { how | MARK };
+    *class = class_of(skb, family);
+    route.out = 0;
+    let mut answer = EINVAL;
+    for wish in WISHES {
+        if wish & SOURCE > wished {
+            continue;
+        }
+        // Field by field: a whole one would be put together on the stack.
+        (query.family, query.l4_protocol) = (family, asks.proto);
+        (query.sport, query.dport, query.length) = (asks.sport.raw(), asks.dport.raw(), 1);
+        (query.ifindex, query.tos) = (device, *class);
+        query.table = if how & DIRECT == 0 { 0 } else { *table };
+        (query.mark, query.macs) = (mark_of(skb), [0; 2]);
+        write(&mut query.src, &asks.src);
+        write(&mut query.dst, &asks.dst);
+        // SAFETY: the structure has the kernel's layout and size.
+        answer = unsafe {
+            let size = size_of::<FibQuery>() as i32;
+            bpf_fib_lookup(skb.cast(), ptr::from_mut(query).cast(), size, how | wish)
+        };
+        if (answer == EINVAL || answer == FIB_NO_SOURCE) && wish != 0 {
+            continue;
+        }
+        // An IPv6 next hop for IPv4 changes the family: the stack knows how.
+        if matches!(answer, FIB_SUCCESS | FIB_NO_NEIGHBOUR) && query.family == family {
+            route.nexthop = read(&query.dst);
+            // Without a neighbour, the kernel has not come to the MTU.
+            route.mtu = if answer == FIB_NO_NEIGHBOUR { 0 } else { query.length };
+            route.source = if wish & SOURCE == 0 { A::UNSPECIFIED } else { read(&query.src) };
+            route.out = query.ifindex;
+        }
+        break;
+    }
+    answer as i32
+}
+
+impl<A: Address> Table<A> {
+    /// Returns the device that was found; 0: none.
     #[inline(always)]
-    fn look_up(&mut self, family: u8, device: IfIndex, asks: &Tuple<A>, how: u32) -> IfIndex {
-        // SAFETY: the context the kernel passed to this program.
-        let mark = unsafe { (&raw const (*self.skb).mark).read_volatile() };
-        let how = if mark == 0 { how } else { how | MARK };
-        let tos = class_of(self.skb, family);
-        self.route.out = 0;
-        for wish in WISHES {
-            if wish & SOURCE > self.wish {
+    fn out(&self) -> IfIndex {
+        // SAFETY: as in `ask`.
+        unsafe { (*self.memory).route.out }
+    }
+}
+
+impl Table<Addr6> {
+    /// Asks rule by rule, where one of them suppresses routes: what was found may be such a route. That there is no way holds without them all the
+    /// more.
+    #[inline(always)]
+    fn ask_rules(&mut self, device: IfIndex) {
+        let count = maps::CONFIG.get(0).map_or(0, |config| config.rules6);
+        if count == 0 || self.out() == 0 {
+            return;
+        }
+        let mut found = false;
+        for index in 0..capacity::RULE6 {
+            if index >= count || count == UNKNOWN_RULES {
+                break;
+            }
+            let says = rule6(self.skb, device, index);
+            if says == NEXT {
                 continue;
             }
-            // Field by field: a whole one would be put together on the stack.
-            let query = &mut *self.query;
-            (query.family, query.l4_protocol) = (family, asks.proto);
-            (query.sport, query.dport, query.length) = (asks.sport.raw(), asks.dport.raw(), 1);
-            (query.ifindex, query.tos, query.table) = (device, tos, 0);
-            (query.mark, query.macs) = (mark, [0; 2]);
-            write(&mut query.src, &asks.src);
-            write(&mut query.dst, &asks.dst);
-            // SAFETY: the structure has the kernel's layout and size.
-            let answer = unsafe {
-                let size = size_of::<FibQuery>() as i32;
-                bpf_fib_lookup(self.skb.cast(), ptr::from_mut(self.query).cast(), size, how | wish)
-            };
-            if (answer == EINVAL || answer == FIB_NO_SOURCE) && wish != 0 {
+            if says == STOP {
+                break;
+            }
+            let answer = look_up6(self.skb, device, DIRECT | TABLE, self.wish);
+            // SAFETY: as in `ask`.
+            let longer = unsafe { (*self.memory).longer };
+            // Another device: the longer route's link is down, and the table has fallen back on one that does not count.
+            let out = self.out();
+            if answer == FIB_NO_ROUTE || (longer != 0 && out != 0 && out != longer) {
                 continue;
             }
-            // An IPv6 next hop for IPv4 changes the family: the stack knows how.
-            if matches!(answer, FIB_SUCCESS | FIB_NO_NEIGHBOUR) && self.query.family == family {
-                self.route.nexthop = read(&self.query.dst);
-                // Without a neighbour, the kernel has not come to the MTU.
-                self.route.mtu = if answer == FIB_NO_NEIGHBOUR { 0 } else { self.query.length };
-                self.route.source = if wish & SOURCE == 0 { A::UNSPECIFIED } else { read(&self.query.src) };
-                self.route.out = self.query.ifindex;
-            }
+            found = true;
             break;
         }
-        self.route.out
+        if !found {
+            // SAFETY: as in `ask`.
+            unsafe { (*self.memory).route.out = 0 };
+        }
     }
+}
+
+/// Asks one rule about the question in working memory. Returns `NEXT`, `STOP`, or `ASK`, and then leaves there which table it means.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn rule6(skb: *mut __sk_buff, device: u32, index: u32) -> i32 {
+    let (Some(memory), Some(rule)) = (maps::ROUTING6.get_ptr_mut(0), maps::RULE6.get(index)) else {
+        return STOP;
+    };
+    // SAFETY: as in `ask`; who calls holds no reference that is used again.
+    let Asked { asks, table, longer, .. } = unsafe { &mut *memory };
+    // The class as the rules know it, without ECN: its upper bits lie in the first byte, its lower ones in the second (RFC 8200 §3).
+    let [high, low, ..] = class_of(skb, AF_INET6).to_ne_bytes();
+    if !rule.is_for(asks, device, mark_of(skb), (high << 4 | low >> 4) & 0xfc) {
+        return NEXT;
+    }
+    if rule.flags & rule_flags::FORBIDS != 0 {
+        return STOP;
+    }
+    (*table, *longer) = (rule.table, 0);
+    if rule.flags & rule_flags::SUPPRESSES != 0 {
+        let key = RouteKey { rule: index, addr: asks.dst };
+        match maps::LONGER6.get(&Key::new(32 + 128, key)) {
+            Some(device) => *longer = *device,
+            None => return NEXT,
+        }
+    }
+    ASK
+}
+
+/// Returns the packet's mark.
+#[inline(always)]
+fn mark_of(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the context the kernel passed to this program.
+    unsafe { (&raw const (*skb).mark).read_volatile() }
 }
 
 /// Returns the packet's type of service as rules and routes know it. IPv6's flow label is left out: a connection may change it (RFC 6438), and

@@ -10,8 +10,8 @@ use netd_common::{
     family::{V4, V6},
     maps::{
         AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Handed, Held, LinkKey,
-        Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple,
-        Uplink, capacity, held, port_set,
+        Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, RouteKey, Rule6, Slot,
+        TrustKey, Tuple, Uplink, capacity, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
@@ -105,6 +105,13 @@ pub static PORTS: Array<PortSet> = Array::with_max_entries(port_set::COUNT, 0);
 /// Devices through which the outside is reached.
 #[map]
 pub static UPLINK: HashMap<IfIndex, Uplink> = HashMap::with_max_entries(capacity::UPLINK, BPF_F_NO_PREALLOC);
+/// Rules of the host's IPv6 policy routing, in their order, while one of them suppresses routes.
+#[map]
+pub static RULE6: Array<Rule6> = Array::with_max_entries(capacity::RULE6, 0);
+/// Devices of the routes that such rules do not suppress.
+#[map]
+pub static LONGER6: LpmTrie<RouteKey, IfIndex> =
+    LpmTrie::with_max_entries(capacity::LONGER6, BPF_F_NO_PREALLOC);
 /// What host processes dialled where the socket programs changed it. LRU: a lost entry costs only the name of a peer.
 #[map]
 pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::with_max_entries(capacity::DIALLED, 0);

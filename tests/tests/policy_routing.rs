@@ -1,6 +1,6 @@
 //! Rung: namespaces, dataplane 7.5 and 7.14. Policy routing: rules by mark, by interface, by prefix length, several tables, and rules that forbid.
 
-use std::process::Command;
+use std::{io::Write as _, process::Command};
 
 use aya::programs::TcAttachType;
 use netd_tests::{
@@ -86,23 +86,38 @@ fn a_mark_that_a_program_before_netds_sets_chooses_the_table() {
     }
 }
 
-/// As `wg-quick` does it: everything that is not the tunnel's own goes by the tunnel's table, but for what the main table knows exactly. IPv4 alone:
-/// `bpf_fib_lookup` does not know the prefix lengths that an IPv6 rule suppresses (`fib6_rule_suppress` looks at a `rt6_info` alone; README).
+/// As `wg-quick` does it: everything that is not the tunnel's own goes by the tunnel's table, but for what the main table knows exactly. What was on
+/// its way before moves with the rules.
 #[test]
 fn rules_that_suppress_the_default_route_and_exclude_a_mark_are_followed() {
     let (lab, x) = lab_with_two_tables();
     let net = lab.network("netA", 20, &[]);
     let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80", "-p", "8080:80/udp"]).serving(&[80]);
     let _servers = (serve(&x), netd_tests::Server::start(&lab.r, &[80]));
-    for family in [Family::V4] {
+    for family in Family::BOTH {
         let to = at(X.ip(family), 80);
         let asking = Asking::start(&a1, to);
-        let rules = ["not fwmark 51820 lookup 100 pref 100", "table main suppress_prefixlength 0 pref 99"];
+        let mut before = a1.connect_stream(to).0;
+        before.echo(b"by the main way").expect("a stream");
+        let beside = Capture::start(&lab.r, "eth0");
+        let to_x = |wire: &Capture| {
+            wire.take().iter().filter(|p| !p.outgoing && p.dst == Some(X.ip(family))).count()
+        };
+        netd_tests::eventually("packets by the main way", || to_x(&beside) > 0);
+        // In this order, who is answered by the tunnel's table is known to be led by both rules.
+        let rules = ["table main suppress_prefixlength 0 pref 99", "not fwmark 51820 lookup 100 pref 100"];
         for text in rules {
             rule(&lab.h, family, &format!("add {text}"));
         }
         asking.until("an answer by the tunnel's table", |seen| seen.source.ip() == H1.ip(family));
+        to_x(&beside);
+        // Its source belongs to the old way: it is refused, sooner or later.
+        let _sent = before.tcp().write_all(b"nothing more goes that way");
         for proto in Proto::BOTH {
+            // Who comes by either uplink is answered by it.
+            for host in [H, H1] {
+                assert_eq!(x.reach(proto, at(host.ip(family), 8080)).server, "a1", "{proto:?} by {host:?}");
+            }
             assert_eq!(a1.reach(proto, to).source.ip(), H1.ip(family), "{proto:?} to the world");
             assert_eq!(
                 a1.reach(proto, at(R.ip(family), 80)).source.ip(),
@@ -111,6 +126,9 @@ fn rules_that_suppress_the_default_route_and_exclude_a_mark_are_followed() {
             );
             assert_eq!(lab.r.reach(proto, at(H.ip(family), 8080)).server, "a1");
         }
+        let answers = beside.take().into_iter().filter(|p| !p.outgoing && p.dst == Some(X.ip(family)));
+        let strays: Vec<_> = answers.filter(|p| p.sport != Some(8080)).collect();
+        assert!(strays.is_empty(), "{family:?}: beside the tunnel: {strays:?}");
         for text in rules {
             rule(&lab.h, family, &format!("del {text}"));
         }

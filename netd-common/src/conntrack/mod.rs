@@ -7,6 +7,7 @@ mod admission;
 pub mod fragment;
 mod half;
 mod reset;
+mod rule;
 mod tcp;
 pub mod way;
 

@@ -12,7 +12,7 @@ use super::{
     task::Controller,
 };
 use crate::{
-    dataplane::{self, Dataplane, UplinkEntry},
+    dataplane::{self, Dataplane, Rules, UplinkEntry},
     link::{Changes, HostRoute},
     model::{Driver, IfName},
 };
@@ -28,6 +28,8 @@ pub struct HostView {
     pub local: Vec<IpAddr>,
     /// Routes that are not by netd's own interfaces.
     pub routes: Vec<HostRoute>,
+    /// Rules by which sandboxes' IPv6 packets find their way; None: nobody has looked yet.
+    pub rules: Option<Rules>,
     /// Links that carry this instance's label, and adopted bridges.
     pub own: BTreeSet<String>,
     /// Every link by name, with its index: networks may trust some of them.
@@ -109,6 +111,14 @@ impl<M: Machine> Controller<M> {
                 "sandboxes cannot leave by this interface: its packets begin with neither Ethernet nor IP"
             );
         }
+        if let Some(Rules::Unknown(why)) = view.rules
+            && view.rules != old.rules
+        {
+            tracing::warn!(
+                why,
+                "one IPv6 rule suppresses routes and another is not followed: nothing new leaves"
+            );
+        }
         let trusted = trusted(&self.world, &view.links);
         let result = self.machine.dataplane(|dataplane| {
             step(dataplane, &old, &view)?;
@@ -139,9 +149,19 @@ impl<M: Machine> Controller<M> {
             published_ports: self.world.sandboxes().map(|sandbox| sandbox.bindings.len()).sum(),
             uplinks,
             local_addresses: self.host.local.iter().copied().filter(|ip| !is_link_local(*ip)).collect(),
-            features: features.into_iter().collect(),
+            features: features.into_iter().chain(self.host.rules.as_ref().and_then(in_words)).collect(),
         }
     }
+}
+
+/// Says how IPv6 packets find their way, where that is not by the kernel's look-up.
+fn in_words(rules: &Rules) -> Option<(String, String)> {
+    let words = match rules {
+        Rules::Plain => return None,
+        Rules::Listed(rules) => format!("{}, one of which suppresses routes", rules.len()),
+        Rules::Unknown(why) => format!("not followed, nothing new leaves: {why}"),
+    };
+    Some(("ipv6_rules".to_owned(), words))
 }
 
 /// Whether an address says nothing without its link.
@@ -189,7 +209,10 @@ fn step(dataplane: &mut dyn Dataplane, old: &HostView, new: &HostView) -> Result
     for uplink in old.uplinks.iter().filter(|uplink| !stays(uplink)) {
         take(dataplane.remove_uplink(uplink));
     }
-    if new.routes != old.routes || new.uplinks != old.uplinks {
+    if let Some(rules) = new.rules.as_ref().filter(|rules| old.rules.as_ref() != Some(rules)) {
+        take(dataplane.set_rules(rules));
+    }
+    if new.routes != old.routes || new.rules != old.rules || new.uplinks != old.uplinks {
         take(dataplane.routes_changed());
     }
     result

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry, OpenEntry,
-    PublishEntry, UplinkEntry,
+    PublishEntry, Rules, UplinkEntry,
 };
 use crate::model::{IfName, Protocol};
 
@@ -26,6 +26,8 @@ pub struct Fake {
     pub uplinks: BTreeMap<u32, UplinkEntry>,
     /// The host's own addresses.
     pub local: Vec<IpAddr>,
+    /// Rules by which IPv6 packets find their way.
+    pub rules: Rules,
     /// Reserved host ports.
     pub guarded: BTreeSet<PortKey>,
     /// Published ports.
@@ -166,6 +168,11 @@ impl Dataplane for Fake {
 
     fn set_trusted(&mut self, trusted: &[(u16, u32)]) -> Result<(), Error> {
         self.trusted = trusted.iter().copied().collect();
+        Ok(())
+    }
+
+    fn set_rules(&mut self, rules: &Rules) -> Result<(), Error> {
+        self.rules = rules.clone();
         Ok(())
     }
 

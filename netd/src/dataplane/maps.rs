@@ -14,8 +14,8 @@ use aya::{
 use netd_common::{
     maps::{
         AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Handed, Held, LinkKey,
-        Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple,
-        Uplink, held, port_set,
+        Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, RouteKey, Rule6, Slot,
+        TrustKey, Tuple, Uplink, held, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -23,7 +23,7 @@ use netd_common::{
 use super::{Error, raw};
 
 /// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 38] = [
+pub const NAMES: [&str; 40] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -39,6 +39,8 @@ pub const NAMES: [&str; 38] = [
     "PUBLISH6",
     "PORTS",
     "UPLINK",
+    "RULE6",
+    "LONGER6",
     "DIALLED",
     "DROPS",
     "USAGE4",
@@ -204,6 +206,10 @@ pub struct Maps {
     pub ports: Array<MapData, Ports>,
     /// Devices through which the outside is reached.
     pub uplink: Table<IfIndex, Uplink>,
+    /// Rules of the host's IPv6 policy routing.
+    pub rule6: Array<MapData, Rule6>,
+    /// Devices of the routes that rules do not suppress.
+    pub longer6: LpmTrie<MapData, RouteKey, IfIndex>,
     /// What host processes dialled where the socket programs changed it.
     pub dialled: Table<DialledKey, Dialled>,
     /// Interfaces that may reach a network's open ports directly.
@@ -245,6 +251,8 @@ impl Maps {
             network: array(pins, "NETWORK")?,
             ports: array(pins, "PORTS")?,
             uplink: Table::open(pins, "UPLINK")?,
+            rule6: array(pins, "RULE6")?,
+            longer6: trie(pins, "LONGER6")?,
             dialled: Table::open(pins, "DIALLED")?,
             trust: Table::open(pins, "TRUST")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
@@ -331,6 +339,8 @@ pub fn shapes() -> Vec<Shape> {
         of::<PublishKey<Addr6>, Publish<Addr6>>("PUBLISH6"),
         of::<u32, PortSet>("PORTS"),
         of::<IfIndex, Uplink>("UPLINK"),
+        of::<u32, Rule6>("RULE6"),
+        Shape { name: "LONGER6", key: 24, value: 4 },
         of::<u32, u64>("DROPS"),
         of::<DialledKey, Dialled>("DIALLED"),
         of::<u32, u32>("USAGE4"),

@@ -11,6 +11,7 @@ mod load;
 mod maps;
 mod object;
 mod raw;
+mod rules;
 mod sock_diag;
 mod survey;
 mod test_run;
@@ -19,6 +20,7 @@ mod verify;
 pub use kernel::{Kernel, remove_pins};
 pub use load::kernel_release;
 pub use object::OBJECT_SHA256;
+pub use rules::{RuleEntry, Rules};
 pub use test_run::Ran;
 pub use verify::{ProgramReport, verify};
 
@@ -358,6 +360,8 @@ pub trait Dataplane: Send {
     fn remove_links(&mut self, entries: &[LinkEntry]) -> Result<(), Error>;
     /// Makes this the complete list of interfaces that may reach a network's open ports directly: (slot of the network, interface index).
     fn set_trusted(&mut self, trusted: &[(u16, u32)]) -> Result<(), Error>;
+    /// Makes these the rules by which IPv6 packets find their way.
+    fn set_rules(&mut self, rules: &Rules) -> Result<(), Error>;
     /// Makes every flow ask again for its route on its next packet, after routes, links or neighbours changed.
     fn routes_changed(&mut self) -> Result<(), Error>;
     /// Lists live flows.

@@ -13,6 +13,7 @@ mod inside;
 mod label;
 mod port;
 mod route;
+mod rule;
 mod segments;
 mod snapshot;
 mod socket;
@@ -30,6 +31,7 @@ pub use label::{Label, MAX_LABEL, label, parse_label};
 
 pub use port::PortFlags;
 pub use route::{HostRoute, MAIN};
+pub use rule::{HostRule, RuleDoes};
 pub use segments::Segments;
 pub use snapshot::{HostSnapshot, Uplink, local_addresses, unserved, uplinks};
 use socket::{Mode, Socket};

@@ -48,6 +48,10 @@ impl HostRoute {
             AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
             _ => return None,
         };
+        // What a path is known to take (its MTU) is no route.
+        if message.header.flags.contains(RouteFlags::Cloned) {
+            return None;
+        }
         let mut route = Self {
             dst: IpNet::new(unspecified, message.header.destination_prefix_length).ok()?,
             gateway: None,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Error, Framing, HostAddress, HostLink, HostRoute, Links, address::Scope};
+use super::{Error, Framing, HostAddress, HostLink, HostRoute, HostRule, Links, address::Scope};
 use crate::model::IfName;
 
 /// The links, addresses and routes of a namespace.
@@ -14,6 +14,8 @@ pub struct HostSnapshot {
     pub addresses: Vec<HostAddress>,
     /// Every route of every table.
     pub routes: Vec<HostRoute>,
+    /// Every rule of IPv6 policy routing.
+    pub rules6: Vec<HostRule>,
 }
 
 /// An interface through which the outside is reached.
@@ -34,7 +36,7 @@ pub struct Uplink {
 }
 
 impl Links {
-    /// Reads links, addresses and routes, each list undisturbed.
+    /// Reads links, addresses, rules and routes, each list undisturbed.
     ///
     /// # Errors
     /// `is_interrupted` when one was disturbed ten times in a row: conclude nothing, try again later.
@@ -42,6 +44,8 @@ impl Links {
         Ok(HostSnapshot {
             links: self.links().await?,
             addresses: self.addresses(None).await?,
+            // Rules before routes: of a table that a rule is about to be made for, no route is missing then.
+            rules6: self.rules6().await?,
             routes: self.routes().await?,
         })
     }

@@ -65,6 +65,7 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
         mtu: uplink.mtu,
         bare: uplink.bare,
     });
+    let rules = super::rules::rules(&snapshot);
     let unserved = link::unserved(&snapshot, LABEL, bridges, only);
     let own = labelled(&snapshot.links, LABEL);
     let foreign = |oif: Option<u32>| oif.is_none_or(|oif| !own.contains(&oif));
@@ -75,6 +76,7 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
         links: snapshot.links.iter().map(|link| (link.name.clone(), link.ifindex)).collect(),
         uplinks: uplinks.collect(),
         unserved,
+        rules: Some(rules),
         local: link::local_addresses(&snapshot.addresses),
         routes: snapshot
             .routes

@@ -6,6 +6,7 @@ mod endpoint;
 mod facts;
 mod files;
 mod ports;
+mod rules;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},

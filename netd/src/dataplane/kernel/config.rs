@@ -37,6 +37,7 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
         places4: places(quota4),
         places6: places(quota6),
         accept_mark: settings.direct.mark.map_or(0, |(mark, mask)| mark & mask),
+        rules6: old.rules6,
         accept_mask: settings.direct.mark.map_or(0, |(_, mask)| mask),
     };
     maps.config.set(0, config, 0).map_err(|e| failed("write to map CONFIG")(Box::new(e)))?;

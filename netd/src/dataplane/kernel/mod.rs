@@ -6,6 +6,7 @@ mod config;
 mod direct;
 mod drops;
 mod ports;
+mod rules;
 mod subnets;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ use netd_common::{
 
 use super::{
     AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry,
-    OpenEntry, PublishEntry, Settings, UplinkEntry,
+    OpenEntry, PublishEntry, RuleEntry, Rules, Settings, UplinkEntry,
     attach::{self, Side},
     flows::{self, Printable as _},
     host_sockets,
@@ -531,6 +532,10 @@ impl Dataplane for Kernel {
         let key =
             |(network, ifindex): &(u16, u32)| TrustKey { network: u32::from(*network), ifindex: *ifindex };
         sync(&mut self.maps.trust, &trusted.iter().map(key).collect(), &1).map(drop)
+    }
+
+    fn set_rules(&mut self, rules: &Rules) -> Result<(), Error> {
+        self.write_rules(rules)
     }
 
     fn routes_changed(&mut self) -> Result<(), Error> {
