@@ -22,6 +22,10 @@ use crate::{Child, Ledger, Ns, Run, conserve::COUNT_VERDICTS};
 /// How long a daemon may take until it answers; it takes well under a second, but an emulated kernel verifies programs for long.
 const START: Duration = Duration::from_mins(2);
 
+/// How long a daemon may take to end. A killed one takes milliseconds, unless a thread of it waits in the kernel for the rtnl lock, which namespaces
+/// of others that are taken down hold for seconds.
+const END: Duration = Duration::from_mins(1);
+
 /// The directories of one instance; gone on drop.
 #[derive(Debug)]
 pub struct Dirs {
@@ -241,8 +245,8 @@ impl Daemon {
         let Some(mut child) = self.child.take() else { return };
         self.ledger.note(&self.dirs.bpffs);
         child.signal(signal);
-        let ended = child.wait_for(Duration::from_secs(10));
-        assert!(ended.is_some(), "the daemon still runs 10 s after {signal}:\n{}", self.log());
+        let ended = child.wait_for(END);
+        assert!(ended.is_some(), "the daemon still runs {END:?} after {signal}:\n{}", self.log());
         self.ledger.note(&self.dirs.bpffs); // it may have been about to load some
     }
 

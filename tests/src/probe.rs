@@ -5,7 +5,7 @@
 //! was given [`PATIENCE`].
 
 use std::{
-    io::{self, ErrorKind, Read as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
@@ -18,11 +18,13 @@ use std::{
 use crate::{Ns, PATIENCE, Proto, Stream, at, client, eventually};
 
 /// Between two questions of an established flow.
-const PACE: Duration = Duration::from_millis(5);
+const PACE: Duration = Duration::from_millis(10);
 /// Between two new connections: what they leave in the tables is to stay far below their size.
-const NEW_PACE: Duration = Duration::from_millis(40);
+const NEW_PACE: Duration = Duration::from_millis(50);
 /// Between two volleys of an attacker.
-const ATTACK_PACE: Duration = Duration::from_millis(20);
+const ATTACK_PACE: Duration = Duration::from_millis(40);
+/// Connections that a probe keeps at most.
+const MOST: usize = 400;
 /// What an attacker's datagrams say.
 const KNOCK: &[u8] = b"let me in";
 /// A probe ends after this many faults: each may take [`PATIENCE`].
@@ -37,6 +39,8 @@ pub enum Kind {
     Datagrams,
     /// A new connection and a new flow of datagrams each time.
     New,
+    /// A new connection each time; each stays open, and is asked once more in the end.
+    Connections,
 }
 
 /// What a probe has seen.
@@ -108,11 +112,11 @@ impl Probe {
                 let socket = ns.run(|| connected(to)).unwrap_or_else(|e| panic!("{name}: {e}"));
                 thread::spawn(move || work.datagrams(&socket))
             }
-            Kind::New => {
+            Kind::New | Kind::Connections => {
                 let ns = ns.clone();
                 thread::spawn(move || {
                     ns.run_here();
-                    work.anew(to)
+                    if kind == Kind::New { work.anew(to) } else { work.connections(to) }
                 })
             }
         };
@@ -199,7 +203,7 @@ impl Work {
         while self.goes_on() {
             for proto in Proto::BOTH {
                 let answer = match proto {
-                    Proto::Tcp => greeting(to),
+                    Proto::Tcp => greeted(to).map(drop),
                     Proto::Udp => connected(to).and_then(|socket| answer(&socket, b"new")),
                 };
                 match answer {
@@ -208,6 +212,34 @@ impl Work {
                 }
             }
             thread::sleep(NEW_PACE);
+        }
+        self.report
+    }
+}
+
+impl Work {
+    fn connections(mut self, to: SocketAddr) -> Report {
+        let mut kept = Vec::new();
+        while self.goes_on() && kept.len() < MOST {
+            match greeted(to) {
+                Ok(stream) => {
+                    kept.push(stream);
+                    self.answer();
+                }
+                Err(error) => self.report.fault(&error),
+            }
+            thread::sleep(NEW_PACE);
+        }
+        while self.goes_on() {
+            self.answer();
+            thread::sleep(NEW_PACE);
+        }
+        for stream in &mut kept {
+            let mut back = [0; 4];
+            let echoed = stream.write_all(b"more").and_then(|()| stream.read_exact(&mut back));
+            if let Err(error) = echoed {
+                self.report.fault(&error);
+            }
         }
         self.report
     }
@@ -235,14 +267,14 @@ fn answer(socket: &UdpSocket, question: &[u8]) -> io::Result<()> {
 }
 
 /// Opens a connection and reads the server's first line, and no more.
-fn greeting(to: SocketAddr) -> io::Result<()> {
+fn greeted(to: SocketAddr) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut byte = [0];
     while byte != *b"\n" {
         stream.read_exact(&mut byte)?;
     }
-    Ok(())
+    Ok(stream)
 }
 
 /// Who must not be reached: counts every knock that arrives.
@@ -326,12 +358,12 @@ impl Attacker {
             ns.run_here();
             let socket = UdpSocket::bind(any(to)).expect("a socket");
             while !ends.load(Ordering::Relaxed) {
-                for _ in 0..4 {
+                for _ in 0..2 {
                     // An ICMP error of the datagram before is not this one's.
                     let _ = socket.send_to(KNOCK, to);
                 }
                 let _ = client::connect(to, None, Duration::from_millis(1));
-                count.fetch_add(5, Ordering::Relaxed);
+                count.fetch_add(3, Ordering::Relaxed);
                 thread::sleep(ATTACK_PACE);
             }
         });

@@ -1,7 +1,7 @@
 //! Rung: namespaces, reliability P1, P2, F2, F3, S21; dataplane §12 cases 100 and 101. Probes and attackers go on while the daemon is ended in every way, stopped, and
 //! started again and again: nothing is lost, nothing is reset, nobody gets in.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, thread, time::Duration};
 
 use netd_tests::{
     Family, H, Lab, Options, Outcome, Proto, R, Sandbox, Server, at,
@@ -43,7 +43,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn start(w: &World) -> Self {
+    fn start(w: &World, new: Kind) -> Self {
         let victims = [&*w.a1, &w.lab.r, &*w.i1].map(|ns| Victim::start(ns, CLOSED));
         let (mut probes, mut attackers) = (Vec::new(), Vec::new());
         for family in Family::BOTH {
@@ -53,11 +53,10 @@ impl Rig {
                 (&*w.a2, at(w.a1.ip(family), 80)),
                 (&w.lab.h, at(family.loopback(), 8080)),
             ];
-            for (client, to) in ways {
-                probes.extend(
-                    [Kind::Stream, Kind::Datagrams, Kind::New].map(|kind| Probe::start(client, kind, to)),
-                );
+            for &(client, to) in &ways {
+                probes.extend([Kind::Stream, Kind::Datagrams].map(|kind| Probe::start(client, kind, to)));
             }
+            probes.extend(ways[..2].iter().map(|(client, to)| Probe::start(client, new, *to)));
             victims[0].hears(&w.a2, at(w.a1.ip(family), CLOSED));
             victims[1].hears(&w.a2, at(R.ip(family), CLOSED));
             victims[2].hears(&w.lab.h, at(w.i1.ip(family), CLOSED));
@@ -100,7 +99,7 @@ impl Rig {
 #[test]
 fn case100_whatever_ends_or_stops_the_daemon_nothing_is_lost_reset_or_let_in() {
     let mut w = World::new("");
-    let rig = Rig::start(&w);
+    let rig = Rig::start(&w, Kind::New);
     for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT, Signal::SIGABRT] {
         w.lab.daemon.end(signal);
         rig.beat();
@@ -138,7 +137,7 @@ fn pinned(lab: &Lab) -> BTreeSet<String> {
 fn case101_restart_after_restart_killed_at_any_moment_of_its_start_loses_nothing_and_lets_nobody_in() {
     let rounds: u32 = std::env::var("NETD_RESTARTS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
     let mut w = World::new("");
-    let rig = Rig::start(&w);
+    let rig = Rig::start(&w, Kind::New);
     let pins = pinned(&w.lab);
     for round in 0..rounds {
         w.lab.daemon.end(Signal::SIGKILL);
@@ -155,4 +154,57 @@ fn case101_restart_after_restart_killed_at_any_moment_of_its_start_loses_nothing
     w.lab.netd(&["publish", "a1", "8081:80"]).ok();
     w.lab.r.reach(Proto::Tcp, at(H.v4, 8081));
     rig.finish("restarts");
+}
+
+/// Directories of pins, each with its own layout.
+fn layouts(lab: &Lab) -> Vec<PathBuf> {
+    let entries = fs::read_dir(lab.daemon.dirs().bpffs()).expect("the instance's pins").flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// A start with another configuration, or for another layout of every map; how often it is killed on its way before; whether nobody has seen that
+/// layout yet.
+type Change<'a> = (&'a str, &'a str, u64, bool);
+
+/// Upgrade and rollback: another layout for every map, another size of the flow tables, and back.
+fn changes_of_layout(usual: &str, changes: &[Change<'_>]) {
+    let mut w = World::new(usual);
+    let rig = Rig::start(&w, Kind::Connections);
+    let mut seen = BTreeSet::from([layouts(&w.lab)]);
+    for &(config, salt, kills, new) in changes {
+        w.lab.daemon.end(Signal::SIGTERM);
+        w.lab.daemon.configure(config);
+        let environment = [("NETD_LAYOUT_SALT", salt)];
+        for kill in 1..=kills {
+            w.lab.daemon.launch(&environment);
+            thread::sleep(Duration::from_millis(700 * kill));
+            w.lab.daemon.end(Signal::SIGKILL);
+            rig.beat();
+        }
+        w.lab.daemon.restart_with(&environment);
+        rig.beat();
+        let now = layouts(&w.lab);
+        assert_eq!(now.len(), 1, "the layout before is gone: {now:?}");
+        assert_eq!(seen.insert(now), new, "{config} {salt}");
+        for family in Family::BOTH {
+            assert_eq!(w.lab.r.attempt(Proto::Tcp, at(H.ip(family), 8081)), Outcome::Refused);
+        }
+    }
+    w.lab.netd(&["publish", "a1", "8081:80"]).ok();
+    w.lab.r.reach(Proto::Tcp, at(H.v4, 8081));
+    rig.finish("changes of layout");
+}
+
+#[test]
+fn flows_outlive_upgrade_and_rollback_to_other_map_layouts() {
+    let (usual, large) = ("[flows]\nentries = 65536\n", "[flows]\nentries = 131072\n");
+    let changes =
+        [(usual, "next", 0, true), (usual, "", 1, false), (large, "", 0, true), (usual, "", 0, false)];
+    changes_of_layout(usual, &changes);
+}
+
+#[test]
+fn flows_outlive_other_map_layouts_where_programs_are_filters() {
+    let usual = "attach = \"tc\"\n[flows]\nentries = 65536\n";
+    changes_of_layout(usual, &[(usual, "next", 0, true), (usual, "", 0, false)]);
 }
