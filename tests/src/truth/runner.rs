@@ -119,7 +119,11 @@ fn execute(trial: Trial<'_>, results: &Mutex<Results>) {
         return;
     }
     let ran = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("it panicked: see above".into()));
-    println!("test {name} ... {}", if ran.is_ok() { "ok" } else { "FAILED" });
+    // The reason beside the verdict too: what is kept of a long log may be the lines around it.
+    match &ran {
+        Ok(()) => println!("test {name} ... ok"),
+        Err(why) => println!("{why}\ntest {name} ... FAILED"),
+    }
     let mut results = results.lock().expect("the results");
     match ran {
         Ok(()) => results.passed += 1,
