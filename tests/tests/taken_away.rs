@@ -8,6 +8,7 @@ use netd_tests::{
     Family, Foreign, ForeignPlace, H, Lab, Ns, Options, Outcome, Proto, R, Sandbox, Server, Topology, at,
     eventually,
 };
+use nix::sys::signal::Signal;
 
 /// Dropped in this order: what is in namespaces before the lab.
 struct World {
@@ -33,12 +34,8 @@ impl World {
     /// The host side of a sandbox's veth.
     fn host_side(&self, sandbox: &str) -> String {
         let networks = self.lab.inspect(sandbox)["NetworkSettings"]["Networks"].clone();
-        let sides = networks.as_object().expect("networks").values();
-        sides
-            .filter_map(|network| network["HostInterface"].as_str())
-            .next()
-            .expect("HostInterface")
-            .to_owned()
+        let mut sides = networks.as_object().expect("networks").values();
+        sides.find_map(|network| network["HostInterface"].as_str()).expect("HostInterface").to_owned()
     }
 
     /// Waits until everything goes again, and what is closed is closed.
@@ -138,16 +135,25 @@ fn pins_and_links_that_others_remove_come_back() {
         println!("skipped: no TCX before Linux 6.6");
     }
     // All of it, and the flows are still there for the next daemon.
-    w.repaired("pin of map FLOW4", || fs::remove_dir_all(&layout).expect("removed"));
+    w.repaired("pin of map FLOW4", || {
+        // At once, as far as the daemon can see.
+        w.lab.daemon.signal(Signal::SIGSTOP);
+        let status = format!("/proc/{}/status", w.lab.daemon.pid().expect("a daemon"));
+        eventually("the daemon to stop", || {
+            fs::read_to_string(&status).expect("its status").contains("State:\tT")
+        });
+        fs::remove_dir_all(&layout).expect("removed");
+        w.lab.daemon.signal(Signal::SIGCONT);
+    });
     stream.echo(b"still here").expect("the flow is kept");
-    w.lab.daemon.end(nix::sys::signal::Signal::SIGKILL);
+    w.lab.daemon.end(Signal::SIGKILL);
     w.lab.daemon.restart();
     stream.echo(b"and with the next daemon").expect("the flow is kept");
     w.holds("the next daemon");
     // What is no layout of netd's is nobody's business.
     let mine = w.lab.daemon.dirs().bpffs().join("mine");
     fs::DirBuilder::new().mode(0o700).create(&mine).expect("made");
-    w.lab.daemon.end(nix::sys::signal::Signal::SIGKILL);
+    w.lab.daemon.end(Signal::SIGKILL);
     w.lab.daemon.restart();
     assert!(mine.exists());
 }

@@ -80,7 +80,7 @@ impl<M: Machine> Controller<M> {
         match self.machine.dataplane(|dataplane| dataplane.put_back_hooks(unhooked)) {
             Ok(repaired) if repaired.is_empty() => self.hooks_failing = false,
             Ok(repaired) => {
-                tracing::warn!(?repaired, "programs or pins were taken away by others and are put back")
+                tracing::warn!(?repaired, "programs or pins were taken away by others and are put back");
             }
             // Tried again every second, told once.
             Err(error) if !std::mem::replace(&mut self.hooks_failing, true) => {

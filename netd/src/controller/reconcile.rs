@@ -91,7 +91,7 @@ impl<M: Machine> Controller<M> {
             }
             match self.machine.rename(from, &to).await {
                 Ok(()) => {
-                    tracing::warn!(%from, %to, "an interface was renamed by others and has its name again")
+                    tracing::warn!(%from, %to, "an interface was renamed by others and has its name again");
                 }
                 Err(error) => tracing::error!(%from, %to, %error, "an interface was renamed by others"),
             }

@@ -94,6 +94,26 @@ pub fn missing(links: &Path, side: Side, ifindex: u32, mode: AttachMode) -> Vec<
     linked.map(|(program, _)| *program).filter(|program| !is_linked(&pin(links, ifindex, program))).collect()
 }
 
+/// Whether a filter of a side is not there any more; one that is gets this program again.
+///
+/// # Errors
+/// Names the program that cannot be loaded.
+pub fn lacks_filter(
+    ebpf: &mut Ebpf,
+    links: &Path,
+    side: Side,
+    (ifindex, ifname): (u32, &str),
+) -> Result<bool, Error> {
+    let mut lacks = false;
+    for &(program, direction) in side.hooks() {
+        if !pin(links, ifindex, program).exists() {
+            load::on_demand(ebpf, program)?;
+            lacks |= replace_filter(packet_program(ebpf, program)?, ifname, direction).is_err();
+        }
+    }
+    Ok(lacks)
+}
+
 /// Whether a socket program's link is detached or not pinned any more.
 pub fn sockets_missing(links: &Path) -> bool {
     SOCKET_PROGRAMS.iter().any(|program| !is_linked(&links.join(program)))

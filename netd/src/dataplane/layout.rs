@@ -59,10 +59,10 @@ pub struct Shape {
 }
 
 /// All maps of one instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Number of the meaning of what no field shows.
-    pub layout: u32,
+    pub meaning: u32,
     /// Only in tests: what tells maps apart that are the same.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub salt: String,
@@ -93,7 +93,7 @@ impl Layout {
         let salt = std::env::var(SALT).unwrap_or_default();
         #[cfg(not(any(debug_assertions, feature = "failpoints")))]
         let salt = String::new();
-        Self { layout: LAYOUT, salt, maps: super::shapes::all(settings) }
+        Self { meaning: LAYOUT, salt, maps: super::shapes::all(settings) }
     }
 
     /// Returns where its maps are pinned.
@@ -119,7 +119,7 @@ impl Layout {
 
     /// Whether a map is the same in both layouts, so that both may use it at once.
     pub fn shares(&self, other: &Self, name: &str) -> bool {
-        let same = self.layout == other.layout && self.salt == other.salt;
+        let same = self.meaning == other.meaning && self.salt == other.salt;
         same && self.map(name).is_some_and(|mine| other.map(name) == Some(mine))
     }
 }
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_is_recorded_can_be_read_again_and_damage_is_seen() {
-        let layout = Layout { layout: 7, salt: String::new(), maps: Vec::new() };
+        let layout = Layout { meaning: 7, salt: String::new(), maps: Vec::new() };
         let mut bytes = layout.to_bytes();
         bytes.resize(200, 0);
         assert_eq!(Layout::from_bytes(&bytes), Some(layout));

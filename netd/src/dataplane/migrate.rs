@@ -62,8 +62,8 @@ fn links_in(dir: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).collect()
 }
 
-/// Reads what is recorded beside the maps of a directory.
-pub fn recorded(dir: &Path, fallback: &Layout) -> Layout {
+/// Reads what is recorded beside the maps of a directory. Without that, nothing is known of them, and nothing is taken from them.
+fn recorded(dir: &Path) -> Layout {
     let read = || {
         let map = raw::open_pin(&dir.join(SCHEMA)).ok()?;
         let size = aya::maps::MapInfo::from_pin(dir.join(SCHEMA)).ok()?.value_size() as usize;
@@ -72,8 +72,8 @@ pub fn recorded(dir: &Path, fallback: &Layout) -> Layout {
         Layout::from_bytes(&bytes)
     };
     read().unwrap_or_else(|| {
-        tracing::warn!(dir = %dir.display(), "nothing is recorded of these maps; they are taken for this netd's own");
-        fallback.clone()
+        tracing::error!(dir = %dir.display(), "nothing is recorded of these maps: their flows are lost");
+        Layout::default()
     })
 }
 
@@ -104,7 +104,7 @@ impl Migration {
         let entries = fs::read_dir(bpffs).into_iter().flatten().flatten().map(|entry| entry.path());
         let mut others: Vec<Other> = entries
             .filter(|dir| dir != pins && dir.is_dir() && is_of_a_layout(dir))
-            .map(|dir| Other { layout: recorded(&dir, ours), dir })
+            .map(|dir| Other { layout: recorded(&dir), dir })
             .collect();
         if others.is_empty() {
             return Ok(None);
@@ -270,34 +270,29 @@ impl Migration {
     /// Returns the interfaces that the layout before served as endpoints and as uplinks.
     fn served(&self) -> Result<attach::Served, Error> {
         let mut served = attach::Served::default();
-        let keys = |name: &str, mut visit: Box<dyn FnMut(u32, &[u8]) + '_>| {
-            let Some(shape) = self.ours.map(name) else { return Ok(()) };
-            let path = self.pins.join(name);
-            let read = raw::open_pin(&path).and_then(|map| {
-                raw::for_each(map.as_fd(), shape.key_size(), shape.value_size(), |key, value| {
-                    if let Ok(key) = key.try_into() {
-                        visit(u32::from_ne_bytes(key), value);
-                    }
-                })
-            });
-            read.map_err(|source| Error::kernel(format!("list the map {}", path.display()), source))
-        };
-        keys(
-            "ENDPOINT",
-            Box::new(|ifindex, value| {
-                if value.iter().any(|byte| *byte != 0) {
-                    served.endpoints.insert(ifindex);
-                }
-            }),
-        )?;
-        let uplinks = &mut served.uplinks;
-        keys(
-            "UPLINK",
-            Box::new(|ifindex, _| {
-                uplinks.insert(ifindex);
-            }),
-        )?;
+        self.visit("ENDPOINT", |ifindex, value| {
+            if value.iter().any(|byte| *byte != 0) {
+                served.endpoints.insert(ifindex);
+            }
+        })?;
+        self.visit("UPLINK", |ifindex, _| {
+            served.uplinks.insert(ifindex);
+        })?;
         Ok(served)
+    }
+
+    /// Visits every entry of a map of ours whose key is an interface's index.
+    fn visit(&self, name: &str, mut visit: impl FnMut(u32, &[u8])) -> Result<(), Error> {
+        let Some(shape) = self.ours.map(name) else { return Ok(()) };
+        let path = self.pins.join(name);
+        let read = raw::open_pin(&path).and_then(|map| {
+            raw::for_each(map.as_fd(), shape.key_size(), shape.value_size(), |key, value| {
+                if let Ok(key) = key.try_into() {
+                    visit(u32::from_ne_bytes(key), value);
+                }
+            })
+        });
+        read.map_err(|source| Error::kernel(format!("list the map {}", path.display()), source))
     }
 }
 

@@ -6,7 +6,12 @@
 use std::collections::BTreeSet;
 
 use super::{
-    super::{Error, attach, load},
+    super::{
+        Error,
+        attach::{self, Side},
+        layout::{Layout, SCHEMA},
+        load, migrate,
+    },
     Kernel,
 };
 
@@ -26,15 +31,12 @@ impl Kernel {
         let mut result = Ok(());
         for ifindex in due {
             let Some((side, ifname)) = self.attached.get(&ifindex).cloned() else { continue };
-            let gone = attach::missing(&self.links, side, ifindex, self.mode);
-            if gone.is_empty() && !unhooked.contains(&ifindex) {
-                continue;
-            }
             if nix::net::if_::if_nametoindex(ifname.as_str()).ok() != Some(ifindex) {
                 continue; // it has gone or another name, which is somebody else's business to notice
             }
-            match attach::interface(&mut self.ebpf, &self.links, side, &ifname, ifindex, self.mode) {
-                Ok(_) => repaired.push(format!("programs of {ifname}")),
+            match self.put_back_on(side, ifindex, &ifname, unhooked.contains(&ifindex)) {
+                Ok(true) => repaired.push(format!("programs of {ifname}")),
+                Ok(false) => {}
                 // The others are not to wait for it.
                 Err(error) => result = Err(error),
             }
@@ -46,17 +48,30 @@ impl Kernel {
         if repaired.is_empty() { result.map(|()| repaired) } else { Ok(repaired) }
     }
 
+    /// Puts back what an interface lacks; its filters are asked for only where one may be gone. Returns whether something was.
+    fn put_back_on(&mut self, side: Side, ifindex: u32, ifname: &str, filters: bool) -> Result<bool, Error> {
+        let gone = !attach::missing(&self.links, side, ifindex, self.mode).is_empty()
+            || (filters && attach::lacks_filter(&mut self.ebpf, &self.links, side, (ifindex, ifname))?);
+        if gone {
+            attach::interface(&mut self.ebpf, &self.links, side, ifname, ifindex, self.mode)?;
+        }
+        Ok(gone)
+    }
+
     /// Pins the maps again that have lost their pins: the programs go on with them, and the next daemon has to find them.
     fn pin_again(&mut self) -> Result<Vec<String>, Error> {
         let pins = self.links.parent().unwrap_or(&self.links);
         let mut repaired = Vec::new();
+        if !self.links.exists() {
+            load::make_dirs(&self.settings.bpffs, pins)?;
+        }
+        if !pins.join(SCHEMA).exists() {
+            migrate::record(pins, &Layout::of(&self.settings))?;
+        }
         for (name, map) in self.ebpf.maps().filter(|(name, _)| super::super::maps::NAMES.contains(name)) {
             let path = pins.join(name);
             if path.exists() {
                 continue;
-            }
-            if !self.links.exists() {
-                load::make_dirs(&self.settings.bpffs, pins)?;
             }
             map.pin(&path)
                 .map_err(|source| Error::kernel(format!("pin the map {} again", path.display()), source))?;
