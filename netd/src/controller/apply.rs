@@ -21,8 +21,8 @@ pub trait Machine: Send + 'static {
     /// Takes one step; taking it again changes nothing.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Lets go of what was kept open for the next step.
-    fn settle(&mut self);
+    /// Lets go of what was kept open for the next step, once what is new is at work.
+    fn settle(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Finds and checks the namespace that a request names, and lists the interfaces in it. A namespace still to be made
     /// gets its path, and no inode.
@@ -140,7 +140,7 @@ pub async fn run<M: Machine>(machine: &mut M, steps: &[Step]) -> Result<(), Erro
             return Err(error);
         }
     }
-    machine.settle();
+    machine.settle().await;
     Ok(())
 }
 
@@ -164,5 +164,5 @@ pub async fn undo<M: Machine>(machine: &mut M, steps: &[Step]) {
             tracing::error!(%error, step = %inverse, "a step could not be taken back");
         }
     }
-    machine.settle();
+    machine.settle().await;
 }

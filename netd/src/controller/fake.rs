@@ -204,7 +204,7 @@ impl Machine for FakeMachine {
         }
     }
 
-    fn settle(&mut self) {}
+    async fn settle(&mut self) {}
 
     async fn place(&mut self, name: &Name, request: &NetnsRequest) -> Result<Place, Error> {
         let netns = match request {

@@ -53,7 +53,7 @@ impl<M: Machine> Controller<M> {
                 self.degraded = Some(format!("{step}: {error}"));
             }
         }
-        self.machine.settle();
+        self.machine.settle().await;
         if self.incomplete {
             tracing::warn!("nothing swept: it may belong to objects whose files were lost");
         } else {
@@ -239,7 +239,7 @@ impl<M: Machine> Controller<M> {
                 failures.push(error);
             }
         }
-        self.machine.settle();
+        self.machine.settle().await;
         match self.machine.owned().await {
             Ok(orphans) => {
                 for orphan in orphans {

@@ -193,18 +193,37 @@ impl Links {
         self.change_link(&format!("set {ifname} up"), message).await
     }
 
-    /// Switches a link on and waits until the kernel has put both it and its peer to work: until then what either sends is lost.
+    /// Switches a bridge's port on and waits until the kernel has put it and its bridge to work: until then what either sends
+    /// is lost, the bridge's answers to ARP among it.
     ///
     /// A link that is on already is not waited for, nor is one whose peer stays down, beyond [`PATIENCE`].
     pub async fn set_running(&self, ifname: &IfName) -> Result<(), Error> {
         let doing = format!("set {ifname} up");
-        let was_up = self.existing(&doing, ifname).await?.up;
+        let before = self.existing(&doing, ifname).await?;
         self.set_up(ifname).await?;
+        if before.up {
+            return Ok(());
+        }
+        self.wait_running(ifname).await?;
+        let Some(bridge) = before.master else { return Ok(()) };
+        self.until_running(indexed(bridge)).await
+    }
+
+    /// Waits until the kernel has put a link to work, which it does some time after its peer and it are up; not beyond
+    /// [`PATIENCE`], nor for a link that is gone.
+    pub async fn wait_running(&self, ifname: &IfName) -> Result<(), Error> {
+        self.until_running(named(ifname)).await
+    }
+
+    async fn until_running(&self, which: LinkMessage) -> Result<(), Error> {
         let deadline = Instant::now() + PATIENCE;
-        while !was_up && Instant::now() < deadline && !self.existing(&doing, ifname).await?.running {
+        loop {
+            let present = self.get_link("read an interface's state", which.clone()).await?;
+            if present.is_none_or(|link| link.running) || Instant::now() >= deadline {
+                return Ok(());
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Ok(())
     }
 
     /// Switches a link off.

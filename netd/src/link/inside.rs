@@ -1,14 +1,11 @@
 //! The sandbox's side of an endpoint: loopback, addresses, settings, default routes.
 
-use std::{
-    net::{Ipv4Addr, Ipv6Addr},
-    time::Duration,
-};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 
-use super::{Error, Links, Segments, device, error::gone_is_success};
+use super::{Error, Links, Segments, device};
 use crate::{model::IfName, sysctl};
 
 /// How an endpoint's interface inside the sandbox shall be.
@@ -51,25 +48,6 @@ impl Links {
             self.set_default_gateway(present.ifindex, gateway.into()).await?;
         }
         Ok(present.ifindex)
-    }
-
-    /// Tells the network of an interface's addresses, so many times: neighbours that know an older owner of one learn the new
-    /// one (Docker semantics B16). Ends early when the interface is gone.
-    ///
-    /// The kernel itself sends gratuitous ARP and unsolicited neighbour advertisements when it is told the address the
-    /// interface already has (`arp_notify`, `ndisc_notify`).
-    pub async fn announce(&self, ifname: &IfName, times: u32, interval: Duration) -> Result<(), Error> {
-        let doing = format!("announce {ifname} in {}", self.netns.path().display());
-        for time in 0..times {
-            if time > 0 {
-                tokio::time::sleep(interval).await;
-            }
-            let Some(mac) = self.link(ifname).await?.and_then(|present| present.mac) else { return Ok(()) };
-            let mut set = device::named(ifname);
-            set.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
-            gone_is_success(self.change_link(&doing, set).await)?;
-        }
-        Ok(())
     }
 
     /// Switches loopback on, with 127.0.0.1 and `::1`.

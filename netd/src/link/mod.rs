@@ -4,6 +4,7 @@
 //! `Error::Foreign` when it does not; deleting what is gone is success.
 
 mod address;
+mod announce;
 mod bridge;
 mod clsact;
 mod device;

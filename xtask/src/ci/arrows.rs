@@ -30,6 +30,7 @@ const RESERVED: [Reserved; 9] = [
         within: "netd/src",
         allowed: &[
             "netd/src/netns.rs",
+            "netd/src/link/announce.rs",
             "netd/src/dataplane/maps.rs",
             "netd/src/dataplane/raw.rs",
             "netd/src/cli/launch.rs",

@@ -226,10 +226,13 @@ impl Machine for Linux {
         }
     }
 
-    fn settle(&mut self) {
+    async fn settle(&mut self) {
         self.inside = None;
         self.fresh.clear();
-        for (links, ifname) in self.unannounced.drain(..) {
+        for (links, ifname) in std::mem::take(&mut self.unannounced) {
+            if let Err(error) = links.wait_running(&ifname).await {
+                tracing::debug!(error = chain(&error), "interface not at work");
+            }
             tokio::spawn(async move {
                 if let Err(error) = links.announce(&ifname, ANNOUNCEMENTS, ANNOUNCE_EVERY).await {
                     tracing::debug!(error = chain(&error), "addresses not announced");
