@@ -120,6 +120,9 @@ async fn assemble(
 
 fn open_dataplane(settings: &Settings) -> Result<SharedDataplane, Error> {
     bpffs::ensure(&settings.bpffs)?;
+    if settings.bpffs.exists() {
+        directories::take(&settings.bpffs)?;
+    }
     let kernel = Kernel::open(settings.dataplane())?;
     let shared: SharedDataplane = Arc::new(Mutex::new(Box::new(kernel) as Box<dyn Dataplane>));
     // A destructor would detach what it finds: this reference is never given back.
@@ -167,7 +170,11 @@ fn listen(settings: &Settings) -> Result<UnixListener, Error> {
     let before = nix::sys::stat::umask(Mode::from_bits_truncate(0o117));
     let listener = UnixListener::bind(&path);
     nix::sys::stat::umask(before);
-    listener.map_err(|error| start(&format!("listen at {}", path.display()), &error))
+    let listener = listener.map_err(|error| start(&format!("listen at {}", path.display()), &error))?;
+    // The directory first: who may not enter it has no use for the socket.
+    directories::give_to_group(settings, &settings.run_dir)?;
+    directories::give_to_group(settings, &path)?;
+    Ok(listener)
 }
 
 fn start(what: &str, error: &std::io::Error) -> Error {
