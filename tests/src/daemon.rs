@@ -41,6 +41,7 @@ pub struct Daemon {
     dirs: Dirs,
     child: Option<Child>,
     ledger: Ledger,
+    launcher: Vec<String>,
 }
 
 /// Returns the `netd` binary: `NETD_BIN`, or the one that `cargo build` makes of this workspace.
@@ -165,9 +166,15 @@ fn list(dir: &Path, into: &mut Vec<String>) {
 impl Daemon {
     /// Starts a daemon in a namespace with this configuration file, and waits until it is ready.
     pub fn start(ns: &Ns, config: &str) -> Self {
+        Self::start_by(&[], ns, config)
+    }
+
+    /// The same, by a command whose last arguments are the daemon's.
+    pub fn start_by(launcher: &[String], ns: &Ns, config: &str) -> Self {
         let dirs = Dirs::new();
         fs::write(dirs.path("netd.toml"), config).expect("write the configuration");
-        let mut daemon = Self { ns: ns.clone(), dirs, child: None, ledger: Ledger::open() };
+        let mut daemon =
+            Self { ns: ns.clone(), dirs, child: None, ledger: Ledger::open(), launcher: launcher.to_vec() };
         daemon.restart();
         daemon
     }
@@ -201,7 +208,9 @@ impl Daemon {
         assert!(self.child.is_none(), "the daemon runs already");
         let log =
             File::options().create(true).append(true).open(self.dirs.path("log")).expect("open the log");
-        let mut command = Command::new(binary());
+        let mut words = self.launcher.iter().map(PathBuf::from).chain([binary().to_owned()]);
+        let mut command = Command::new(words.next().expect("a command"));
+        command.args(words);
         command.arg("daemon").arg("--config").arg(self.dirs.path("netd.toml")).args(self.dirs.options());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second descriptor")).stderr(log);
         command.env(COUNT_VERDICTS, "1").envs(variables.iter().copied());
