@@ -339,7 +339,13 @@ macro_rules! env_for {
 
             #[inline(always)]
             fn set_pending(&self, place: &Place, pending: &Pending<$addr>) {
-                let _ = maps::$pending.insert(place, pending, 0); // LRU: finds room
+                let Some(holder) = maps::$pending.get_ptr_mut(place) else {
+                    let _ = maps::$pending.insert(place, pending, 0); // LRU: finds room
+                    return;
+                };
+                // In place: an LRU map would insert a new entry beside the old one and then remove that.
+                // SAFETY: an entry of the map. Where it is evicted at this very moment, another place names this flow, which is then looked at there.
+                unsafe { *holder = *pending };
             }
 
             #[inline(always)]

@@ -162,13 +162,9 @@ macro_rules! parts {
             }
         }
 
-        /// Moves a packet whose flow is sound. The answer is an action, or `UNDECIDED` when it has gone after all.
+        /// Moves a packet that is checked, and whose flow is sound. The answer is an action, or `UNDECIDED` when it has gone after all.
         #[inline(always)]
         fn $move(skb: *mut __sk_buff, zone: u32) -> i32 {
-            let unsound = $check(skb);
-            if unsound != UNDECIDED {
-                return drop_number(unsound);
-            }
             let action = $settle(skb, zone);
             if action == HANDED { $hand_over(skb, zone) } else { action }
         }
@@ -335,6 +331,10 @@ macro_rules! parts {
                 if l4 == L4::Icmp {
                     action = $settle_error(skb, zone);
                 } else if $examine(zone, 0) != 0 && $belongs(zone) != 0 {
+                    let unsound = $check(skb);
+                    if unsound != UNDECIDED {
+                        return drop_number(unsound);
+                    }
                     action = $move(skb, zone);
                 }
                 if action != UNDECIDED {

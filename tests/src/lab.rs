@@ -14,6 +14,8 @@ pub struct Options {
     pub config: String,
     /// Whether `H` forwards packets before netd starts.
     pub forwarding: bool,
+    /// A command that starts the daemon, which is its last arguments; empty: the daemon is started as it is.
+    pub launcher: Vec<String>,
 }
 
 /// A topology with a daemon on `H`.
@@ -40,7 +42,7 @@ pub struct Net {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { config: "[flows]\nentries = 4096\n".into(), forwarding: true }
+        Self { config: "[flows]\nentries = 4096\n".into(), forwarding: true, launcher: Vec::new() }
     }
 }
 
@@ -64,7 +66,7 @@ impl Lab {
         }
         let watches = vec![LeakWatch::start(&r, "eth0"), LeakWatch::start(&r2, "eth0")];
         let before = Some(Snapshot::of(&h));
-        let daemon = Daemon::start(&h, &options.config);
+        let daemon = Daemon::start_by(&options.launcher, &h, &options.config);
         Self { r, h, r2, daemon, watches, before }
     }
 
@@ -183,7 +185,11 @@ impl Lab {
         if down.code != 0 {
             faults.push(format!("netd down failed with {}: {}", down.code, down.stderr));
         }
-        let left = self.daemon.dirs().leftovers();
+        let dirs = self.daemon.dirs();
+        let mut left = dirs.leftovers();
+        // The directories too: nothing of the instance stays.
+        let all = [dirs.path("state"), dirs.run(), dirs.bpffs().to_owned()];
+        left.extend(all.iter().filter(|path| path.exists()).map(|path| path.display().to_string()));
         faults.extend(left.into_iter().take(20).map(|line| format!("left after netd down: {line}")));
         if let Some(before) = self.before.take() {
             let diff = before.diff(&Snapshot::of(&self.h));

@@ -7,6 +7,7 @@ use std::{
     process::Command,
 };
 
+use aya::programs::{SchedClassifier, tc::TcAttachType};
 use serde_json::Value;
 
 use crate::{Dirs, Ns};
@@ -16,7 +17,7 @@ use crate::{Dirs, Ns};
 pub struct Snapshot(BTreeMap<&'static str, BTreeSet<String>>);
 
 impl Snapshot {
-    /// Reads links, addresses, routes, rules, permanent neighbours, queueing disciplines and sysctls.
+    /// Reads links, addresses, routes, rules, permanent neighbours, forwarding entries, queueing disciplines, packet programs and sysctls.
     pub fn of(ns: &Ns) -> Self {
         let mut sections = BTreeMap::new();
         for (section, args, keys) in SECTIONS {
@@ -25,6 +26,8 @@ impl Snapshot {
         }
         sections.insert("address", addresses(ns));
         sections.insert("qdisc", qdiscs(ns));
+        sections.insert("forwarding", forwarding(ns));
+        sections.insert("program", programs(ns));
         sections.insert("sysctl", ns.run(sysctls));
         Self(sections)
     }
@@ -62,7 +65,22 @@ const SECTIONS: [Section; 8] = [
     (
         "link",
         &["-details", "link", "show"],
-        &["ifindex", "ifname", "mtu", "master", "address", "ifalias", "linkinfo/info_kind"],
+        &[
+            "ifindex",
+            "ifname",
+            "mtu",
+            "master",
+            "address",
+            "ifalias",
+            "linkinfo/info_kind",
+            "txqlen",
+            "gso_max_size",
+            "gso_ipv4_max_size",
+            "gso_max_segs",
+            "gro_max_size",
+            "gro_ipv4_max_size",
+            "xdp",
+        ],
     ),
     ("route", &["route", "show", "table", "all"], ROUTE),
     ("route6", &["-6", "route", "show", "table", "all"], ROUTE),
@@ -119,12 +137,39 @@ fn qdiscs(ns: &Ns) -> BTreeSet<String> {
     String::from_utf8_lossy(&out.stdout).lines().map(|line| line.trim().to_owned()).collect()
 }
 
-/// Reads every key of the namespace below `net/ipv4` and `net/ipv6`.
+/// Forwarding entries that somebody has set: not learnt ones, and not the groups that the kernel joins by itself.
+fn forwarding(ns: &Ns) -> BTreeSet<String> {
+    let out = ns.output(Command::new("bridge").args(["fdb", "show"]));
+    let group =
+        |line: &&str| u8::from_str_radix(&line[..2.min(line.len())], 16).is_ok_and(|byte| byte & 1 == 1);
+    let text = String::from_utf8_lossy(&out.stdout);
+    let set = text.lines().filter(|line| line.contains("permanent") || line.contains("static"));
+    set.filter(|line| !group(line)).map(|line| line.trim().to_owned()).collect()
+}
+
+/// The names of the programs on each interface's hooks; a kernel without such links (before 6.6) lists none.
+fn programs(ns: &Ns) -> BTreeSet<String> {
+    let links = ns.links();
+    ns.run(|| {
+        let mut lines = BTreeSet::new();
+        for ifname in &links {
+            for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+                let Ok((_, programs)) = SchedClassifier::query_tcx(ifname, hook) else { continue };
+                let names = programs.iter().map(|program| program.name_as_str().unwrap_or("?").to_owned());
+                let names: Vec<String> = names.collect();
+                lines.extend((!names.is_empty()).then(|| format!("{ifname} {hook:?}: {}", names.join(", "))));
+            }
+        }
+        lines
+    })
+}
+
+/// Reads every key of the namespace below `net`.
 fn sysctls() -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
-    for root in ["/proc/sys/net/ipv4", "/proc/sys/net/ipv6"] {
-        read_keys(Path::new(root), &mut lines);
-    }
+    read_keys(Path::new("/proc/sys/net"), &mut lines);
+    // A figure, not a setting.
+    lines.retain(|line| !line.contains("nf_conntrack_count"));
     lines
 }
 

@@ -9,7 +9,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::dto::ErrorBody;
+use super::{dto::ErrorBody, limits};
 use crate::controller::{Code, Error};
 
 /// A request's body, parsed as JSON whatever its Content-Type says.
@@ -41,8 +41,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         let refused = |why: String| Failure(Error::new(Code::Usage, format!("request body: {why}")));
         let bytes = Bytes::from_request(request, state).await.map_err(|error| refused(error.to_string()))?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| refused(error.to_string()))
+        parse(&bytes).map(Self).map_err(refused)
     }
+}
+
+/// Parses a body that keeps to the limits.
+///
+/// # Errors
+/// Says what is wrong with it, in one line.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    limits::check(&serde_json::from_slice(body).map_err(|error| error.to_string())?)?;
+    serde_json::from_slice(body).map_err(|error| error.to_string())
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {

@@ -9,6 +9,7 @@ pub mod dto;
 mod events;
 mod extract;
 mod filters;
+mod limits;
 mod networks;
 mod router;
 mod sandboxes;

@@ -16,7 +16,7 @@ use super::{
         ConnectRequest, DisconnectRequest, EndpointResource, NetworkCreateRequest, NetworkCreated,
         NetworkResource, NetworksPruned,
     },
-    extract::{Body, Failure, Params},
+    extract::{self, Body, Failure, Params},
     filters::Filters,
     router::Api,
 };
@@ -98,7 +98,7 @@ pub(super) async fn create_or_prune(
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|why| Error::new(Code::Usage, format!("request body: {why}")))
+    extract::parse(body).map_err(|why| Error::new(Code::Usage, format!("request body: {why}")))
 }
 
 async fn create(api: &Api, request: NetworkCreateRequest) -> Result<Json<NetworkCreated>, Error> {

@@ -31,6 +31,7 @@ pub(super) struct File {
     pub(super) cgroup: Option<PathBuf>,
     pub(super) uplinks: Vec<IfName>,
     pub(super) log_format: Option<LogFormat>,
+    pub(super) socket_group: Option<String>,
     pub(super) flows: Flows,
     pub(super) nat: Nat,
     #[serde(with = "super::timeouts::Table")]

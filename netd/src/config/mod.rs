@@ -10,7 +10,8 @@ mod timeouts;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     net::IpAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -29,6 +30,8 @@ use file::File;
 /// Read when there is no `--config`, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/netd/netd.toml";
 
+/// Longest configuration file in bytes.
+const LONGEST: u64 = 1 << 20;
 /// Entries of each flow table: 131,072 flows (spec: dataplane.md 7.2).
 const FLOW_ENTRIES: u32 = 262_144;
 /// Share of the flow table that one endpoint may fill (spec: reliability.md S17).
@@ -96,6 +99,8 @@ pub struct Settings {
     pub uplinks: Vec<IfName>,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// The group whose members may use the API, which makes them root's equals; None: root alone.
+    pub socket_group: Option<String>,
     /// Entries of each flow table (two per flow).
     pub flow_entries: u32,
     /// Entries that one endpoint may fill.
@@ -174,6 +179,7 @@ impl Settings {
             cgroup: cgroup.ok_or(Error::NoCgroup)?,
             uplinks: if flags.uplinks.is_empty() { file.uplinks } else { flags.uplinks.clone() },
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
+            socket_group: file.socket_group,
             flow_entries,
             flow_entries_per_endpoint: file
                 .flows
@@ -203,7 +209,13 @@ impl Settings {
 
 /// Reads and checks one file.
 fn read_file(path: &Path) -> Result<File, Error> {
-    let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let mut text = String::new();
+    // One byte more than allowed, so that a longer file is told from one of exactly that length.
+    fs::File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_string(&mut text)).map_err(failed)?;
+    if text.len() as u64 > LONGEST {
+        return Err(failed(io::Error::other(format!("it is longer than {LONGEST} bytes"))));
+    }
     File::parse(&text).map_err(|fault| Error::Invalid {
         path: path.to_owned(),
         line: fault.line,

@@ -161,3 +161,27 @@ fn a_missing_file_or_hierarchy_is_named() {
     let error = Settings::merge(&Flags::default(), File::default(), "").expect_err("no cgroup2");
     assert!(matches!(error, Error::NoCgroup), "{error}");
 }
+
+#[test]
+fn a_configuration_file_has_at_most_a_mebibyte() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("netd.toml");
+    let with = |length: usize| fs::write(&path, format!("#{}\n", "x".repeat(length - 2))).expect("write");
+    with(1 << 20);
+    assert!(read_file(&path).is_ok());
+    with((1 << 20) + 1);
+    assert!(
+        read_file(&path).err().is_some_and(|error| error.to_string().contains("longer than 1048576 bytes"))
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_configuration_panic(
+        text in "(flows|nat|timeouts|dns|mtu|bip|attach|uplinks|default-address-pools|bridge-accept-fwmark|[a-z-]{0,8})( = |\\.|\n|\\[|\\]|\"[0-9a-f:./x-]{0,16}\"|[0-9-]{1,12}|true|\\{|\\}){0,12}|(?s).{0,200}"
+    ) {
+        if let Ok(file) = File::parse(&text) {
+            let _ = Settings::merge(&Flags::default(), file, MOUNTS);
+        }
+    }
+}

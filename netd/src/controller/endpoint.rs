@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Attachment, Code, Error, World};
+use super::{Attachment, Code, Error, World, words};
 use crate::{
     ipam,
     model::{Driver, Endpoint, Id, IfName, Mac, Network, Sandbox, SandboxMode},
@@ -58,6 +58,7 @@ fn check(world: &World, network: &Network, sandbox: &Sandbox, wanted: &Attachmen
         let text = format!("endpoint with name {} already exists in network {}", sandbox.name, network.name);
         return Err(Error::new(Code::Forbidden, text));
     }
+    words::check_aliases(sandbox.name.as_str(), wanted)?;
     if network.is_default_bridge() && !wanted.aliases.is_empty() {
         let text = "network-scoped aliases are only supported for user-defined networks";
         return Err(Error::new(Code::Usage, text).hint("create a network with `netd network create`"));

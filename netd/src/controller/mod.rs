@@ -25,6 +25,7 @@ mod sandboxes;
 mod task;
 #[cfg(test)]
 mod tests;
+mod words;
 mod world;
 
 pub use create_network::{Facts, create_network, default_bridge, free_index, pseudo_network};

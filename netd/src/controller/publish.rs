@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use netd_common::maps::capacity;
+
 use super::{Code, Error, World, gateway, object::Listen};
 use crate::model::{Binding, BridgeOptions, Endpoint, GatewayMode, Protocol, PublishSpec, Sandbox, Sources};
 
@@ -90,6 +92,7 @@ pub fn bind(
     host: &mut HostPorts<'_>,
 ) -> Result<Vec<Binding>, Error> {
     let served = Served::of(world, sandbox, host.ipv6);
+    check_count(sandbox, specs)?;
     let mut kept: HashMap<(u16, Protocol), Vec<u16>> = HashMap::new();
     for binding in previous.iter().filter(|binding| binding.takes_host_port()) {
         kept.entry((binding.port, binding.protocol)).or_default().push(binding.host_port);
@@ -130,6 +133,20 @@ pub fn bind(
     let mut seen = HashSet::new();
     bindings.retain(|binding| binding.takes_host_port() || seen.insert(binding.clone()));
     Ok(bindings)
+}
+
+/// Refuses more ports than the packet path has room for, before a list of them is made.
+fn check_count(sandbox: &Sandbox, specs: &[PublishSpec]) -> Result<(), Error> {
+    let ports: u64 = specs.iter().map(|spec| u64::from(spec.ports.1 - spec.ports.0) + 1).sum();
+    if ports <= u64::from(capacity::PUBLISH) {
+        return Ok(());
+    }
+    let text = format!(
+        "publish for sandbox {}: {ports} ports, the map PUBLISH has room for {}",
+        sandbox.name,
+        capacity::PUBLISH
+    );
+    Err(Error::new(Code::Limit, text))
 }
 
 /// Refuses specs that name a host address which no endpoint of a connected sandbox can serve.

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     Attachment, Code, CreateSandbox, Error, World, endpoint,
     publish::{self, HostPorts, Taken},
+    words,
 };
 use crate::model::{Binding, Driver, Id, Link, Name, Netns, Network, PublishSpec, Sandbox, SandboxMode};
 
@@ -56,6 +57,7 @@ fn default_network(word: &str) -> &str {
 }
 
 fn check_options(mode: &SandboxMode, request: &CreateSandbox) -> Result<(), Error> {
+    words::check_sandbox(request)?;
     let dns =
         !request.dns.servers.is_empty() || !request.dns.search.is_empty() || !request.dns.options.is_empty();
     let publishes = !request.publish.is_empty() || request.publish_all;

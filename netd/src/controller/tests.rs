@@ -1,6 +1,7 @@
 //! Unit rung: operations of the controller on a machine in memory.
 
 mod access;
+mod limits;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

@@ -1,10 +1,13 @@
 //! The run directory, and who else is at home.
 
 use std::{
-    fs, io,
-    os::unix::fs::DirBuilderExt,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
+
+use nix::unistd::Group;
 
 use super::start;
 use crate::{
@@ -14,6 +17,9 @@ use crate::{
 };
 
 const SIDE_BY_SIDE: &str = "give a second one directories of its own: --state-dir, --run-dir, --bpffs";
+
+/// Writing by the group and by everybody.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// Returns where the API listens.
 pub(super) fn socket(settings: &Settings) -> PathBuf {
@@ -38,7 +44,7 @@ fn pid_file(settings: &Settings) -> PathBuf {
 /// Makes the run directory, for root and the socket's group.
 ///
 /// # Errors
-/// Another daemon answers there; nothing has changed then.
+/// Another daemon answers there, nothing has changed then; or the directory is somebody else's.
 pub(super) fn prepare(settings: &Settings) -> Result<(), Error> {
     if !nix::unistd::geteuid().is_root() {
         let text = format!("start the daemon: uid {} may not change networks", nix::unistd::geteuid());
@@ -59,7 +65,46 @@ fn make(dir: &Path, mode: u32) -> Result<(), Error> {
         .recursive(true)
         .mode(mode)
         .create(dir)
-        .map_err(|error| start(&format!("make the directory {}", dir.display()), &error))
+        .map_err(|error| start(&format!("make the directory {}", dir.display()), &error))?;
+    take(dir)
+}
+
+/// Sees to it that nobody else can write in a directory (reliability S23).
+///
+/// # Errors
+/// It belongs to another user, who could do anything in it.
+pub(super) fn take(dir: &Path) -> Result<(), Error> {
+    let failed = |error: &io::Error| start(&format!("look at the directory {}", dir.display()), error);
+    let present = fs::metadata(dir).map_err(|error| failed(&error))?;
+    if present.uid() != nix::unistd::geteuid().as_raw() {
+        let text =
+            format!("start the daemon: the directory {} belongs to uid {}", dir.display(), present.uid());
+        return Err(Error::new(Code::Permission, text).hint("remove it, or give it to root"));
+    }
+    let mode = present.permissions().mode();
+    if mode & OTHERS_WRITE != 0 {
+        fs::set_permissions(dir, Permissions::from_mode(mode & !OTHERS_WRITE & 0o777))
+            .map_err(|error| failed(&error))?;
+        tracing::warn!(path = %dir.display(), "others could write in this directory; not any more");
+    }
+    Ok(())
+}
+
+/// Gives the configured group its part of a directory or socket.
+///
+/// # Errors
+/// There is no such group, or the daemon is neither a member of it nor has `CAP_CHOWN`.
+pub(super) fn give_to_group(settings: &Settings, path: &Path) -> Result<(), Error> {
+    let Some(name) = &settings.socket_group else { return Ok(()) };
+    let group = Group::from_name(name).map_err(|errno| start("look up the socket's group", &errno.into()))?;
+    let Some(group) = group else {
+        let text = format!("start the daemon: there is no group {name:?} (socket-group)");
+        return Err(Error::new(Code::Usage, text).hint(format!("make it: groupadd --system {name}")));
+    };
+    std::os::unix::fs::chown(path, None, Some(group.gid.as_raw())).map_err(|error| {
+        let error = start(&format!("give {} to the group {name}", path.display()), &error);
+        error.hint(format!("a service without CAP_CHOWN needs SupplementaryGroups={name}"))
+    })
 }
 
 /// Opens and locks the state directory.
@@ -76,6 +121,7 @@ pub(super) fn open_store(settings: &Settings) -> Result<Store, Error> {
     })?;
     let path = pid_file(settings);
     fs::write(&path, format!("{}\n", std::process::id()))
+        .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o644)))
         .map_err(|error| start(&format!("write {}", path.display()), &error))?;
     Ok(store)
 }

@@ -8,6 +8,7 @@ mod directories;
 mod down;
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -119,6 +120,9 @@ async fn assemble(
 
 fn open_dataplane(settings: &Settings) -> Result<SharedDataplane, Error> {
     bpffs::ensure(&settings.bpffs)?;
+    if settings.bpffs.exists() {
+        directories::take(&settings.bpffs)?;
+    }
     let kernel = Kernel::open(settings.dataplane())?;
     let shared: SharedDataplane = Arc::new(Mutex::new(Box::new(kernel) as Box<dyn Dataplane>));
     // A destructor would detach what it finds: this reference is never given back.
@@ -166,7 +170,11 @@ fn listen(settings: &Settings) -> Result<UnixListener, Error> {
     let before = nix::sys::stat::umask(Mode::from_bits_truncate(0o117));
     let listener = UnixListener::bind(&path);
     nix::sys::stat::umask(before);
-    listener.map_err(|error| start(&format!("listen at {}", path.display()), &error))
+    let listener = listener.map_err(|error| start(&format!("listen at {}", path.display()), &error))?;
+    // The directory first: who may not enter it has no use for the socket.
+    directories::give_to_group(settings, &settings.run_dir)?;
+    directories::give_to_group(settings, &path)?;
+    Ok(listener)
 }
 
 fn start(what: &str, error: &std::io::Error) -> Error {
@@ -202,11 +210,16 @@ impl HostChanges for Debounced {
         } else {
             let changes = self.watcher.changed().await;
             // No way is found from a bridge that was told not to forward: that can't wait.
-            let debounce = if changes.only_settings() { Duration::ZERO } else { DEBOUNCE };
+            let debounce =
+                if changes.only_settings() || changes.only_hooks() { Duration::ZERO } else { DEBOUNCE };
             *self.begun.insert((Instant::now() + debounce, changes))
         };
         tokio::time::sleep_until(due).await;
         self.begun = None;
         changes
+    }
+
+    fn unhooked(&mut self) -> BTreeSet<u32> {
+        self.watcher.unhooked()
     }
 }

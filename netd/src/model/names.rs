@@ -21,8 +21,8 @@ pub struct InvalidName {
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
-/// A Linux interface name: 1 to 15 bytes without `/`, `:` or white space, not `.` or `..`
-/// (kernel `dev_valid_name`, net/core/dev.c).
+/// A Linux interface name: 1 to 15 bytes without `/`, `:` or white space, not `.` or `..` (kernel `dev_valid_name`, net/core/dev.c), and without
+/// `%`, of which the kernel makes a number of its own (`dev_alloc_name`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct IfName(String);
@@ -84,9 +84,8 @@ impl TryFrom<String> for Name {
 impl TryFrom<String> for IfName {
     type Error = InvalidName;
     fn try_from(text: String) -> Result<Self, InvalidName> {
-        let rule =
-            "it is 1 to 15 bytes of printable ASCII without `/`, `:` or white space, and not `.` or `..`";
-        let bytes_ok = text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':'));
+        let rule = "it is 1 to 15 bytes of printable ASCII without `/`, `:`, `%` or white space, and not `.` or `..`";
+        let bytes_ok = text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'));
         if bytes_ok && (1..=15).contains(&text.len()) && text != "." && text != ".." {
             Ok(Self(text))
         } else {
@@ -176,7 +175,7 @@ mod tests {
         for good in ["eth0", "br-0123456789ab", "a"] {
             assert!(good.parse::<IfName>().is_ok(), "{good}");
         }
-        for bad in ["", ".", "..", "a/b", "a:b", "a b", "sixteen-bytes-xx"] {
+        for bad in ["", ".", "..", "a/b", "a:b", "a b", "a%d", "sixteen-bytes-xx"] {
             assert!(bad.parse::<IfName>().is_err(), "{bad:?}");
         }
     }

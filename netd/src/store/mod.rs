@@ -20,7 +20,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -333,7 +333,12 @@ fn private_directory(path: &Path) -> Result<(), Error> {
         .mode(0o700)
         .create(path)
         .map_err(Error::io("create the state directory", path))?;
-    let mode = fs::metadata(path).map_err(Error::io("read", path))?.permissions().mode();
+    let present = fs::metadata(path).map_err(Error::io("read", path))?;
+    if present.uid() != nix::unistd::geteuid().as_raw() {
+        let belongs = io::Error::other(format!("it belongs to uid {}", present.uid()));
+        return Err(Error::io("use the state directory", path)(belongs));
+    }
+    let mode = present.permissions().mode();
     if mode & 0o077 != 0 {
         fs::set_permissions(path, Permissions::from_mode(0o700))
             .map_err(Error::io("restrict access to", path))?;

@@ -13,6 +13,9 @@ use crate::{
 /// Docker's word for the addresses by which a sandbox reaches the host.
 pub const HOST_GATEWAY: &str = "host-gateway";
 
+/// Every port of the three protocols.
+const MOST_EXPOSED: usize = 3 * 65_535;
+
 /// The body of `POST /netd/v1/sandboxes`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
@@ -138,6 +141,9 @@ impl SandboxCreateRequest {
         let mut exposed = Vec::new();
         for text in &request.expose {
             exposed.extend(parse_expose(text).map_err(|why| usage(why.to_string()))?);
+            if exposed.len() > MOST_EXPOSED {
+                return Err(usage(format!("more than {MOST_EXPOSED} ports are exposed")));
+            }
         }
         Ok(CreateSandbox {
             name: request.name,

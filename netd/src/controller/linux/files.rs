@@ -1,6 +1,11 @@
 //! The files of sandboxes in the run directory.
 
-use std::{io, path::Path};
+use std::{
+    fs::Permissions,
+    io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::Path,
+};
 
 use super::Linux;
 use crate::{
@@ -16,7 +21,7 @@ impl Linux {
         let failed = |error: io::Error| {
             Error::new(Code::Failure, format!("write files of sandbox below {}: {error}", dir.display()))
         };
-        std::fs::create_dir_all(&dir).map_err(failed)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&dir).map_err(failed)?;
         write(&dir.join("hosts"), &files.hosts).map_err(failed)?;
         let resolv = dir.join("resolv.conf");
         let present = std::fs::read_to_string(&resolv).ok();
@@ -39,7 +44,9 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     if std::fs::read_to_string(path).is_ok_and(|present| present == text) {
         return Ok(());
     }
-    std::fs::write(path, text)
+    std::fs::write(path, text)?;
+    // Every user of the sandbox reads them, whatever the daemon's umask.
+    std::fs::set_permissions(path, Permissions::from_mode(0o644))
 }
 
 pub(super) fn remove_dir(dir: &Path) -> Result<(), Error> {
