@@ -17,7 +17,7 @@ use crate::command;
 const INIT: &str = include_str!("init.sh");
 
 /// Programs of the machine that a guest has too; busybox stands for the rest.
-const PROGRAMS: [&str; 3] = ["busybox", "ip", "tc"];
+const PROGRAMS: [&str; 4] = ["bridge", "busybox", "ip", "tc"];
 /// Programs that single tests want, if the machine has them.
 const HELPERS: [&str; 1] = ["wg"];
 /// Programs that only a benchmark uses, if the machine has them.
