@@ -110,12 +110,14 @@ pub fn interface(
     mode: AttachMode,
 ) -> Result<AttachMode, Error> {
     let mut worked = mode;
+    // An interface that has one of netd's programs has them all, as a rule.
+    let mut known = false;
     for &(program, direction) in side.hooks() {
         load::on_demand(ebpf, program)?;
         let doing = || format!("attach {program} to {ifname}");
         let path = pin(links, ifindex, program);
         if replace(ebpf, &path, program)? {
-            worked = AttachMode::Tcx;
+            (worked, known) = (AttachMode::Tcx, true);
             continue;
         }
         let classifier = packet_program(ebpf, program)?;
@@ -128,6 +130,9 @@ pub fn interface(
                 Err(error) if mode == AttachMode::Auto && error.lacks_tcx() => worked = AttachMode::Tc,
                 Err(error) => return Err(Error::Kernel { doing: doing(), source: error.0 }),
             }
+        }
+        if known && replace_filter(classifier, ifname, direction).is_ok() {
+            continue;
         }
         attach_filter(classifier, ifname, direction)
             .map_err(|error| Error::Kernel { doing: doing(), source: error.0 })?;
@@ -176,17 +181,22 @@ fn attach_filter(
     }
     let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, ..NlOptions::default() };
     let id = match classifier.attach_with_options(ifname, direction, TcAttachOptions::Netlink(options)) {
-        // An earlier daemon's: its program is replaced in place.
-        Err(error) if exists(&error) => classifier.attach_to_link(SchedClassifierLink::attached(
-            ifname,
-            direction,
-            FILTER_PRIORITY,
-            FILTER_HANDLE,
-            None,
-        )?)?,
+        Err(error) if exists(&error) => return replace_filter(classifier, ifname, direction),
         attached => attached?,
     };
     // The filter is to outlive this process; dropping the link would remove it.
+    std::mem::forget(classifier.take_link(id)?);
+    Ok(())
+}
+
+/// Replaces the program of an earlier daemon's filter in place.
+fn replace_filter(
+    classifier: &mut SchedClassifier,
+    ifname: &str,
+    direction: TcAttachType,
+) -> Result<(), Refused> {
+    let present = SchedClassifierLink::attached(ifname, direction, FILTER_PRIORITY, FILTER_HANDLE, None)?;
+    let id = classifier.attach_to_link(present)?;
     std::mem::forget(classifier.take_link(id)?);
     Ok(())
 }

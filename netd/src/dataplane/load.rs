@@ -16,9 +16,10 @@ use aya::{
 use netd_common::{
     family::{Family, V6},
     maps::{LAYOUT, features},
+    net::LOOPBACK_ZONE,
 };
 
-use super::{Error, Settings, maps, object::OBJECT};
+use super::{Error, Settings, attach, maps, object::OBJECT};
 
 /// The packet programs, by name.
 pub const PACKET_PROGRAMS: [&str; 7] = [
@@ -83,17 +84,21 @@ pub fn load(settings: &Settings) -> Result<Ebpf, Error> {
     }
     let mut ebpf =
         loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
-    load_together(&mut ebpf)?;
+    let loopback = attach::is_attached(&pins.join("links"), attach::Side::Loopback, LOOPBACK_ZONE);
+    load_together(&mut ebpf, loopback)?;
     Ok(ebpf)
 }
 
-/// Loads what every host needs, on as many threads as there are processors: the kernel verifies each program by itself, most of a second in all.
-fn load_together(ebpf: &mut Ebpf) -> Result<(), Error> {
+/// Loads what every host needs, and `lo`'s program if this one needs it, on as many threads as there are processors: the kernel verifies each program by itself, most of a second in all.
+fn load_together(ebpf: &mut Ebpf, loopback: bool) -> Result<(), Error> {
     let wanted = |name: &str| {
-        PACKET_PROGRAMS[..ALWAYS].contains(&name) || name == PROBE || SOCKET_PROGRAMS.contains(&name)
+        PACKET_PROGRAMS[..ALWAYS].contains(&name)
+            || name == PROBE
+            || SOCKET_PROGRAMS.contains(&name)
+            || loopback && name == "from_loopback"
     };
     let known = ebpf.programs().filter(|(name, _)| wanted(name)).count();
-    if known != ALWAYS + 1 + SOCKET_PROGRAMS.len() {
+    if known != ALWAYS + 1 + SOCKET_PROGRAMS.len() + usize::from(loopback) {
         return Err(Error::Unsupported("the eBPF object lacks programs".to_owned()));
     }
     let mut programs: Vec<(&str, &mut Program)> =

@@ -33,7 +33,7 @@ pub use route::{HostRoute, MAIN};
 pub use segments::Segments;
 pub use snapshot::{HostSnapshot, Uplink, local_addresses, unserved, uplinks};
 use socket::{Mode, Socket};
-pub use veth::{MAX_IFINDEX, VethSpec};
+pub use veth::{MAX_IFINDEX, Veth, VethSpec};
 pub use watch::{Changes, Watcher};
 
 use crate::netns::Netns;
