@@ -533,6 +533,9 @@ pub mod features {
     pub const CSUM_IPV6: u32 = 1 << 1;
     /// Opened ports are reached directly on every network (`allow-direct-routing`).
     pub const DIRECT_ROUTING: u32 = 1 << 2;
+    /// Programs are about to be exchanged for those of another layout: no flow is opened that the others would not know. Its place is the same in
+    /// every layout.
+    pub const CHANGING: u32 = 1 << 7;
 }
 
 /// A set of ports, one bit each.

@@ -87,11 +87,13 @@ sockopt_impl!(
     GetOnly,
     libc::IPPROTO_TCP,
     libc::TCP_INFO,
-    [u32; TOTAL_RETRANS + 1]
+    [u32; DSACK_DUPS + 1]
 );
 
 /// Index of `tcpi_total_retrans` among the words of `tcp_info`.
 const TOTAL_RETRANS: usize = offset_of!(libc::tcp_info, tcpi_total_retrans) / size_of::<u32>();
+/// Index of `tcpi_dsack_dups` among the words of `tcp_info`.
+const DSACK_DUPS: usize = offset_of!(libc::tcp_info, tcpi_dsack_dups) / size_of::<u32>();
 
 /// Short for a socket address.
 pub fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
@@ -206,6 +208,13 @@ impl Stream {
     /// Bytes that went out a second time, and segments; a stream on these links loses nothing.
     pub fn retransmissions(&self) -> u32 {
         getsockopt(&self.0, TcpInfo).expect("TCP_INFO")[TOTAL_RETRANS]
+    }
+
+    /// Segments that went out a second time, less those whose first copy the peer had received (RFC 2883): a busy machine's acknowledgements may
+    /// come too late, and nothing was lost then.
+    pub fn lost(&self) -> u32 {
+        let info = getsockopt(&self.0, TcpInfo).expect("TCP_INFO");
+        info[TOTAL_RETRANS].saturating_sub(info[DSACK_DUPS])
     }
 }
 

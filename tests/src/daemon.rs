@@ -22,6 +22,10 @@ use crate::{Child, Ledger, Ns, Run, conserve::COUNT_VERDICTS};
 /// How long a daemon may take until it answers; it takes well under a second, but an emulated kernel verifies programs for long.
 const START: Duration = Duration::from_mins(2);
 
+/// How long a daemon may take to end. A killed one takes milliseconds, unless a thread of it waits in the kernel for the rtnl lock, which namespaces
+/// of others that are taken down hold for seconds.
+const END: Duration = Duration::from_mins(1);
+
 /// The directories of one instance; gone on drop.
 #[derive(Debug)]
 pub struct Dirs {
@@ -180,16 +184,38 @@ impl Daemon {
 
     /// Starts it again with the same directories, and waits until it is ready.
     pub fn restart(&mut self) {
+        self.launch(&[]);
+        self.wait_until_ready();
+        self.ledger.note(&self.dirs.bpffs);
+    }
+
+    /// Starts it again with these variables in its environment, and waits until it is ready.
+    pub fn restart_with(&mut self, variables: &[(&str, &str)]) {
+        self.launch(variables);
+        self.wait_until_ready();
+        self.ledger.note(&self.dirs.bpffs);
+    }
+
+    /// Starts it, and does not wait.
+    pub fn launch(&mut self, variables: &[(&str, &str)]) {
         assert!(self.child.is_none(), "the daemon runs already");
         let log =
             File::options().create(true).append(true).open(self.dirs.path("log")).expect("open the log");
         let mut command = Command::new(binary());
         command.arg("daemon").arg("--config").arg(self.dirs.path("netd.toml")).args(self.dirs.options());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second descriptor")).stderr(log);
-        command.env(COUNT_VERDICTS, "1");
+        command.env(COUNT_VERDICTS, "1").envs(variables.iter().copied());
         self.child = Some(self.ns.spawn(&mut command).into());
-        self.wait_until_ready();
-        self.ledger.note(&self.dirs.bpffs);
+    }
+
+    /// Sends it a signal and does not wait.
+    pub fn signal(&self, signal: Signal) {
+        self.child.as_ref().expect("a daemon").signal(signal);
+    }
+
+    /// Writes another configuration, for the next start.
+    pub fn configure(&self, config: &str) {
+        fs::write(self.dirs.path("netd.toml"), config).expect("write the configuration");
     }
 
     fn wait_until_ready(&mut self) {
@@ -219,8 +245,9 @@ impl Daemon {
         let Some(mut child) = self.child.take() else { return };
         self.ledger.note(&self.dirs.bpffs);
         child.signal(signal);
-        let ended = child.wait_for(Duration::from_secs(10));
-        assert!(ended.is_some(), "the daemon still runs 10 s after {signal}:\n{}", self.log());
+        let ended = child.wait_for(END);
+        assert!(ended.is_some(), "the daemon still runs {END:?} after {signal}:\n{}", self.log());
+        self.ledger.note(&self.dirs.bpffs); // it may have been about to load some
     }
 
     /// Runs the `netd` command against this daemon, in the namespace of the host.

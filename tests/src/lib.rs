@@ -25,6 +25,7 @@ mod leak;
 mod netns;
 mod offload;
 mod ping;
+pub mod probe;
 mod process;
 mod sandbox;
 mod sctp;

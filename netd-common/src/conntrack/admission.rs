@@ -11,7 +11,7 @@ use super::{Half, Target, forget};
 use crate::{
     env::{Draft, Env},
     family::Ip,
-    maps::{Config, Flow, Pace, Pending, Place, Tuple, flow_flags},
+    maps::{Config, Flow, Pace, Pending, Place, Tuple, features, flow_flags},
     net::{IfIndex, UPLINK_ZONE, is_of_a_sandbox},
     verdict::DropReason,
 };
@@ -34,10 +34,13 @@ pub const fn payer<A>(key: &Tuple<A>, flow: &Flow<A>) -> IfIndex {
 /// Finds room for the flow that the draft's opening describes, and gives it its generation.
 ///
 /// # Errors
-/// `OverQuota` when its endpoint has as many flows as it may have.
+/// `OverQuota` when its endpoint has as many flows as it may have, `EndpointDown` for the moment in which programs are exchanged.
 #[inline(always)]
 pub fn admit<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropReason> {
     let config = env.config().ok_or(DropReason::EndpointDown)?;
+    if config.features & features::CHANGING != 0 {
+        return Err(DropReason::EndpointDown);
+    }
     let (quota, places) = F::quota(config);
     draft.generation = env.random();
     let opening = &draft.opening;

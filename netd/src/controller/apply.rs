@@ -72,6 +72,9 @@ pub trait Machine: Send + 'static {
     /// Removes an object that belongs to nothing.
     fn remove_orphan(&mut self, orphan: &Owned) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// Gives a link its name back.
+    fn rename(&mut self, from: &IfName, to: &IfName) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Gives the host its settings back.
     fn restore(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 

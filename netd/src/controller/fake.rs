@@ -298,6 +298,10 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
+    async fn rename(&mut self, _from: &IfName, _to: &IfName) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn collect(&mut self) {}
 
     fn dataplane<T>(&mut self, act: impl FnOnce(&mut dyn Dataplane) -> T) -> T {

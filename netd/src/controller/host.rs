@@ -53,7 +53,7 @@ impl<M: Machine> Controller<M> {
         if changes.settings || changes.lost {
             self.repair_settings().await;
         }
-        if changes.only_settings() {
+        if changes.only_settings() || changes.only_hooks() {
             return;
         }
         self.sync_host().await;
@@ -72,6 +72,21 @@ impl<M: Machine> Controller<M> {
             }
             self.given_up = missing;
             self.given_up.retain(|ifname| !self.host.own.contains(ifname.as_str()));
+        }
+    }
+
+    /// Puts back programs and pins that somebody else took away, on these interfaces for certain.
+    pub(super) fn put_back_hooks(&mut self, unhooked: &BTreeSet<u32>) {
+        match self.machine.dataplane(|dataplane| dataplane.put_back_hooks(unhooked)) {
+            Ok(repaired) if repaired.is_empty() => self.hooks_failing = false,
+            Ok(repaired) => {
+                tracing::warn!(?repaired, "programs or pins were taken away by others and are put back");
+            }
+            // Tried again every second, told once.
+            Err(error) if !std::mem::replace(&mut self.hooks_failing, true) => {
+                tracing::error!(%error, "programs or pins were taken away by others and could not be put back");
+            }
+            Err(_) => {}
         }
     }
 

@@ -49,6 +49,7 @@ impl<M: Machine> Controller<M> {
         for lost in before.sandboxes().filter(|sandbox| world.sandbox_by_id(&sandbox.id).is_none()) {
             self.tell_removed(lost);
         }
+        self.names_back(&world).await;
         self.sync_host().await;
         let steps = plan::ensure(&world, &self.renderer);
         for step in &steps {
@@ -71,6 +72,34 @@ impl<M: Machine> Controller<M> {
         self.make_default_networks().await?;
         self.sync_host().await;
         Ok(())
+    }
+
+    /// Gives links of this world that somebody renamed their names back: a link is known by its label, and by its name for all else.
+    async fn names_back(&mut self, world: &World) {
+        let Ok(owned) = self.machine.owned().await else { return }; // the sweep will say so
+        let taken: BTreeSet<IfName> = owned.iter().filter_map(ifname_of).cloned().collect();
+        for object in &owned {
+            let wanted = match object {
+                Owned::Bridge { network, .. } => {
+                    world.network_by_id(network).map(|network| network.bridge.ifname.clone())
+                }
+                Owned::Veth { endpoint, .. } => {
+                    let mut all = world.sandboxes().flat_map(|sandbox| &sandbox.endpoints);
+                    all.find(|other| other.id == *endpoint).map(|other| other.host_ifname.clone())
+                }
+                _ => None,
+            };
+            let (Some(from), Some(to)) = (ifname_of(object), wanted) else { continue };
+            if taken.contains(&to) {
+                continue;
+            }
+            match self.machine.rename(from, &to).await {
+                Ok(()) => {
+                    tracing::warn!(%from, %to, "an interface was renamed by others and has its name again");
+                }
+                Err(error) => tracing::error!(%from, %to, %error, "an interface was renamed by others"),
+            }
+        }
     }
 
     /// Returns the stored world without the sandboxes whose namespaces are gone, as after a reboot (reliability F24).
@@ -258,6 +287,13 @@ impl<M: Machine> Controller<M> {
         self.show(World::default());
         tracing::info!("everything removed");
         Ok(())
+    }
+}
+
+fn ifname_of(owned: &Owned) -> Option<&IfName> {
+    match owned {
+        Owned::Bridge { ifname, .. } | Owned::Veth { ifname, .. } => Some(ifname),
+        _ => None,
     }
 }
 

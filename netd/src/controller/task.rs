@@ -63,6 +63,8 @@ pub struct Controller<M> {
     pub(super) host: HostView,
     /// Interfaces that are gone and could not be made again.
     pub(super) given_up: BTreeSet<IfName>,
+    /// Whether programs that others took away could not be put back.
+    pub(super) hooks_failing: bool,
     /// The last ephemeral host port handed out.
     pub(super) last_port: u16,
     /// Whether the stored state has lost objects: nothing is swept then.
@@ -98,6 +100,7 @@ impl<M: Machine> Controller<M> {
             renderer,
             host: HostView::default(),
             given_up: BTreeSet::new(),
+            hooks_failing: false,
             last_port: 0,
             incomplete: false,
             degraded: None,
@@ -124,10 +127,12 @@ impl<M: Machine> Controller<M> {
                 () = stop.wait_for(|stop| *stop).map(drop) => return (self, End::Stopped),
                 command = commands.recv() => command,
                 changes = host.changed() => {
+                    self.put_back_hooks(&host.unhooked());
                     self.host_changed(changes).await;
                     continue;
                 }
                 _ = collect.tick() => {
+                    self.put_back_hooks(&BTreeSet::new());
                     self.machine.collect();
                     continue;
                 }
@@ -287,6 +292,11 @@ fn reason(panic: &(dyn Any + Send)) -> String {
 pub trait HostChanges: Send {
     /// Waits until something has changed and a moment has passed without more of it.
     fn changed(&mut self) -> impl Future<Output = Changes> + Send;
+
+    /// Returns the interfaces that lost a qdisc or a filter since the last call.
+    fn unhooked(&mut self) -> BTreeSet<u32> {
+        BTreeSet::new()
+    }
 }
 
 /// Writes the result of an operation down for good.

@@ -8,6 +8,7 @@ mod directories;
 mod down;
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -202,11 +203,16 @@ impl HostChanges for Debounced {
         } else {
             let changes = self.watcher.changed().await;
             // No way is found from a bridge that was told not to forward: that can't wait.
-            let debounce = if changes.only_settings() { Duration::ZERO } else { DEBOUNCE };
+            let debounce =
+                if changes.only_settings() || changes.only_hooks() { Duration::ZERO } else { DEBOUNCE };
             *self.begun.insert((Instant::now() + debounce, changes))
         };
         tokio::time::sleep_until(due).await;
         self.begun = None;
         changes
+    }
+
+    fn unhooked(&mut self) -> BTreeSet<u32> {
+        self.watcher.unhooked()
     }
 }

@@ -7,6 +7,7 @@
 //! and more for each program, and packets that netd moves do not pass this gate (ADR 0007).
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::fd::AsFd,
@@ -24,7 +25,7 @@ use aya::{
 
 use super::{
     AttachMode, Error,
-    load::{self, SOCKET_PROGRAMS, packet_program, program_fd, socket_program},
+    load::{self, PACKET_PROGRAMS, SOCKET_PROGRAMS, packet_program, program_fd, socket_program},
     raw,
 };
 
@@ -84,6 +85,43 @@ fn pin(links: &Path, ifindex: u32, program: &str) -> PathBuf {
 /// Whether an earlier daemon left a link of this side on an interface.
 pub fn is_attached(links: &Path, side: Side, ifindex: u32) -> bool {
     side.hooks().iter().any(|(program, _)| pin(links, ifindex, program).exists())
+}
+
+/// Lists the programs of a side whose links are detached, or not pinned any more. Of filters nothing is said.
+pub fn missing(links: &Path, side: Side, ifindex: u32, mode: AttachMode) -> Vec<&'static str> {
+    let linked =
+        side.hooks().iter().filter(|(_, direction)| mode != AttachMode::Tc && side.takes_tcx(*direction));
+    linked.map(|(program, _)| *program).filter(|program| !is_linked(&pin(links, ifindex, program))).collect()
+}
+
+/// Whether a filter of a side is not there any more; one that is gets this program again.
+///
+/// # Errors
+/// Names the program that cannot be loaded.
+pub fn lacks_filter(
+    ebpf: &mut Ebpf,
+    links: &Path,
+    side: Side,
+    (ifindex, ifname): (u32, &str),
+) -> Result<bool, Error> {
+    let mut lacks = false;
+    for &(program, direction) in side.hooks() {
+        if !pin(links, ifindex, program).exists() {
+            load::on_demand(ebpf, program)?;
+            lacks |= replace_filter(packet_program(ebpf, program)?, ifname, direction).is_err();
+        }
+    }
+    Ok(lacks)
+}
+
+/// Whether a socket program's link is detached or not pinned any more.
+pub fn sockets_missing(links: &Path) -> bool {
+    SOCKET_PROGRAMS.iter().any(|program| !is_linked(&links.join(program)))
+}
+
+/// Whether a link is pinned here and leads to a hook.
+fn is_linked(path: &Path) -> bool {
+    raw::open_pin(path).is_ok_and(|link| raw::is_attached(link.as_fd()).unwrap_or(false))
 }
 
 /// Lists the interfaces that have pins of an endpoint's programs, there or gone.
@@ -181,6 +219,7 @@ fn attach_filter(
     }
     let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, ..NlOptions::default() };
     let id = match classifier.attach_with_options(ifname, direction, TcAttachOptions::Netlink(options)) {
+        // An earlier daemon's: its program is replaced in place.
         Err(error) if exists(&error) => return replace_filter(classifier, ifname, direction),
         attached => attached?,
     };
@@ -189,14 +228,14 @@ fn attach_filter(
     Ok(())
 }
 
-/// Replaces the program of an earlier daemon's filter in place.
+/// Replaces the program of netd's filter in place.
 fn replace_filter(
     classifier: &mut SchedClassifier,
     ifname: &str,
     direction: TcAttachType,
 ) -> Result<(), Refused> {
-    let present = SchedClassifierLink::attached(ifname, direction, FILTER_PRIORITY, FILTER_HANDLE, None)?;
-    let id = classifier.attach_to_link(present)?;
+    let filter = SchedClassifierLink::attached(ifname, direction, FILTER_PRIORITY, FILTER_HANDLE, None)?;
+    let id = classifier.attach_to_link(filter)?;
     std::mem::forget(classifier.take_link(id)?);
     Ok(())
 }
@@ -227,6 +266,67 @@ fn replace(ebpf: &Ebpf, path: &Path, program: &str) -> Result<bool, Error> {
         }
         Err(error) => Err(Error::kernel(format!("replace the program of {}", path.display()), error)),
     }
+}
+
+/// Interfaces that an earlier daemon served.
+#[derive(Debug, Default)]
+pub struct Served {
+    /// Host sides of endpoints.
+    pub endpoints: BTreeSet<u32>,
+    /// Uplinks.
+    pub uplinks: BTreeSet<u32>,
+}
+
+/// Gives a pinned link the program of this netd; a hook that this netd does not use is left.
+///
+/// # Errors
+/// Names the link or the program.
+pub fn take_over(ebpf: &mut Ebpf, path: &Path, program: &str) -> Result<(), Error> {
+    if ebpf.program(program).is_none() {
+        return unpin(path);
+    }
+    if PACKET_PROGRAMS.contains(&program) {
+        load::on_demand(ebpf, program)?;
+    }
+    replace(ebpf, path, program).map(drop)
+}
+
+/// Gives the filters that an earlier daemon put where there is no link the programs of this netd.
+///
+/// # Errors
+/// Names the program that cannot be loaded.
+pub fn replace_filters(ebpf: &mut Ebpf, links: &Path, served: &Served) -> Result<(), Error> {
+    for (ifindex, ifname, bare) in interfaces() {
+        let side = match ifindex {
+            endpoint if served.endpoints.contains(&endpoint) => Side::Endpoint,
+            uplink if !served.uplinks.contains(&uplink) => continue,
+            _ if bare => Side::BareUplink,
+            _ => Side::Uplink,
+        };
+        for &(program, direction) in side.hooks() {
+            if pin(links, ifindex, program).exists() {
+                continue;
+            }
+            load::on_demand(ebpf, program)?;
+            let classifier = packet_program(ebpf, program)?;
+            match replace_filter(classifier, &ifname, direction) {
+                Ok(()) => tracing::debug!(ifname, program, "filter replaced"),
+                Err(error) => tracing::debug!(ifname, program, error = %error.0, "no filter replaced"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lists (index, name, whether packets begin with IP) of every interface of this namespace.
+fn interfaces() -> Vec<(u32, String, bool)> {
+    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let link = |address: nix::ifaddrs::InterfaceAddress| {
+        let link = *address.address.as_ref()?.as_link_addr()?;
+        let ifindex = u32::try_from(link.ifindex()).ok()?;
+        Some((ifindex, address.interface_name, link.hatype() != libc::ARPHRD_ETHER))
+    };
+    addresses.filter_map(link).collect()
 }
 
 /// Detaches a pinned link and removes its pin; gone already is fine.

@@ -10,16 +10,21 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::MapInfo,
+    maps::{MapInfo, MapType},
     programs::{CgroupSockAddr, Program, SchedClassifier, TestRun, TestRunOptions},
 };
 use netd_common::{
     family::{Family, V6},
-    maps::{LAYOUT, features},
+    maps::features,
     net::LOOPBACK_ZONE,
 };
 
-use super::{Error, Settings, attach, maps, object::OBJECT};
+use super::{
+    Error, Settings, attach,
+    layout::{Kind, Layout},
+    maps, migrate,
+    object::OBJECT,
+};
 
 /// The packet programs, by name.
 pub const PACKET_PROGRAMS: [&str; 7] = [
@@ -51,21 +56,13 @@ const COUNT_VERDICTS: &str = "NETD_COUNT_VERDICTS";
 /// Asks the kernel for a feature; never attached.
 const PROBE: &str = "probe_csum_ipv6";
 
-/// Directory of the pins of this layout inside the instance's directory.
-pub fn pin_dir(bpffs: &Path) -> std::path::PathBuf {
-    bpffs.join(format!("v{LAYOUT}"))
-}
-
 /// Makes the pin directories, checks what is pinned there, and loads every program.
 ///
 /// # Errors
 /// One that names the program or map and the kernel's reason.
-pub fn load(settings: &Settings) -> Result<Ebpf, Error> {
-    let pins = pin_dir(&settings.bpffs);
-    for dir in [&settings.bpffs, &pins, &pins.join("links")] {
-        make_dir(dir)?;
-    }
-    check_pinned(&pins)?;
+pub fn load(settings: &Settings, pins: &Path, layout: &Layout) -> Result<Ebpf, Error> {
+    migrate::record(pins, layout)?;
+    check_pinned(pins, layout)?;
     let mut loader = EbpfLoader::new();
     // The object has no CO-RE relocations: without the kernel's BTF the daemon stays small. Level 0 would hide why a program was refused:
     // the kernel takes no log buffer then, and answers EINVAL.
@@ -84,9 +81,18 @@ pub fn load(settings: &Settings) -> Result<Ebpf, Error> {
     }
     let mut ebpf =
         loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
+    check_pinned(pins, layout)?;
     let loopback = attach::is_attached(&pins.join("links"), attach::Side::Loopback, LOOPBACK_ZONE);
     load_together(&mut ebpf, loopback)?;
     Ok(ebpf)
+}
+
+/// Makes the directories of the pins.
+///
+/// # Errors
+/// Names the directory.
+pub fn make_dirs(bpffs: &Path, pins: &Path) -> Result<(), Error> {
+    [bpffs, pins, &pins.join("links")].into_iter().try_for_each(make_dir)
 }
 
 /// Loads what every host needs, and `lo`'s program if this one needs it, on as many threads as there are processors: the kernel verifies each program by itself, most of a second in all.
@@ -139,26 +145,40 @@ fn make_dir(dir: &Path) -> Result<(), Error> {
         .map_err(|source| Error::kernel(format!("make the directory {}", dir.display()), source))
 }
 
-/// Refuses pinned maps of another shape: reading them would misread every entry.
-fn check_pinned(pins: &Path) -> Result<(), Error> {
-    for shape in maps::shapes() {
-        let path = pins.join(shape.name);
+/// Refuses pinned maps that are not what their directory says: reading them would misread every entry.
+fn check_pinned(pins: &Path, layout: &Layout) -> Result<(), Error> {
+    for shape in &layout.maps {
+        let path = pins.join(&shape.name);
         if !path.exists() {
             continue;
         }
-        let info = MapInfo::from_pin(&path)
-            .map_err(|source| Error::kernel(format!("inspect the pinned map {}", path.display()), source))?;
-        let (key, value) = (info.key_size() as usize, info.value_size() as usize);
-        if (key, value) != (shape.key, shape.value) {
+        let failed = |source| Error::kernel(format!("inspect the pinned map {}", path.display()), source);
+        let info = MapInfo::from_pin(&path).map_err(failed)?;
+        let found = (
+            info.map_type().map_err(failed)?,
+            info.key_size() as usize,
+            info.value_size() as usize,
+            info.max_entries(),
+        );
+        let wanted = (map_type(shape.kind), shape.key_size(), shape.value_size(), shape.entries);
+        if found != wanted {
             return Err(Error::Unsupported(format!(
-                "the pinned map {} has keys of {key} and values of {value} bytes, not {} and {}",
+                "the pinned map {} is not netd's: (kind, size of a key, size of a value, entries) are {found:?}, not {wanted:?}",
                 path.display(),
-                shape.key,
-                shape.value
             )));
         }
     }
     Ok(())
+}
+
+const fn map_type(kind: Kind) -> MapType {
+    match kind {
+        Kind::Array => MapType::Array,
+        Kind::PerCpuArray => MapType::PerCpuArray,
+        Kind::Hash => MapType::Hash,
+        Kind::LruHash => MapType::LruHash,
+        Kind::LpmTrie => MapType::LpmTrie,
+    }
 }
 
 /// Loads a packet program that is not loaded yet.

@@ -13,9 +13,8 @@ use aya::{
 };
 use netd_common::{
     maps::{
-        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Handed, Held, LinkKey,
-        Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, Slot, TrustKey, Tuple,
-        Uplink, held, port_set,
+        AllowKey, Config, Dialled, DialledKey, Endpoint, Flow, Held, LinkKey, Network, Open, Owner, PortSet,
+        Publish, PublishKey, Slot, TrustKey, Tuple, Uplink, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
@@ -319,61 +318,4 @@ fn array<V: Pod>(pins: &Path, name: &str) -> Result<Array<MapData, V>, Error> {
 fn trie<K: Pod>(pins: &Path, name: &str) -> Result<LpmTrie<MapData, K, Slot>, Error> {
     LpmTrie::try_from(Map::LpmTrie(open(pins, name)?))
         .map_err(|source| Error::kernel(format!("open map {name}"), source))
-}
-
-/// A map as the object wants it, to compare a pinned one with.
-pub struct Shape {
-    /// Its name.
-    pub name: &'static str,
-    /// Size of a key in bytes.
-    pub key: usize,
-    /// Size of a value in bytes.
-    pub value: usize,
-}
-
-/// Returns the shape of every map.
-pub fn shapes() -> Vec<Shape> {
-    fn of<K, V>(name: &'static str) -> Shape {
-        Shape { name, key: size_of::<K>(), value: size_of::<V>() }
-    }
-    vec![
-        of::<u32, Config>("CONFIG"),
-        of::<Tuple<Addr4>, Flow<Addr4>>("FLOW4"),
-        of::<Tuple<Addr6>, Flow<Addr6>>("FLOW6"),
-        of::<u32, Endpoint>("ENDPOINT"),
-        of::<Addr4, Owner>("ADDRESS4"),
-        of::<Addr6, Owner>("ADDRESS6"),
-        of::<u32, Network>("NETWORK"),
-        Shape { name: "SUBNET4", key: 8, value: 4 },
-        Shape { name: "SUBNET6", key: 20, value: 4 },
-        of::<Addr4, u32>("LOCAL4"),
-        of::<Addr6, u32>("LOCAL6"),
-        of::<PublishKey<Addr4>, Publish<Addr4>>("PUBLISH4"),
-        of::<PublishKey<Addr6>, Publish<Addr6>>("PUBLISH6"),
-        of::<u32, PortSet>("PORTS"),
-        of::<IfIndex, Uplink>("UPLINK"),
-        of::<u32, u64>("DROPS"),
-        of::<DialledKey, Dialled>("DIALLED"),
-        of::<u32, u32>("USAGE4"),
-        of::<u32, u32>("USAGE6"),
-        of::<u32, Pace>("PACE"),
-        of::<Place, Pending<Addr4>>("PENDING4"),
-        of::<Place, Pending<Addr6>>("PENDING6"),
-        of::<PublishKey<Addr4>, Open>("OPEN4"),
-        of::<PublishKey<Addr6>, Open>("OPEN6"),
-        Shape { name: "ALLOW4", key: 12, value: 4 },
-        Shape { name: "ALLOW6", key: 24, value: 4 },
-        of::<Tuple<Addr4>, u32>("ASKED4"),
-        of::<Tuple<Addr6>, u32>("ASKED6"),
-        of::<Tuple<Addr4>, Handed<Addr4>>("HANDED4"),
-        of::<Tuple<Addr6>, Handed<Addr6>>("HANDED6"),
-        of::<LinkKey<Addr4>, u32>("LINK4"),
-        of::<LinkKey<Addr6>, u32>("LINK6"),
-        of::<TrustKey, u32>("TRUST"),
-        of::<FragmentKey<Addr4>, Datagram>("DATAGRAM4"),
-        of::<FragmentKey<Addr6>, Datagram>("DATAGRAM6"),
-        of::<u32, Held>("HELD"),
-        of::<u32, [u8; held::BYTES]>("HELD_BYTES"),
-        of::<u32, u32>("HELD_NEXT"),
-    ]
 }

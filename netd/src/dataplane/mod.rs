@@ -7,10 +7,13 @@ pub mod fake;
 mod flows;
 mod host_sockets;
 mod kernel;
+mod layout;
 mod load;
 mod maps;
+mod migrate;
 mod object;
 mod raw;
+mod shapes;
 mod sock_diag;
 mod survey;
 mod test_run;
@@ -23,6 +26,7 @@ pub use test_run::Ran;
 pub use verify::{ProgramReport, verify};
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
@@ -366,6 +370,11 @@ pub trait Dataplane: Send {
     fn flush_flows(&mut self, filter: &FlowFilter) -> Result<usize, Error>;
     /// Returns (reason, packets) for every drop reason, in their stable order.
     fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error>;
+    /// Puts back programs and pins that somebody else took away, on these interfaces for certain; to be called every second. Returns what was
+    /// put back.
+    fn put_back_hooks(&mut self, _unhooked: &BTreeSet<u32>) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
     /// Removes expired flows, if it is time for that; to be called every second or oftener. Returns how many entries went.
     fn collect_garbage(&mut self) -> Result<usize, Error>;
     /// Lists what the maps hold, for reconciling: endpoints by interface index, publishes, network slots, uplinks.

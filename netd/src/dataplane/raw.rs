@@ -12,11 +12,21 @@ use std::{
     path::Path,
 };
 
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+/// Makes an entry or replaces it (`BPF_ANY`).
+pub const ANY: u64 = 0;
+/// Makes an entry that is not there (`BPF_NOEXIST`).
+pub const NOEXIST: u64 = 1;
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// `union bpf_attr` for the calls below: 64 bytes, the rest zero.
@@ -55,6 +65,53 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Pins an object at one more path.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let text = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = Attr::default();
+    attr.0[0] = text.as_ptr() as u64;
+    attr.0[1] = pair(number(object), 0);
+    bpf(BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Makes an array of one element of this many bytes. Names are of at most twelve bytes.
+pub fn create_array(name: &str, value_size: usize) -> io::Result<OwnedFd> {
+    let mut attr = Attr::default();
+    let value_size = u32::try_from(value_size).map_err(io::Error::other)?;
+    attr.0[0] = pair(BPF_MAP_TYPE_ARRAY, 4);
+    attr.0[1] = pair(value_size, 1);
+    // `map_name` begins in the second half of the fourth word.
+    let mut bytes = [0_u8; 16];
+    for (place, byte) in bytes[4..].iter_mut().zip(name.bytes().take(11)) {
+        *place = byte;
+    }
+    for (word, part) in attr.0[3..5].iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = u64::from_ne_bytes(part.try_into().map_err(io::Error::other)?);
+    }
+    let fd = i32::try_from(bpf(BPF_MAP_CREATE, &mut attr)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Reads an entry's value, whose size is that of the map's values.
+pub fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    let mut attr = Attr::default();
+    attr.0[0] = pair(number(map), 0);
+    attr.0[1] = key.as_ptr() as u64;
+    attr.0[2] = value.as_mut_ptr() as u64;
+    bpf(BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
+}
+
+/// Writes an entry; key and value have the map's sizes.
+pub fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+    let mut attr = Attr::default();
+    attr.0[0] = pair(number(map), 0);
+    attr.0[1] = key.as_ptr() as u64;
+    attr.0[2] = value.as_ptr() as u64;
+    attr.0[3] = flags;
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
 /// Replaces the program behind a link, atomically for packets.
 pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = Attr::default();
@@ -67,6 +124,17 @@ pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = Attr::default();
     attr.0[0] = pair(number(link), 0);
     bpf(BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// Whether a link of an interface or of a cgroup still leads to it: the kernel clears what it names when somebody detaches it.
+pub fn is_attached(link: BorrowedFd<'_>) -> io::Result<bool> {
+    // `struct bpf_link_info`: type, id, id of the program, 4 bytes of nothing, then the interface's index or the cgroup's id.
+    let mut info = [0_u32; 32];
+    let mut attr = Attr::default();
+    attr.0[0] = pair(number(link), u32::try_from(size_of_val(&info)).map_err(io::Error::other)?);
+    attr.0[1] = info.as_mut_ptr() as u64;
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info[4] != 0)
 }
 
 /// Reads a hash map from the beginning in batches and hands each key and value to `visit`.

@@ -243,6 +243,23 @@ impl Links {
         }
     }
 
+    /// Gives a link another name; where the kernel takes it for a link that is on (since Linux 6.2 it does), it stays on.
+    pub async fn rename(&self, ifname: &IfName, to: &IfName) -> Result<(), Error> {
+        let doing = format!("rename {ifname} to {to}");
+        let link = self.existing(&doing, ifname).await?;
+        let mut message = LinkMessage::default();
+        message.header.index = link.ifindex;
+        message.attributes.push(LinkAttribute::IfName(to.to_string()));
+        match self.change_link(&doing, message.clone()).await {
+            Err(error) if error.errno() == Some(libc::EBUSY) => {
+                self.set_down(ifname).await?;
+                self.change_link(&doing, message).await?;
+                self.set_running(to).await
+            }
+            done => done,
+        }
+    }
+
     /// Switches a link off.
     pub async fn set_down(&self, ifname: &IfName) -> Result<(), Error> {
         let mut message = named(ifname);

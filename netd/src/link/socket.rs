@@ -25,8 +25,9 @@ use tokio::sync::Mutex;
 use super::Error;
 use crate::netns::Netns;
 
-/// Longest wait for a message of the kernel's, which answers from memory.
-const RECEIVE: Duration = Duration::from_secs(5);
+/// Longest wait for a message of the kernel's: it answers from memory, once whoever has the rtnl lock gives it back. To take a few busy namespaces
+/// down takes the kernel seconds, during which everybody waits.
+const RECEIVE: Duration = Duration::from_secs(30);
 /// A dump disturbed this often is given up.
 const DUMP_TRIES: usize = 10;
 /// Longest datagram of the kernel's: a piece of a dump has 32 KiB, and one link with many virtual functions may take more.

@@ -4,6 +4,7 @@
 //! storm costs no memory; and a notification lost by the kernel is no worse than one among many.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -23,7 +24,8 @@ use tokio::{sync::Notify, task::AbortHandle};
 use super::Error;
 use crate::netns::Netns;
 
-const GROUPS: [MulticastGroup; 9] = [
+const GROUPS: [MulticastGroup; 10] = [
+    MulticastGroup::Tc,
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
@@ -54,11 +56,18 @@ pub struct Changes {
     pub ways: bool,
     /// Forwarding, or another setting of `net.ipv4.conf` or `net.ipv6.conf`, was written to or came with a link.
     pub settings: bool,
+    /// A qdisc or a filter was removed; [`Watcher::unhooked`] says from which interfaces.
+    pub hooks: bool,
     /// The kernel lost notifications: anything may have changed, and nothing else is known.
     pub lost: bool,
 }
 
 impl Changes {
+    /// Whether hooks changed and nothing else.
+    pub fn only_hooks(self) -> bool {
+        self == Self { hooks: true, ..Self::default() }
+    }
+
     /// Whether settings changed and nothing else.
     pub fn only_settings(self) -> bool {
         self == Self { settings: true, ..Self::default() }
@@ -73,6 +82,7 @@ impl Changes {
             routes: self.routes || other.routes,
             ways: self.ways || other.ways,
             settings: self.settings || other.settings,
+            hooks: self.hooks || other.hooks,
             lost: self.lost || other.lost,
         }
     }
@@ -87,6 +97,7 @@ pub struct Watcher {
 #[derive(Default)]
 struct Shared {
     changes: Mutex<Changes>,
+    unhooked: Mutex<BTreeSet<u32>>,
     notify: Notify,
 }
 
@@ -130,6 +141,13 @@ impl Watcher {
     }
 }
 
+impl Watcher {
+    /// Returns the interfaces that lost a qdisc or a filter since the last call.
+    pub fn unhooked(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut *self.shared.unhooked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.task.abort();
@@ -146,8 +164,12 @@ struct Notification {
     kind: u16,
     /// Of a route: who made it (`rtm_protocol`).
     protocol: Option<u8>,
+    /// Of a qdisc or filter: on which interface (`tcm_ifindex`).
+    ifindex: Option<u32>,
 }
 
+/// Where `struct tcmsg` (linux/rtnetlink.h) has the interface's index.
+const TCM_IFINDEX: std::ops::Range<usize> = 4..8;
 /// Where `struct rtmsg` (linux/rtnetlink.h) has the protocol.
 const RTM_PROTOCOL: usize = 5;
 
@@ -155,7 +177,9 @@ impl NetlinkDeserializable for Notification {
     type Error = Infallible;
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
-        Ok(Self { kind: header.message_type, protocol: payload.get(RTM_PROTOCOL).copied() })
+        let ifindex =
+            payload.get(TCM_IFINDEX).and_then(|bytes| Some(u32::from_ne_bytes(bytes.try_into().ok()?)));
+        Ok(Self { kind: header.message_type, protocol: payload.get(RTM_PROTOCOL).copied(), ifindex })
     }
 }
 
@@ -206,6 +230,12 @@ impl Shared {
         let taking_notes = async {
             while let Some((message, _)) = messages.next().await {
                 let news = meaning(&message.payload);
+                if news.hooks
+                    && let NetlinkPayload::InnerMessage(Notification { ifindex: Some(ifindex), .. }) =
+                        message.payload
+                {
+                    self.unhooked.lock().unwrap_or_else(PoisonError::into_inner).insert(ifindex);
+                }
                 if news != Changes::default() {
                     self.note(news);
                 }
@@ -221,7 +251,7 @@ impl Shared {
 fn meaning(payload: &NetlinkPayload<Notification>) -> Changes {
     let mut news = Changes::default();
     match payload {
-        NetlinkPayload::InnerMessage(Notification { kind, protocol }) => match *kind {
+        NetlinkPayload::InnerMessage(Notification { kind, protocol, .. }) => match *kind {
             libc::RTM_NEWLINK | libc::RTM_DELLINK => news.links = true,
             libc::RTM_NEWADDR | libc::RTM_DELADDR => news.addresses = true,
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
@@ -229,6 +259,7 @@ fn meaning(payload: &NetlinkPayload<Notification>) -> Changes {
                 news.ways = *protocol != Some(libc::RTPROT_KERNEL);
             }
             libc::RTM_NEWRULE | libc::RTM_DELRULE => news.ways = true,
+            libc::RTM_DELQDISC | libc::RTM_DELTFILTER => news.hooks = true,
             libc::RTM_NEWNETCONF => news.settings = true,
             _ => {}
         },

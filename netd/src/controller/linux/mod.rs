@@ -348,6 +348,11 @@ impl Machine for Linux {
         }
     }
 
+    async fn rename(&mut self, from: &IfName, to: &IfName) -> Result<(), Error> {
+        self.indexes.remove(to);
+        Ok(self.links.rename(from, to).await?)
+    }
+
     async fn restore(&mut self) -> Result<(), Error> {
         self.links.remove_idle_clsacts().await?;
         self.reserved.restore().await

@@ -5,13 +5,14 @@ mod collector;
 mod config;
 mod direct;
 mod drops;
+mod hooks;
 mod ports;
 mod subnets;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
@@ -34,8 +35,10 @@ use super::{
     attach::{self, Side},
     flows::{self, Printable as _},
     host_sockets,
-    load::{self, pin_dir},
+    layout::Layout,
+    load,
     maps::{FamilyMaps, Maps, Ports, Table},
+    migrate::Migration,
     object::OBJECT_SHA256,
     raw,
 };
@@ -50,6 +53,8 @@ const MANY_PORTS: usize = 4096;
 /// The packet path of one instance.
 pub struct Kernel {
     settings: Settings,
+    /// Where its links are pinned.
+    links: PathBuf,
     ebpf: Ebpf,
     maps: Maps,
     mode: AttachMode,
@@ -63,6 +68,10 @@ pub struct Kernel {
     subnets: HashMap<IpNet, u32>,
     /// What is known of each uplink, to see its addresses change.
     uplinks: HashMap<u32, UplinkEntry>,
+    /// Interfaces with programs of netd, and their names.
+    attached: BTreeMap<u32, (Side, String)>,
+    /// How many of them have been looked at in this turn.
+    looked_at: usize,
     /// Whether `lo` has its program.
     loopback: bool,
     /// Whether ports of removed publishes may still be in the sets of interest.
@@ -81,15 +90,25 @@ impl Kernel {
     /// # Errors
     /// Names the program, map or link, and the kernel's reason.
     pub fn open(settings: Settings) -> Result<Self, Error> {
-        let mut ebpf = load::load(&settings)?;
-        let pins = pin_dir(&settings.bpffs);
+        let layout = Layout::of(&settings);
+        let pins = layout.pins(&settings.bpffs);
+        load::make_dirs(&settings.bpffs, &pins)?;
+        let migration = Migration::prepare(&settings.bpffs, &pins, &layout)?;
+        let mut ebpf = load::load(&settings, &pins, &layout)?;
+        if let Some(migration) = &migration {
+            migration.copy_tables()?;
+        }
         let mut maps = Maps::open(&pins)?;
         let config = configure(&mut maps, &settings, load::probe_features(&mut ebpf))?;
+        if let Some(migration) = &migration {
+            migration.switch(&mut ebpf)?;
+        }
         let sets = maps.port_sets()?;
         attach::sockets(&mut ebpf, &pins.join("links"), &settings.cgroup)?;
         let mode = settings.attach;
         let mut kernel = Self {
             settings,
+            links: pins.join("links"),
             ebpf,
             maps,
             mode,
@@ -99,6 +118,8 @@ impl Kernel {
             networks: HashMap::new(),
             subnets: HashMap::new(),
             uplinks: HashMap::new(),
+            attached: BTreeMap::new(),
+            looked_at: 0,
             loopback: false,
             stale_interest: true,
             many_ports: false,
@@ -107,8 +128,7 @@ impl Kernel {
         };
         kernel.exclude_ports()?;
         kernel.recall()?;
-        let links = pin_dir(&kernel.settings.bpffs).join("links");
-        if !kernel.reserved.is_empty() || attach::is_attached(&links, Side::Loopback, LOOPBACK_ZONE) {
+        if !kernel.reserved.is_empty() || attach::is_attached(&kernel.links, Side::Loopback, LOOPBACK_ZONE) {
             kernel.serve_loopback()?;
         }
         raw::return_freed_memory();
@@ -124,9 +144,10 @@ impl Kernel {
     /// port: to attach it takes a grace period (ADR 0007).
     fn serve_loopback(&mut self) -> Result<(), Error> {
         if !self.loopback {
-            let links = pin_dir(&self.settings.bpffs).join("links");
             let mode = self.mode;
-            self.mode = attach::interface(&mut self.ebpf, &links, Side::Loopback, "lo", LOOPBACK_ZONE, mode)?;
+            self.mode =
+                attach::interface(&mut self.ebpf, &self.links, Side::Loopback, "lo", LOOPBACK_ZONE, mode)?;
+            self.attached.insert(LOOPBACK_ZONE, (Side::Loopback, "lo".to_owned()));
             self.loopback = true;
             raw::return_freed_memory();
         }
@@ -378,20 +399,21 @@ impl Dataplane for Kernel {
     }
 
     fn attach_endpoint(&mut self, host_side: &crate::model::IfName, ifindex: u32) -> Result<(), Error> {
-        let links = pin_dir(&self.settings.bpffs).join("links");
         self.mode = attach::interface(
             &mut self.ebpf,
-            &links,
+            &self.links,
             Side::Endpoint,
             host_side.as_str(),
             ifindex,
             self.mode,
         )?;
+        self.attached.insert(ifindex, (Side::Endpoint, host_side.to_string()));
         Ok(())
     }
 
     fn detach_endpoint(&mut self, ifindex: u32) -> Result<(), Error> {
-        attach::detach(&pin_dir(&self.settings.bpffs).join("links"), Side::Endpoint, ifindex)
+        self.attached.remove(&ifindex);
+        attach::detach(&self.links, Side::Endpoint, ifindex)
     }
 
     fn put_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
@@ -401,23 +423,18 @@ impl Dataplane for Kernel {
             mtu: uplink.mtu,
         };
         self.maps.uplink.put(&uplink.ifindex, &entry)?;
-        let links = pin_dir(&self.settings.bpffs).join("links");
-        self.mode = attach::interface(
-            &mut self.ebpf,
-            &links,
-            if uplink.bare { Side::BareUplink } else { Side::Uplink },
-            uplink.ifname.as_str(),
-            uplink.ifindex,
-            self.mode,
-        )?;
+        let side = if uplink.bare { Side::BareUplink } else { Side::Uplink };
+        let (ifname, ifindex) = (uplink.ifname.as_str(), uplink.ifindex);
+        self.mode = attach::interface(&mut self.ebpf, &self.links, side, ifname, ifindex, self.mode)?;
+        self.attached.insert(ifindex, (side, ifname.to_owned()));
         self.uplinks.insert(uplink.ifindex, uplink.clone());
         self.routes_changed()
     }
 
     fn remove_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
-        let links = pin_dir(&self.settings.bpffs).join("links");
+        self.attached.remove(&uplink.ifindex);
         for side in [Side::Uplink, Side::BareUplink] {
-            attach::detach(&links, side, uplink.ifindex)?;
+            attach::detach(&self.links, side, uplink.ifindex)?;
         }
         self.maps.uplink.remove(&uplink.ifindex)?;
         self.uplinks.remove(&uplink.ifindex);
@@ -554,6 +571,10 @@ impl Dataplane for Kernel {
         self.count_drops()
     }
 
+    fn put_back_hooks(&mut self, unhooked: &BTreeSet<u32>) -> Result<Vec<String>, Error> {
+        self.put_back(unhooked)
+    }
+
     fn collect_garbage(&mut self) -> Result<usize, Error> {
         // Later than the entries came: by now the request that brought them is gone from memory too.
         if std::mem::take(&mut self.many_ports) {
@@ -571,7 +592,7 @@ impl Dataplane for Kernel {
             addresses.entry(owner.ifindex).or_default().1 = Some((*addr).into());
         })?;
         let mut inventory = Inventory {
-            attached: attach::endpoints(&pin_dir(&self.settings.bpffs).join("links")),
+            attached: attach::endpoints(&self.links),
             open: self.open_entries()?,
             links: self.link_entries()?,
             networks: self.networks.keys().copied().collect(),
@@ -637,7 +658,9 @@ impl Dataplane for Kernel {
 /// # Errors
 /// Names the directory that stays.
 pub fn remove_pins(bpffs: &PathBuf) -> Result<(), Error> {
-    attach::detach_links(&pin_dir(bpffs).join("links"))?;
+    for layout in fs::read_dir(bpffs).into_iter().flatten().flatten() {
+        attach::detach_links(&layout.path().join("links"))?;
+    }
     attach::detach_filters();
     match fs::remove_dir_all(bpffs) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
