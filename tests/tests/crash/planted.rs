@@ -137,6 +137,7 @@ fn what_is_planted_in_the_packet_path_is_reported() {
     }
     let b0 = stored(&subject, "b0");
     let veth = text(&b0, "/endpoints/0/host_ifname").to_owned();
+    subject.kill(); // or it would put back at once what is taken away
     let out = subject
         .host()
         .output(std::process::Command::new("tc").args(["filter", "del", "dev", &veth, "egress"]));
@@ -147,7 +148,6 @@ fn what_is_planted_in_the_packet_path_is_reported() {
     let found = subject.violations();
     assert!(found.iter().any(|line| line.contains("missing: link of bind4")), "{found:?}");
     // The next daemon puts both back.
-    subject.kill();
     subject.start();
     assert_eq!(subject.violations(), Vec::<String>::new());
     let programs = invariants::program_ids(subject.dirs());
