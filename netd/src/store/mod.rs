@@ -281,9 +281,14 @@ impl Store {
             fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
         }
         self.copies.wipe();
-        for name in ["meta.json", "meta.json.prev", "journal.json", "lock"] {
-            let path = self.dir.join(name);
-            ignore_missing(fs::remove_file(&path)).map_err(Error::io("remove", &path))?;
+        let own = ["meta.json", "meta.json.prev", "journal.json", "lock"];
+        for entry in fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {
+            let path = entry.map_err(Error::io("read", &self.dir))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            // A damaged one that was kept aside goes with the others.
+            if own.contains(&name.split(".bad-").next().unwrap_or_default()) {
+                ignore_missing(fs::remove_file(&path)).map_err(Error::io("remove", &path))?;
+            }
         }
         match fs::remove_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
