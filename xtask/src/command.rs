@@ -3,9 +3,9 @@
 use std::{
     env,
     ffi::OsStr,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -34,6 +34,20 @@ pub fn capture(command: &mut Command) -> Result<String> {
         bail!("`{}` failed with {}: {}", line(command), output.status, stderr.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command to its end with a text as its input.
+pub fn feed(command: &mut Command, text: &str) -> Result<()> {
+    let mut child =
+        command.stdin(Stdio::piped()).spawn().with_context(|| format!("run `{}`", line(command)))?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(text.as_bytes()).with_context(|| format!("write to `{}`", line(command)))?;
+    }
+    let status = child.wait().with_context(|| format!("wait for `{}`", line(command)))?;
+    if !status.success() {
+        bail!("`{}` failed with {status}", line(command));
+    }
+    Ok(())
 }
 
 /// Runs a command under a task's spinner; its output is shown only when it fails, as part of the error.

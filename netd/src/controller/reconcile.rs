@@ -4,7 +4,11 @@
 //! place, what carries netd's label and belongs to nothing is swept away (reliability 6.5, D5). What is there and right is not
 //! touched.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::{
     Code, Error, World,
@@ -19,7 +23,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, OpenEntry, PublishEntry},
-    model::{Driver, GatewayMode, Id, IfName, Mac, Network, Sandbox, SandboxMode},
+    model::{Driver, GatewayMode, Id, IfName, Mac, Name, Network, Sandbox, SandboxMode},
 };
 
 impl<M: Machine> Controller<M> {
@@ -161,10 +165,8 @@ impl<M: Machine> Controller<M> {
                 return;
             }
         };
-        for orphan in owned {
-            if belongs(world, &orphan) {
-                continue;
-            }
+        let belongings = Belongings::of(world);
+        for orphan in owned.into_iter().filter(|owned| !belongings.hold(owned)) {
             tracing::info!(?orphan, "orphan removed");
             if let Err(error) = self.machine.remove_orphan(&orphan).await {
                 tracing::error!(?orphan, %error, "orphan not removed");
@@ -295,22 +297,41 @@ fn ifname_of(owned: &Owned) -> Option<&IfName> {
     }
 }
 
-/// Whether an object with this instance's label has its place in the world.
-fn belongs(world: &World, owned: &Owned) -> bool {
-    match owned {
-        Owned::Bridge { network, .. } => world.network_by_id(network).is_some(),
-        Owned::Veth { endpoint, .. } => {
-            world.sandboxes().flat_map(|sandbox| &sandbox.endpoints).any(|other| other.id == *endpoint)
+/// What belongs to a world, to be asked for each of thousands of objects.
+struct Belongings<'a> {
+    world: &'a World,
+    endpoints: HashSet<&'a Id>,
+    namespaces: HashSet<&'a Name>,
+    neighbours: HashSet<(&'a IfName, IpAddr)>,
+}
+
+impl<'a> Belongings<'a> {
+    fn of(world: &'a World) -> Self {
+        let mut all =
+            Self { world, endpoints: HashSet::new(), namespaces: HashSet::new(), neighbours: HashSet::new() };
+        for sandbox in world.sandboxes() {
+            if sandbox.netns.as_ref().is_some_and(|netns| netns.owned) {
+                all.namespaces.insert(&sandbox.name);
+            }
+            for endpoint in &sandbox.endpoints {
+                all.endpoints.insert(&endpoint.id);
+                if let Some(network) = world.network_by_id(&endpoint.network) {
+                    let bridge = &network.bridge.ifname;
+                    all.neighbours.extend(addresses(endpoint).map(|address| (bridge, address)));
+                }
+            }
         }
-        Owned::Netns(name) => world
-            .sandboxes()
-            .any(|sandbox| sandbox.name == *name && sandbox.netns.as_ref().is_some_and(|netns| netns.owned)),
-        Owned::Files(sandbox) => world.sandbox_by_id(sandbox).is_some(),
-        Owned::Neighbour { bridge, ip, .. } => {
-            world.networks().filter(|network| network.bridge.ifname == *bridge).any(|network| {
-                let mut endpoints = world.endpoints_on(&network.id);
-                endpoints.any(|(_, endpoint)| addresses(endpoint).any(|address| address == *ip))
-            })
+        all
+    }
+
+    /// Whether an object with this instance's label has its place in the world.
+    fn hold(&self, owned: &Owned) -> bool {
+        match owned {
+            Owned::Bridge { network, .. } => self.world.network_by_id(network).is_some(),
+            Owned::Veth { endpoint, .. } => self.endpoints.contains(endpoint),
+            Owned::Netns(name) => self.namespaces.contains(name),
+            Owned::Files(sandbox) => self.world.sandbox_by_id(sandbox).is_some(),
+            Owned::Neighbour { bridge, ip, .. } => self.neighbours.contains(&(bridge, *ip)),
         }
     }
 }

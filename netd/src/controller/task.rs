@@ -120,6 +120,8 @@ impl<M: Machine> Controller<M> {
         let mut collect = tokio::time::interval(self.settings.collect_every);
         collect.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            // The kernel answers at once, so that an operation may never have waited: whoever was just told runs first.
+            tokio::task::yield_now().await;
             let command = tokio::select! {
                 biased;
                 () = stop.wait_for(|stop| *stop).map(drop) => return (self, End::Stopped),

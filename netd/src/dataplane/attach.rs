@@ -148,12 +148,14 @@ pub fn interface(
     mode: AttachMode,
 ) -> Result<AttachMode, Error> {
     let mut worked = mode;
+    // An interface that has one of netd's programs has them all, as a rule.
+    let mut known = false;
     for &(program, direction) in side.hooks() {
         load::on_demand(ebpf, program)?;
         let doing = || format!("attach {program} to {ifname}");
         let path = pin(links, ifindex, program);
         if replace(ebpf, &path, program)? {
-            worked = AttachMode::Tcx;
+            (worked, known) = (AttachMode::Tcx, true);
             continue;
         }
         let classifier = packet_program(ebpf, program)?;
@@ -166,6 +168,9 @@ pub fn interface(
                 Err(error) if mode == AttachMode::Auto && error.lacks_tcx() => worked = AttachMode::Tc,
                 Err(error) => return Err(Error::Kernel { doing: doing(), source: error.0 }),
             }
+        }
+        if known && replace_filter(classifier, ifname, direction).is_ok() {
+            continue;
         }
         attach_filter(classifier, ifname, direction)
             .map_err(|error| Error::Kernel { doing: doing(), source: error.0 })?;

@@ -16,10 +16,11 @@ use aya::{
 use netd_common::{
     family::{Family, V6},
     maps::features,
+    net::LOOPBACK_ZONE,
 };
 
 use super::{
-    Error, Settings,
+    Error, Settings, attach,
     layout::{Kind, Layout},
     maps, migrate,
     object::OBJECT,
@@ -81,7 +82,8 @@ pub fn load(settings: &Settings, pins: &Path, layout: &Layout) -> Result<Ebpf, E
     let mut ebpf =
         loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
     check_pinned(pins, layout)?;
-    load_together(&mut ebpf)?;
+    let loopback = attach::is_attached(&pins.join("links"), attach::Side::Loopback, LOOPBACK_ZONE);
+    load_together(&mut ebpf, loopback)?;
     Ok(ebpf)
 }
 
@@ -93,13 +95,16 @@ pub fn make_dirs(bpffs: &Path, pins: &Path) -> Result<(), Error> {
     [bpffs, pins, &pins.join("links")].into_iter().try_for_each(make_dir)
 }
 
-/// Loads what every host needs, on as many threads as there are processors: the kernel verifies each program by itself, most of a second in all.
-fn load_together(ebpf: &mut Ebpf) -> Result<(), Error> {
+/// Loads what every host needs, and `lo`'s program if this one needs it, on as many threads as there are processors: the kernel verifies each program by itself, most of a second in all.
+fn load_together(ebpf: &mut Ebpf, loopback: bool) -> Result<(), Error> {
     let wanted = |name: &str| {
-        PACKET_PROGRAMS[..ALWAYS].contains(&name) || name == PROBE || SOCKET_PROGRAMS.contains(&name)
+        PACKET_PROGRAMS[..ALWAYS].contains(&name)
+            || name == PROBE
+            || SOCKET_PROGRAMS.contains(&name)
+            || loopback && name == "from_loopback"
     };
     let known = ebpf.programs().filter(|(name, _)| wanted(name)).count();
-    if known != ALWAYS + 1 + SOCKET_PROGRAMS.len() {
+    if known != ALWAYS + 1 + SOCKET_PROGRAMS.len() + usize::from(loopback) {
         return Err(Error::Unsupported("the eBPF object lacks programs".to_owned()));
     }
     let mut programs: Vec<(&str, &mut Program)> =

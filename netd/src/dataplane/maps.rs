@@ -201,6 +201,8 @@ pub struct Maps {
     pub endpoint: Array<MapData, Endpoint>,
     /// Networks by slot.
     pub network: Array<MapData, Network>,
+    /// The same map, to read it at once.
+    network_slots: OwnedFd,
     /// Sets of ports.
     pub ports: Array<MapData, Ports>,
     /// Devices through which the outside is reached.
@@ -244,10 +246,18 @@ impl Ports {
 impl Maps {
     /// Opens the pinned maps.
     pub fn open(pins: &Path) -> Result<Self, Error> {
+        let network = open(pins, "NETWORK")?;
+        let network_slots = network
+            .fd()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|source| Error::kernel("open map NETWORK".to_owned(), source))?;
         Ok(Self {
             config: array(pins, "CONFIG")?,
             endpoint: array(pins, "ENDPOINT")?,
-            network: array(pins, "NETWORK")?,
+            network: Array::try_from(Map::Array(network))
+                .map_err(|source| Error::kernel("open map NETWORK".to_owned(), source))?,
+            network_slots,
             ports: array(pins, "PORTS")?,
             uplink: Table::open(pins, "UPLINK")?,
             rule6: array(pins, "RULE6")?,
@@ -280,6 +290,17 @@ impl Maps {
                 link: Table::open(pins, "LINK6")?,
             },
         })
+    }
+
+    /// Reads every slot of networks, with its number.
+    pub fn networks(&self) -> Result<Vec<(u32, Network)>, Error> {
+        let mut all = Vec::new();
+        let slots = self.network_slots.as_fd();
+        raw::for_each(slots, size_of::<u32>(), size_of::<Network>(), |slot, network| {
+            all.push((from_bytes(slot), from_bytes(network)));
+        })
+        .map_err(|source| Error::kernel("read map NETWORK".to_owned(), source))?;
+        Ok(all)
     }
 
     /// Reads every set of ports.

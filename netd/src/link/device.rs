@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
 };
 
-use super::{Error, Links, Mode, Segments, error::gone_is_success};
+use super::{Error, Links, Mode, PortFlags, Segments, error::gone_is_success, veth};
 use crate::model::{IfName, Mac};
 
 /// How long a link may take from being switched on to working; the kernel does it in a few milliseconds, in a worker.
@@ -40,6 +40,7 @@ impl Framing {
 
 /// What the kernel says about a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of the kernel's")]
 pub struct HostLink {
     /// Its index, unique in its namespace.
     pub ifindex: u32,
@@ -57,6 +58,12 @@ pub struct HostLink {
     pub mtu: u32,
     /// What it takes from the stack in one piece.
     pub segments: Segments,
+    /// What it puts together of what it receives.
+    pub received: Segments,
+    /// Whether the kernel gives it no link-local IPv6 address by itself.
+    pub no_link_local: bool,
+    /// How it behaves as a port of a bridge, if it is one.
+    pub port: Option<PortFlags>,
     /// Its Ethernet address.
     pub mac: Option<Mac>,
     /// Whether it is switched on.
@@ -80,6 +87,9 @@ impl HostLink {
             lower: None,
             mtu: 0,
             segments: Segments::default(),
+            received: Segments::default(),
+            no_link_local: false,
+            port: None,
             mac: None,
             up: message.header.flags.contains(LinkFlags::Up),
             running: message.header.flags.contains(LinkFlags::Running),
@@ -95,12 +105,18 @@ impl HostLink {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::GsoMaxSize(size) => link.segments.ipv6 = *size,
                 LinkAttribute::GsoIpv4MaxSize(size) => link.segments.ipv4 = *size,
+                LinkAttribute::GroMaxSize(size) => link.received.ipv6 = *size,
+                LinkAttribute::GroIpv4MaxSize(size) => link.received.ipv4 = *size,
+                LinkAttribute::AfSpecUnspec(families) => {
+                    link.no_link_local = veth::is_without_link_local(families);
+                }
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind.to_string()),
                         _ => None,
                     });
+                    link.port = PortFlags::of(infos);
                 }
                 _ => {}
             }
@@ -163,8 +179,9 @@ impl Links {
 
     /// Reads every link, undisturbed.
     pub async fn links(&self) -> Result<Vec<HostLink>, Error> {
-        let messages =
-            self.socket.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
+        let mut all = LinkMessage::default();
+        all.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let messages = self.socket.dump("list links", RouteNetlinkMessage::GetLink(all)).await?;
         Ok(messages
             .iter()
             .filter_map(|message| match message {

@@ -38,7 +38,10 @@ impl Links {
             set.attributes.push(LinkAttribute::Mtu(spec.mtu));
             self.change_link(&doing, set).await?;
         }
-        self.set_segments(present.ifindex, Segments::LARGEST).await;
+        if !present.up {
+            // One that is on has what its sandbox's default routes want of it.
+            self.set_segments(&present, Segments::LARGEST).await;
+        }
         self.ensure_addresses(present.ifindex, &spec.addresses).await?;
         self.set_up(&spec.ifname).await?;
         if let Some(gateway) = spec.gateway4 {

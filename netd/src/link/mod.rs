@@ -35,7 +35,7 @@ pub use rule::{HostRule, RuleDoes};
 pub use segments::Segments;
 pub use snapshot::{HostSnapshot, Uplink, local_addresses, unserved, uplinks};
 use socket::{Mode, Socket};
-pub use veth::{MAX_IFINDEX, VethSpec};
+pub use veth::{MAX_IFINDEX, Veth, VethSpec};
 pub use watch::{Changes, Watcher};
 
 use crate::netns::Netns;

@@ -25,6 +25,27 @@ pub struct PortFlags {
     pub hairpin: bool,
 }
 
+impl PortFlags {
+    /// Returns what the kernel says of a bridge's port.
+    pub(super) fn of(infos: &[LinkInfo]) -> Option<Self> {
+        let settings = infos.iter().find_map(|info| match info {
+            LinkInfo::PortData(InfoPortData::BridgePort(settings)) => Some(settings),
+            _ => None,
+        })?;
+        let mut flags = Self::default();
+        for setting in settings {
+            match setting {
+                InfoBridgePort::Learning(on) => flags.learning = *on,
+                InfoBridgePort::UnicastFlood(on) => flags.unicast_flood = *on,
+                InfoBridgePort::HairpinMode(on) => flags.hairpin = *on,
+                InfoBridgePort::Isolated(on) => flags.isolated = *on,
+                _ => {}
+            }
+        }
+        Some(flags)
+    }
+}
+
 impl Links {
     /// Makes a link a port of a bridge, with these flags. To be called again when a flag changes.
     ///
@@ -58,6 +79,20 @@ impl Links {
         self.change_link(&format!("take {port} out of its bridge"), leave).await
     }
 
+    /// Ties an endpoint's Ethernet address to its port of a bridge, and its addresses to that on the bridge, for good: neither learns nor asks.
+    pub async fn add_endpoint(
+        &self,
+        port: u32,
+        bridge: u32,
+        mac: Mac,
+        addresses: &[IpAddr],
+    ) -> Result<(), Error> {
+        let neighbours = addresses.iter().map(|ip| permanent_neighbour(bridge, *ip, mac));
+        let all = std::iter::once(fdb(port, mac)).chain(neighbours);
+        let all = all.map(|message| (Mode::Replace, RouteNetlinkMessage::NewNeighbour(message))).collect();
+        self.socket.send_together(&format!("tie {mac} and its addresses to port {port}"), all).await
+    }
+
     /// Ties an Ethernet address to a port of a bridge for good.
     pub async fn add_fdb(&self, port: u32, mac: Mac) -> Result<(), Error> {
         let message = RouteNetlinkMessage::NewNeighbour(fdb(port, mac));
@@ -74,9 +109,7 @@ impl Links {
 
     /// Makes an endpoint's Ethernet address known on its bridge for good, so that the host never asks for it.
     pub async fn add_neighbour(&self, bridge: u32, ip: IpAddr, mac: Mac) -> Result<(), Error> {
-        let mut message = neighbour(bridge, ip);
-        message.header.state = NeighbourState::Permanent;
-        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        let message = permanent_neighbour(bridge, ip, mac);
         let doing = format!("add neighbour {ip} on interface {bridge}");
         self.socket.send(&doing, Mode::Replace, RouteNetlinkMessage::NewNeighbour(message)).await
     }
@@ -125,6 +158,13 @@ fn permanent(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
     })?;
     let made = message.header.state == NeighbourState::Permanent && !address.is_multicast();
     made.then_some((message.header.ifindex, address))
+}
+
+fn permanent_neighbour(ifindex: u32, ip: IpAddr, mac: Mac) -> NeighbourMessage {
+    let mut message = neighbour(ifindex, ip);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message
 }
 
 fn neighbour(ifindex: u32, ip: IpAddr) -> NeighbourMessage {

@@ -6,7 +6,7 @@
 
 use rtnetlink::packet_route::{RouteNetlinkMessage, link::LinkAttribute};
 
-use super::{Links, Mode, device};
+use super::{HostLink, Links, Mode, device};
 
 /// Largest piece for links that lead nowhere else, in bytes (the kernel's limit is 512 KiB).
 const BIG_TCP: u32 = 196_608;
@@ -45,7 +45,11 @@ impl Default for Segments {
 impl Links {
     /// Lets a link take such pieces from the stack, and put as large ones together. Old kernels refuse what is beyond 64 KiB (before 5.19, for IPv4
     /// 6.3), and lose nothing but speed.
-    pub async fn set_segments(&self, ifindex: u32, largest: Segments) {
+    pub async fn set_segments(&self, link: &HostLink, largest: Segments) {
+        if link.segments == largest && link.received == Segments::LARGEST {
+            return; // nothing for others to notice
+        }
+        let ifindex = link.ifindex;
         let sizes = [
             // First: a small one counts for both families.
             LinkAttribute::GsoMaxSize(largest.ipv6),

@@ -3,17 +3,22 @@
 //! A dump that the kernel marks as disturbed (`NLM_F_DUMP_INTR`) is taken again: links may be missing from it or appear
 //! twice, and whoever sweeps by it deletes the wrong ones.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
-use futures_util::StreamExt;
+use nix::sys::{
+    socket::{setsockopt, sockopt::ReceiveTimeout},
+    time::TimeVal,
+};
 use rtnetlink::{
     packet_core::{
         NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
         NetlinkMessage, NetlinkPayload, NlasIterator,
     },
     packet_route::RouteNetlinkMessage,
-    proto::{self, ConnectionHandle, sys::SocketAddr},
-    sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE},
+    sys::{self, SocketAddr, protocols::NETLINK_ROUTE},
 };
 use tokio::sync::Mutex;
 
@@ -23,13 +28,15 @@ use crate::netns::Netns;
 /// Longest wait for a message of the kernel's: it answers from memory, once whoever has the rtnl lock gives it back. To take a few busy namespaces
 /// down takes the kernel seconds, during which everybody waits.
 const RECEIVE: Duration = Duration::from_secs(30);
-/// Between tries while an abandoned dump is read to its end.
-const PAUSE: Duration = Duration::from_millis(5);
 /// A dump disturbed this often is given up.
 const DUMP_TRIES: usize = 10;
+/// Longest datagram of the kernel's: a piece of a dump has 32 KiB, and one link with many virtual functions may take more.
+const LONGEST: usize = 64 * 1024;
 /// `NLMSGERR_ATTR_MSG` (linux/netlink.h): the reason in words.
 const REASON: u16 = 1;
 const HEADER: usize = 16;
+/// `NLMSG_ALIGNTO` (linux/netlink.h).
+const ALIGNMENT: usize = 4;
 
 /// What a request does when the object exists or does not.
 #[derive(Debug, Clone, Copy)]
@@ -52,16 +59,18 @@ impl Mode {
     }
 }
 
+/// Requests and answers without a task of their own in between: the kernel works a request off within `sendto` and its answer is there when that
+/// returns, so that waiting for it in an event loop would cost several switches between threads, and take ten times as long as the answer.
 pub(super) struct Socket {
-    // Held from request to last answer: the kernel refuses a second dump on one socket.
-    handle: Mutex<ConnectionHandle<RouteNetlinkMessage>>,
+    /// Held from request to last answer: the kernel refuses a second dump on one socket. None after a failure, because answers may be left in it.
+    connection: Mutex<Option<Connection>>,
     netns: Netns,
 }
 
 impl Socket {
     /// Opens a socket in a namespace; the descriptor belongs to it from then on, whoever uses it.
     pub(super) async fn open(netns: &Netns) -> Result<Self, Error> {
-        Ok(Self { handle: Mutex::new(connect(netns).await?), netns: netns.clone() })
+        Ok(Self { connection: Mutex::new(Some(Connection::open(netns).await?)), netns: netns.clone() })
     }
 
     /// Sends one request and waits for the kernel's acknowledgement.
@@ -109,11 +118,6 @@ impl Socket {
         loop {
             match self.exchange(doing, vec![request(message.clone(), NLM_F_DUMP)]).await {
                 Err(error) if error.is_interrupted() && tries < DUMP_TRIES => tries += 1,
-                // A dump that nobody waits for any more is still being read.
-                Err(error) if error.errno() == Some(libc::EBUSY) && tries < DUMP_TRIES => {
-                    tokio::time::sleep(PAUSE).await;
-                    tries += 1;
-                }
                 other => return other,
             }
         }
@@ -124,34 +128,106 @@ impl Socket {
         doing: &str,
         requests: Vec<NetlinkMessage<RouteNetlinkMessage>>,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        let failed = |source| Error::kernel(doing, source);
-        let expected = requests.len();
-        let mut handle = self.handle.lock().await;
-        let sent = handle.request_batch(requests.clone(), SocketAddr::new(0, 0));
-        let mut answers = if let Ok(answers) = sent {
-            answers.left_stream()
-        } else {
-            // The connection ended with its socket, on an error such as ENOMEM.
-            *handle = connect(&self.netns).await?;
-            let again = handle.request_batch(requests, SocketAddr::new(0, 0));
-            again.map_err(|_| failed(io::ErrorKind::BrokenPipe.into()))?.right_stream()
+        let mut slot = self.connection.lock().await;
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.netns).await?,
         };
-        let mut outcome = Outcome::default();
-        while let Some(answer) = tokio::time::timeout(RECEIVE, answers.next())
-            .await
-            .map_err(|_| failed(io::Error::new(io::ErrorKind::TimedOut, "no answer from the kernel")))?
-        {
-            outcome.take(doing, answer);
-        }
-        match outcome.failure {
-            Some(failure) => Err(failure),
-            None if outcome.finished < expected => Err(failed(io::ErrorKind::UnexpectedEof.into())),
-            None if outcome.disturbed => {
-                Err(failed(io::Error::new(io::ErrorKind::Interrupted, "the table changed while it was read")))
-            }
-            None => Ok(outcome.objects),
-        }
+        let outcome = connection.exchange(doing, requests).map_err(|source| Error::kernel(doing, source))?;
+        *slot = Some(connection);
+        outcome.result(doing)
     }
+}
+
+/// A socket, and the number of the last request sent on it.
+struct Connection {
+    socket: sys::Socket,
+    sequence: u32,
+}
+
+impl Connection {
+    /// Opens a connection inside a namespace.
+    async fn open(netns: &Netns) -> Result<Self, Error> {
+        let open = || -> io::Result<sys::Socket> {
+            let socket = sys::Socket::new(NETLINK_ROUTE)?;
+            socket.set_ext_ack(true)?;
+            socket.set_cap_ack(true)?;
+            socket.set_netlink_get_strict_chk(true)?;
+            let seconds = i64::try_from(RECEIVE.as_secs()).unwrap_or(i64::MAX);
+            setsockopt(&socket, ReceiveTimeout, &TimeVal::new(seconds, 0))?;
+            Ok(socket)
+        };
+        let opened = netns.run_in(open).await?;
+        let socket = opened.map_err(|source| Error::kernel("open a route netlink socket", source))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Sends requests as one datagram and takes every answer.
+    fn exchange(
+        &mut self,
+        doing: &str,
+        requests: Vec<NetlinkMessage<RouteNetlinkMessage>>,
+    ) -> io::Result<Outcome> {
+        let (first, expected) = (self.sequence.wrapping_add(1), requests.len());
+        let mut datagram = Vec::new();
+        for mut request in requests {
+            self.sequence = self.sequence.wrapping_add(1);
+            request.header.sequence_number = self.sequence;
+            request.finalize();
+            let start = datagram.len();
+            datagram.resize(start + request.buffer_len().next_multiple_of(ALIGNMENT), 0);
+            request.serialize(&mut datagram[start..]);
+        }
+        self.socket.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
+        let mut outcome = Outcome::default();
+        let mut buffer = Vec::with_capacity(LONGEST);
+        let deadline = Instant::now() + RECEIVE;
+        while outcome.finished < expected {
+            self.receive(&mut buffer, deadline)?;
+            for answer in messages(&buffer) {
+                let number = answer.header.sequence_number.wrapping_sub(first);
+                if usize::try_from(number).is_ok_and(|number| number < expected) {
+                    outcome.take(doing, answer);
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Receives one datagram of the kernel's. In a sandbox's namespace somebody else may send to this socket, too.
+    fn receive(&self, buffer: &mut Vec<u8>, deadline: Instant) -> io::Result<()> {
+        loop {
+            buffer.clear();
+            match self.socket.recv_from(buffer, libc::MSG_TRUNC) {
+                Ok((length, _)) if length > buffer.len() => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "the kernel's answer is too long",
+                    ));
+                }
+                Ok((_, sender)) if sender.port_number() == 0 => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Ok(_) | Err(_) if Instant::now() > deadline => break,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "no answer from the kernel"))
+    }
+}
+
+/// Returns the messages of a datagram; one that makes no sense is passed over.
+fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
+        let message = rest.get(..length.max(HEADER))?;
+        rest = rest.get(length.max(HEADER).next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        Some(NetlinkMessage::deserialize(message))
+    })
+    .filter_map(|message| {
+        message.inspect_err(|error| tracing::debug!(%error, "the kernel's message was not understood")).ok()
+    })
 }
 
 /// What the answers so far say.
@@ -165,6 +241,18 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// Returns the objects that the kernel told of.
+    fn result(self, doing: &str) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let failed = |source| Err(Error::kernel(doing, source));
+        match self.failure {
+            Some(failure) => Err(failure),
+            None if self.disturbed => {
+                failed(io::Error::new(io::ErrorKind::Interrupted, "the table changed while it was read"))
+            }
+            None => Ok(self.objects),
+        }
+    }
+
     fn take(&mut self, doing: &str, answer: NetlinkMessage<RouteNetlinkMessage>) {
         self.disturbed |= answer.header.flags & NLM_F_DUMP_INTR != 0;
         let failure = match answer.payload {
@@ -186,26 +274,6 @@ impl Outcome {
         self.finished += 1;
         self.failure = self.failure.take().or(failure);
     }
-}
-
-/// Opens a connection inside a namespace and lets it run on this runtime until its handle is gone.
-async fn connect(netns: &Netns) -> Result<ConnectionHandle<RouteNetlinkMessage>, Error> {
-    let runtime = tokio::runtime::Handle::current();
-    let opened = netns.run_in(move || {
-        let _guard = runtime.enter();
-        let (mut connection, handle, _) = proto::new_connection::<RouteNetlinkMessage>(NETLINK_ROUTE)?;
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        let socket = AsyncSocket::socket_ref(connection.socket_mut());
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        socket.set_netlink_get_strict_chk(true)?;
-        Ok((connection, handle))
-    });
-    let (connection, handle): (proto::Connection<_, TokioSocket>, _) =
-        opened.await?.map_err(|source| Error::kernel("open a route netlink socket", source))?;
-    tokio::spawn(connection);
-    Ok(handle)
 }
 
 fn request(message: RouteNetlinkMessage, flags: u16) -> NetlinkMessage<RouteNetlinkMessage> {

@@ -41,6 +41,15 @@ pub struct VethSpec {
     pub mtu: u32,
 }
 
+/// A veth pair as it was found or made.
+#[derive(Debug)]
+pub struct Veth {
+    /// Its host side, before what was wrong with it was put right.
+    pub host: HostLink,
+    /// Whether it is new.
+    pub fresh: bool,
+}
+
 impl Links {
     /// Makes a veth pair, both sides down, or makes netd's own equal to the description; returns the host side's index,
     /// which is below `MAX_IFINDEX`.
@@ -49,18 +58,26 @@ impl Links {
     /// `Foreign` when a link with the host side's name is not netd's for this endpoint, or when the name inside the
     /// sandbox is taken.
     pub async fn create_veth(&self, spec: &VethSpec) -> Result<u32, Error> {
-        self.create_veth_below(spec, MAX_IFINDEX).await
+        let inside = Self::open_in(&spec.peer_netns).await?;
+        Ok(self.ensure_veth(spec, &inside, MAX_IFINDEX).await?.host.ifindex)
     }
 
-    pub(super) async fn create_veth_below(&self, spec: &VethSpec, limit: u32) -> Result<u32, Error> {
+    /// The same with the sandbox's namespace already open, and with host sides' indexes below a limit.
+    ///
+    /// # Errors
+    /// As [`Links::create_veth`].
+    pub async fn ensure_veth(&self, spec: &VethSpec, inside: &Self, limit: u32) -> Result<Veth, Error> {
         let doing = format!("create veth {}", spec.host_ifname);
-        if let Some(present) = self.link(&spec.host_ifname).await? {
-            present.check_owner(&InfoKind::Veth, &spec.label)?;
-            if present.ifindex >= limit || !self.leads_into(&present, spec).await? {
+        let mut present = self.link(&spec.host_ifname).await?;
+        if let Some(host) = &present {
+            host.check_owner(&InfoKind::Veth, &spec.label)?;
+            if host.ifindex >= limit || !inside.has_peer(host, spec).await? {
                 self.delete_link(&spec.host_ifname).await?;
+                present = None;
             }
         }
-        let mut host = match self.link(&spec.host_ifname).await? {
+        let fresh = present.is_none();
+        let mut host = match present {
             Some(present) => present,
             None => self.create_pair(&doing, spec, 0).await?,
         };
@@ -78,7 +95,7 @@ impl Links {
             tries += 1;
         }
         self.tune(&host, spec).await?;
-        Ok(host.ifindex)
+        Ok(Veth { host, fresh })
     }
 
     async fn create_pair(&self, doing: &str, spec: &VethSpec, ifindex: u32) -> Result<HostLink, Error> {
@@ -98,10 +115,9 @@ impl Links {
         self.existing(doing, &spec.host_ifname).await
     }
 
-    /// Whether the peer is where it belongs, under its name.
-    async fn leads_into(&self, host: &HostLink, spec: &VethSpec) -> Result<bool, Error> {
-        let inside = Self::open_in(&spec.peer_netns).await?;
-        let peer = inside.link(&spec.peer_ifname).await?;
+    /// Whether the peer of a host side is here, under its name.
+    async fn has_peer(&self, host: &HostLink, spec: &VethSpec) -> Result<bool, Error> {
+        let peer = self.link(&spec.peer_ifname).await?;
         Ok(peer.is_some_and(|peer| {
             peer.kind.as_deref() == Some("veth")
                 && peer.lower == Some(host.ifindex)
@@ -119,12 +135,14 @@ impl Links {
         if host.mtu != spec.mtu {
             set.attributes.push(LinkAttribute::Mtu(spec.mtu));
         }
-        if sysctl::has_ipv6() {
+        if !host.no_link_local && sysctl::has_ipv6() {
             // A port of a bridge has no addresses of its own.
             set.attributes.push(no_link_local());
         }
-        self.change_link(&format!("configure {}", spec.host_ifname), set).await?;
-        self.set_segments(host.ifindex, Segments::LARGEST).await;
+        if !set.attributes.is_empty() {
+            self.change_link(&format!("configure {}", spec.host_ifname), set).await?;
+        }
+        self.set_segments(host, Segments::LARGEST).await;
         Ok(())
     }
 }
@@ -143,6 +161,14 @@ fn no_link_local() -> LinkAttribute {
     LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
         In6AddrGenMode::None,
     )])])
+}
+
+pub(super) fn is_without_link_local(families: &[AfSpecUnspec]) -> bool {
+    let settings = families.iter().filter_map(|family| match family {
+        AfSpecUnspec::Inet6(settings) => Some(settings),
+        _ => None,
+    });
+    settings.flatten().any(|setting| *setting == AfSpecInet6::AddrGenMode(In6AddrGenMode::None))
 }
 
 /// Returns a free index: the search starts at a point that differs from link to link, so that the index of one just
@@ -180,12 +206,15 @@ mod tests {
             links.delete_link(&"veth0".parse().expect("valid")).await.expect("deleted");
             spec.host_ifname = "veth9".parse().expect("valid");
             spec.peer_ifname = "peer9".parse().expect("valid");
-            let index = links.create_veth_below(&spec, 6).await.expect("veth");
+            let inside = Links::open_in(&spec.peer_netns).await.expect("own");
+            let below =
+                async |limit| Ok::<_, Error>(links.ensure_veth(&spec, &inside, limit).await?.host.ifindex);
+            let index = below(6).await.expect("veth");
             assert!(index < 6, "{index}");
             let link = links.link(&spec.host_ifname).await.expect("answer").expect("present");
             assert_eq!((link.ifindex, link.alias), (index, Some(spec.label.clone())));
-            assert_eq!(links.create_veth_below(&spec, 6).await.expect("again"), index);
-            let error = links.create_veth_below(&spec, 2).await.expect_err("full");
+            assert_eq!(below(6).await.expect("again"), index);
+            let error = below(2).await.expect_err("full");
             assert!(matches!(error, Error::Limit(_)), "{error:?}");
             assert!(links.link(&spec.host_ifname).await.expect("answer").is_none(), "nothing left");
         });

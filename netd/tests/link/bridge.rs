@@ -1,11 +1,31 @@
 //! Rung: namespaces. Bridges: made, repaired, adopted, and left alone when they are foreign.
 
 use netd::{
-    link::{BridgeSpec, Error, Links},
+    link::{BridgeSpec, Error, Links, PortFlags},
     sysctl,
 };
 
-use crate::{bridge, in_new_netns, ip, name, net};
+use crate::{bridge, in_new_netns, ip, ip_batch, name, net};
+
+#[test]
+fn a_bridge_takes_1023_ports_and_says_why_it_takes_no_more() {
+    in_new_netns(async || {
+        let links = Links::open().await.expect("socket");
+        let bridge_index = links.ensure_bridge(&bridge()).await.expect("created");
+        let pairs: Vec<_> = (0..512).map(|n| format!("link add p{n} type veth peer name q{n}")).collect();
+        ip_batch(&pairs.join("\n"));
+        let mut ports = (0..512).flat_map(|n| [name(&format!("p{n}")), name(&format!("q{n}"))]);
+        for port in ports.by_ref().take(1023) {
+            links.enslave(&port, bridge_index, PortFlags::default()).await.expect("a port");
+        }
+        let last = ports.next().expect("the 1,024th");
+        let error = links.enslave(&last, bridge_index, PortFlags::default()).await.expect_err("full");
+        assert!(matches!(&error, Error::Limit(text) if text.contains("at most 1023 ports")), "{error}");
+        // One goes, and there is room again.
+        links.release_port(&name("p0")).await.expect("released");
+        links.enslave(&last, bridge_index, PortFlags::default()).await.expect("a port");
+    });
+}
 
 #[test]
 fn a_bridge_is_made_as_described_and_again_is_success() {

@@ -5,7 +5,11 @@ mod endpoint;
 mod host;
 mod netns;
 
-use std::{process::Command, time::Duration};
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use netd::{
@@ -32,6 +36,13 @@ fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("iproute2");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Runs many commands of `ip` at once, one a line.
+fn ip_batch(commands: &str) {
+    let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().expect("iproute2");
+    child.stdin.take().expect("piped").write_all(commands.as_bytes()).expect("written");
+    assert!(child.wait().expect("ended").success(), "{commands}");
 }
 
 fn name(text: &str) -> IfName {

@@ -9,35 +9,35 @@ use crate::{
         object::{self, Gateway, Inside, Record, Veth},
     },
     dataplane::EndpointEntry,
-    link::{InsideSpec, Links, PortFlags, VethSpec, label},
+    link::{InsideSpec, Links, MAX_IFINDEX, PortFlags, VethSpec, label},
     model::Netns,
     netns,
 };
 
 impl Linux {
     pub(super) async fn put_veth(&mut self, veth: &Veth) -> Result<(), Error> {
+        let inside = self.enter(&veth.netns).await?;
         let spec = VethSpec {
             host_ifname: veth.host.clone(),
             label: label(&self.instance, "endpoint", veth.endpoint.as_str()),
             host_mac: object::mac_of(&veth.endpoint),
             peer_ifname: veth.inside.clone(),
             peer_mac: veth.mac,
-            peer_netns: open(&veth.netns)?,
+            peer_netns: inside.netns().clone(),
             mtu: veth.mtu,
         };
         let bridge = self.existing(&veth.bridge).await?;
-        if self.links.link(&veth.host).await?.is_none() {
+        let made = self.links.ensure_veth(&spec, &inside, MAX_IFINDEX).await?;
+        if made.fresh {
             self.fresh.insert(veth.inside.clone());
         }
-        let index = self.links.create_veth(&spec).await?;
-        self.indexes.insert(veth.host.clone(), index);
+        let host = made.host;
+        self.indexes.insert(veth.host.clone(), host.ifindex);
         let flags = PortFlags { isolated: veth.isolated, ..PortFlags::default() };
-        self.links.enslave(&veth.host, bridge, flags).await?;
-        self.links.add_fdb(index, veth.mac).await?;
-        for ip in &veth.addresses {
-            self.links.add_neighbour(bridge, *ip, veth.mac).await?;
+        if (host.master, host.port) != (Some(bridge), Some(flags)) {
+            self.links.enslave(&veth.host, bridge, flags).await?;
         }
-        Ok(())
+        Ok(self.links.add_endpoint(host.ifindex, bridge, veth.mac, &veth.addresses).await?)
     }
 
     pub(super) async fn remove_veth(&mut self, veth: &Veth) -> Result<(), Error> {
@@ -79,9 +79,9 @@ impl Linux {
         ];
         for (ip, ifname) in routes.into_iter().flatten() {
             let gone = || Error::new(Code::Failure, format!("interface {ifname} has gone from its sandbox"));
-            let index = links.link(ifname).await?.ok_or_else(gone)?.ifindex;
-            links.set_segments(index, self.segments).await;
-            links.set_default_gateway(index, ip).await?;
+            let link = links.link(ifname).await?.ok_or_else(gone)?;
+            links.set_segments(&link, self.segments).await;
+            links.set_default_gateway(link.ifindex, ip).await?;
         }
         Ok(())
     }

@@ -319,13 +319,15 @@ impl Machine for Linux {
         let files =
             facts::owned_files(&self.netns_dir, &self.sandboxes_dir).map_err(|error| listing(&error))?;
         owned.extend(files);
-        for (ifindex, ip) in self.links.permanent_neighbours().await? {
-            let bridge = owned.iter().find_map(|owned| match owned {
-                Owned::Bridge { ifname, .. } if self.indexes.get(ifname) == Some(&ifindex) => {
-                    Some(ifname.clone())
-                }
+        let bridges: HashMap<u32, IfName> = owned
+            .iter()
+            .filter_map(|owned| match owned {
+                Owned::Bridge { ifname, .. } => Some((*self.indexes.get(ifname)?, ifname.clone())),
                 _ => None,
-            });
+            })
+            .collect();
+        for (ifindex, ip) in self.links.permanent_neighbours().await? {
+            let bridge = bridges.get(&ifindex).cloned();
             owned.extend(bridge.map(|bridge| Owned::Neighbour { bridge, ifindex, ip }));
         }
         Ok(owned)

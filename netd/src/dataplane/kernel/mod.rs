@@ -20,10 +20,11 @@ use std::{
 };
 
 use aya::{Ebpf, maps::lpm_trie::Key};
+use ipnet::IpNet;
 use netd_common::{
     maps::{
-        Config, Endpoint, Network, Owner, Publish, PublishKey, TrustKey, Uplink, capacity, endpoint_flags,
-        features, flow_flags, port_set,
+        Config, Endpoint, Network, Owner, Publish, PublishKey, TrustKey, Uplink, endpoint_flags, features,
+        flow_flags, port_set,
     },
     net::{Addr4, Addr6, LOOPBACK_ZONE, Mac as WireMac},
     wire::l4,
@@ -64,6 +65,8 @@ pub struct Kernel {
     reserved: HashMap<(u32, u16), u16>,
     /// What is known of each network, for the flags that its endpoints inherit.
     networks: HashMap<u16, Network>,
+    /// Slots by subnet, as the maps have them.
+    subnets: HashMap<IpNet, u32>,
     /// What is known of each uplink, to see its addresses change.
     uplinks: HashMap<u32, UplinkEntry>,
     /// Interfaces with programs of netd, and their names.
@@ -114,6 +117,7 @@ impl Kernel {
             sets,
             reserved: HashMap::new(),
             networks: HashMap::new(),
+            subnets: HashMap::new(),
             uplinks: HashMap::new(),
             attached: BTreeMap::new(),
             looked_at: 0,
@@ -183,16 +187,12 @@ impl Kernel {
                 self.write_set(set)?;
             }
         }
-        for slot in 0..u16::try_from(capacity::NETWORK).unwrap_or(u16::MAX) {
-            let network = self
-                .maps
-                .network
-                .get(&u32::from(slot), 0)
-                .map_err(|e| Error::kernel("read map NETWORK".into(), e))?;
+        for (slot, network) in self.maps.networks()? {
             if network.bridge != 0 {
-                self.networks.insert(slot, network);
+                self.networks.insert(u16::try_from(slot).unwrap_or(u16::MAX), network);
             }
         }
+        self.subnets = self.read_subnets()?;
         for (ifindex, uplink) in self.maps.uplink.entries()? {
             let Ok(ifname) = format!("if{ifindex}").parse() else { continue };
             let (ipv4, ipv6) = (option4(uplink.addr4), option6(uplink.addr6));
@@ -331,6 +331,7 @@ impl Dataplane for Kernel {
                 .subnet
                 .insert(&key, u32::from(network.index), 0)
                 .map_err(|e| refused(format!("write {subnet} to map SUBNET4"))(Box::new(e)))?;
+            self.subnets.insert(IpNet::V4(subnet.trunc()), u32::from(network.index));
         }
         if let Some((subnet, _)) = network.ipv6 {
             let key = Key::new(u32::from(subnet.prefix_len()), Addr6::from(subnet.network()));
@@ -339,6 +340,7 @@ impl Dataplane for Kernel {
                 .subnet
                 .insert(&key, u32::from(network.index), 0)
                 .map_err(|e| refused(format!("write {subnet} to map SUBNET6"))(Box::new(e)))?;
+            self.subnets.insert(IpNet::V6(subnet.trunc()), u32::from(network.index));
         }
         self.forget_prefixes(
             network.index,
@@ -362,7 +364,7 @@ impl Dataplane for Kernel {
         let known = self.endpoint(endpoint.ifindex)?;
         let same = known.mac == wire(endpoint.mac) && known.network == endpoint.network;
         let flags = network.flags | endpoint_flags::ACTIVE;
-        let (mask4, mask6) = self.masks(endpoint)?;
+        let (mask4, mask6) = self.masks(endpoint);
         let entry = Endpoint {
             flags,
             network: endpoint.network,

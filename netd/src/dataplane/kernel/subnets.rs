@@ -1,8 +1,11 @@
 //! Subnets in the maps, and the filter that spares packets of others a look-up.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use aya::maps::lpm_trie::Key;
+use aya::maps::{MapError, lpm_trie::Key};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netd_common::net::{Addr4, Addr6};
 
@@ -15,25 +18,24 @@ impl Kernel {
     /// Recomputes which addresses may be netd's, from the subnets in the maps.
     pub(super) fn refresh_filter(&mut self) -> Result<(), Error> {
         let (mut filter4, mut filter6) = ([0_u32; 8], [0_u32; 8]);
-        for key in self.maps.v4.subnet.keys() {
-            let key = key.map_err(|source| Error::kernel("list map SUBNET4".to_owned(), source))?;
-            let first = key.data().to_wire()[0];
-            set_bits(&mut filter4, first, 8_u32.saturating_sub(key.prefix_len()));
-        }
-        for key in self.maps.v6.subnet.keys() {
-            let key = key.map_err(|source| Error::kernel("list map SUBNET6".to_owned(), source))?;
-            let second = key.data().to_wire()[1];
-            set_bits(&mut filter6, second, 16_u32.saturating_sub(key.prefix_len()).min(8));
+        for subnet in self.subnets.keys() {
+            let length = u32::from(subnet.prefix_len());
+            match subnet.network() {
+                IpAddr::V4(addr) => set_bits(&mut filter4, addr.octets()[0], 8_u32.saturating_sub(length)),
+                IpAddr::V6(addr) => {
+                    set_bits(&mut filter6, addr.octets()[1], 16_u32.saturating_sub(length).min(8));
+                }
+            }
         }
         (self.config.filter4, self.config.filter6) = (filter4, filter6);
         self.write_config()
     }
 
     /// Returns the netmasks of an endpoint's network.
-    pub(super) fn masks(&self, endpoint: &EndpointEntry) -> Result<(Addr4, Addr6), Error> {
+    pub(super) fn masks(&self, endpoint: &EndpointEntry) -> (Addr4, Addr6) {
         let (mut mask4, mut mask6) = (Addr4::default(), Addr6::default());
-        for (subnet, slot) in self.subnets()? {
-            if slot != u32::from(endpoint.network) {
+        for (subnet, slot) in &self.subnets {
+            if *slot != u32::from(endpoint.network) {
                 continue;
             }
             match subnet {
@@ -41,7 +43,7 @@ impl Kernel {
                 IpNet::V6(net) => mask6 = net.netmask().into(),
             }
         }
-        Ok((mask4, mask6))
+        (mask4, mask6)
     }
 
     /// Removes every prefix of a slot but these, whoever put it there: of an orphan's slot nobody knows the prefixes any more.
@@ -52,24 +54,34 @@ impl Kernel {
         keep6: Option<Ipv6Net>,
     ) -> Result<(), Error> {
         let kept = [keep4.map(|net| IpNet::V4(net.trunc())), keep6.map(|net| IpNet::V6(net.trunc()))];
-        for (subnet, owner) in self.subnets()? {
-            if owner != u32::from(slot) || kept.contains(&Some(subnet)) {
-                continue;
-            }
+        let gone =
+            |(subnet, owner): &(&IpNet, &u32)| **owner == u32::from(slot) && !kept.contains(&Some(**subnet));
+        let gone: Vec<IpNet> = self.subnets.iter().filter(gone).map(|(subnet, _)| *subnet).collect();
+        for subnet in gone {
             let length = u32::from(subnet.prefix_len());
             let removed = match subnet.network() {
                 IpAddr::V4(addr) => self.maps.v4.subnet.remove(&Key::new(length, addr.into())),
                 IpAddr::V6(addr) => self.maps.v6.subnet.remove(&Key::new(length, addr.into())),
             };
-            removed.map_err(|source| {
-                Error::kernel(format!("remove the subnet {subnet} of network {slot}"), source)
-            })?;
+            match removed {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                }
+                Err(source) => {
+                    return Err(Error::kernel(
+                        format!("remove the subnet {subnet} of network {slot}"),
+                        source,
+                    ));
+                }
+            }
+            self.subnets.remove(&subnet);
         }
         Ok(())
     }
 
-    pub(super) fn subnets(&self) -> Result<Vec<(IpNet, u32)>, Error> {
-        let mut all = Vec::new();
+    /// Reads the subnets from the maps.
+    pub(super) fn read_subnets(&self) -> Result<HashMap<IpNet, u32>, Error> {
+        let mut all = HashMap::new();
         for entry in &self.maps.v4.subnet {
             let (key, slot) = entry.map_err(|source| Error::kernel("list map SUBNET4".to_owned(), source))?;
             let length = u8::try_from(key.prefix_len()).unwrap_or(32);

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path, thread};
 
+use netd_common::maps::capacity;
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -119,8 +120,12 @@ fn a_network_goes_with_every_prefix_of_its_slot() {
         let other = network(2, Some("10.2.0.0/16"), None);
         kernel.put_network(&other).expect("written");
         let subnets = |kernel: &Kernel| {
-            let mut all: Vec<_> =
-                kernel.subnets().expect("listed").iter().map(|(net, slot)| format!("{net} {slot}")).collect();
+            let mut all: Vec<_> = kernel
+                .read_subnets()
+                .expect("listed")
+                .iter()
+                .map(|(net, slot)| format!("{net} {slot}"))
+                .collect();
             all.sort();
             all
         };

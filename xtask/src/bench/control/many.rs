@@ -1,11 +1,15 @@
 //! Many objects: how long creating, publishing, restarting and deleting take, and what each costs in memory.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 
-use crate::stage::daemon::Daemon;
+use crate::{bench::statistics::Samples, command, stage::daemon::Daemon};
 
 /// Sandboxes of one network: a bridge has 1,024 ports (`net/bridge/br_private.h`, `BR_MAX_PORTS`).
 const PER_NETWORK: usize = 500;
@@ -21,6 +25,10 @@ pub struct Many {
     pub ready_again: f64,
     /// Until `netd ps` has listed them.
     pub list: f64,
+    /// Publishing one more port of one of them: the median of ten.
+    pub publish: f64,
+    /// From the deletion of every tenth veth by somebody else until all are there again.
+    pub reconcile: f64,
     /// Deleting all of them, fifty in a command.
     pub delete: f64,
     /// The daemon's memory for each.
@@ -46,6 +54,8 @@ pub fn measure(daemon: &mut Daemon, sandboxes: usize, progress: impl Fn(usize)) 
     daemon.kill()?;
     let ready_again = timed(|| daemon.start_again())?;
     let list = timed(|| daemon.run(&["ps", "--format", "json"]).map(drop))?;
+    let publish = publish_one(daemon, &names)?;
+    let reconcile = damage()?;
     let delete = timed(|| {
         for some in names.chunks(50) {
             let mut remove = vec!["sandbox", "rm", "-f"];
@@ -62,19 +72,115 @@ pub fn measure(daemon: &mut Daemon, sandboxes: usize, progress: impl Fn(usize)) 
         create: create.as_secs_f64(),
         ready_again: ready_again.as_secs_f64(),
         list: list.as_secs_f64(),
+        publish,
+        reconcile: reconcile.as_secs_f64(),
         delete: delete.as_secs_f64(),
         kib_each: number(after.saturating_sub(before)) / number(sandboxes as u64),
     })
 }
 
-/// Publishes a range of ports on a sandbox, takes it back, and returns how long each took, in seconds.
-pub fn range(daemon: &Daemon, sandbox: &str, ports: u16) -> Result<[f64; 2]> {
+/// Publishes a port, ten times, and returns the median in seconds.
+fn publish_one(daemon: &Daemon, names: &[String]) -> Result<f64> {
+    let mut samples = Samples::default();
+    for n in 0..10 {
+        let (sandbox, spec) = (&names[n * names.len() / 10], format!("{}:81", 50_000 + n));
+        samples.push(timed(|| daemon.run(&["publish", sandbox, &spec]).map(drop))?.as_secs_f64());
+    }
+    Ok(samples.median())
+}
+
+/// Deletes every tenth veth of the host's and returns how long it took until there were as many as before.
+fn damage() -> Result<Duration> {
+    const PATIENCE: Duration = Duration::from_mins(2);
+    let before = veths()?;
+    let doomed: Vec<_> = before.iter().step_by(10).map(|name| format!("link del {name}")).collect();
+    command::feed(Command::new("ip").args(["-batch", "-"]), &doomed.join("\n"))?;
+    let started = Instant::now();
+    while veths()?.len() < before.len() {
+        if started.elapsed() > PATIENCE {
+            bail!("veths that were deleted did not come back");
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(started.elapsed())
+}
+
+/// Lists the host sides of sandboxes' veths.
+fn veths() -> Result<Vec<String>> {
+    let text = command::capture(Command::new("ip").args(["-br", "link", "show", "type", "veth"]))?;
+    let names = text.lines().filter_map(|line| line.split(['@', ' ']).next());
+    Ok(names.filter(|name| name.starts_with("veth")).map(str::to_owned).collect())
+}
+
+/// What so many networks took, in seconds.
+#[derive(Debug, Serialize)]
+pub struct Networks {
+    /// How many, each with an IPv4 and an IPv6 subnet.
+    pub count: usize,
+    /// Creating all of them, a command each.
+    pub create: f64,
+    /// From the start of a new daemon, after a crash, to its first answer.
+    pub ready_again: f64,
+    /// Deleting all of them, fifty in a command.
+    pub delete: f64,
+    /// The daemon's memory for each.
+    pub kib_each: f64,
+}
+
+/// Measures it.
+pub fn networks(daemon: &mut Daemon, count: usize, progress: impl Fn(usize)) -> Result<Networks> {
+    let names: Vec<String> = (0..count).map(|n| format!("network{n}")).collect();
+    let before = daemon.resident_kib()?;
+    let started = Instant::now();
+    for (n, name) in names.iter().enumerate() {
+        let subnet = format!("10.{}.{}.0/24", 100 + n / 256, n % 256);
+        daemon.run(&["network", "create", "--ipv6", "--subnet", &subnet, name])?;
+        progress(n + 1);
+    }
+    let create = started.elapsed().as_secs_f64();
+    let after = daemon.resident_kib()?;
+    daemon.kill()?;
+    let ready_again = timed(|| daemon.start_again())?.as_secs_f64();
+    let delete = timed(|| {
+        for some in names.chunks(50) {
+            let mut remove = vec!["network", "rm"];
+            remove.extend(some.iter().map(String::as_str));
+            daemon.run(&remove)?;
+        }
+        Ok(())
+    })?;
+    Ok(Networks {
+        count,
+        create,
+        ready_again,
+        delete: delete.as_secs_f64(),
+        kib_each: number(after.saturating_sub(before)) / number(count as u64),
+    })
+}
+
+/// What a range of ports took, in seconds and KiB.
+pub struct Range {
+    /// Publishing it.
+    pub publish: f64,
+    /// Taking it back.
+    pub unpublish: f64,
+    /// What the daemon has grown by while it was published, once it has given back what the request itself took.
+    pub grown_kib: u64,
+}
+
+/// Publishes a range of ports on a sandbox and takes it back.
+pub fn range(daemon: &Daemon, sandbox: &str, ports: u16) -> Result<Range> {
+    /// The daemon gives memory back when it looks for expired flows: every second.
+    const SETTLED: Duration = Duration::from_secs(3);
     const FIRST: u16 = 2_000;
     let range = format!("{FIRST}-{}", FIRST + (ports - 1));
     let spec = format!("{range}:{range}");
-    let publish = timed(|| daemon.run(&["publish", sandbox, &spec]).map(drop))?;
-    let unpublish = timed(|| daemon.run(&["unpublish", sandbox, &spec]).map(drop))?;
-    Ok([publish, unpublish].map(|time| time.as_secs_f64()))
+    let before = daemon.resident_kib()?;
+    let publish = timed(|| daemon.run(&["publish", sandbox, &spec]).map(drop))?.as_secs_f64();
+    thread::sleep(SETTLED);
+    let grown_kib = daemon.resident_kib()?.saturating_sub(before);
+    let unpublish = timed(|| daemon.run(&["unpublish", sandbox, &spec]).map(drop))?.as_secs_f64();
+    Ok(Range { publish, unpublish, grown_kib })
 }
 
 fn timed(what: impl FnOnce() -> Result<()>) -> Result<Duration> {

@@ -15,7 +15,7 @@ use crate::{
     ui::{self, Task},
 };
 use dockerd::{Dockerd, IMAGE};
-use many::Many;
+use many::{Many, Networks, Range};
 
 /// How often to measure.
 #[derive(Debug, clap::Args)]
@@ -29,6 +29,9 @@ pub struct Args {
     /// Create, list, restart with and delete so many sandboxes, at most 10000; `--objects ''` skips it
     #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000")]
     objects: Vec<String>,
+    /// Create, restart with and delete so many networks, at most 4000; `--networks ''` skips it
+    #[arg(long, value_delimiter = ',', default_value = "100,500,1000")]
+    networks: Vec<String>,
     /// Publish so many ports as one range
     #[arg(long, default_value_t = 60_000)]
     range: u16,
@@ -45,6 +48,7 @@ pub struct Args {
 struct Figures {
     operations: Vec<Operation>,
     many: Vec<Many>,
+    networks: Vec<Networks>,
     docker_version: Option<String>,
 }
 
@@ -71,13 +75,15 @@ pub fn run(args: &Args, netd: &Path, stage: &Stage, layout: &Layout) -> Result<(
     );
     single(args, &daemon, &mut figures)?;
     memory(&daemon, args.sandboxes)?;
-    let [publish, unpublish] = many::range(&daemon, "web", args.range)?;
+    let Range { publish, unpublish, grown_kib } = many::range(&daemon, "web", args.range)?;
     println!(
-        "{:<52} {publish:>6.2} s   (unpublish: {unpublish:.2} s){}",
+        "{:<52} {publish:>6.2} s   (unpublish: {unpublish:.2} s){}; the daemon grew by {:.1} MiB",
         format!("publish a range of {} ports", args.range),
-        missed(publish, 2.0)
+        missed(publish, 2.0),
+        mib(grown_kib)
     );
     objects(args, &mut daemon, &mut figures)?;
+    networks(args, &mut daemon, &mut figures)?;
     daemon.run(&["down"])?;
     drop(daemon);
     beside_docker(args, stage, layout, &mut figures)?;
@@ -150,29 +156,52 @@ impl Operation {
 
 /// Many at once.
 fn objects(args: &Args, daemon: &mut Daemon, figures: &mut Figures) -> Result<()> {
-    let counts = args.objects.iter().filter(|text| !text.is_empty());
-    let counts: Vec<usize> =
-        counts.map(|text| text.parse()).collect::<Result<_, _>>().context("--objects")?;
+    let counts = counts(&args.objects).context("--objects")?;
     if counts.is_empty() {
         return Ok(());
     }
-    println!("\nsandboxes     create  ready again       list     delete  daemon's memory each");
+    println!(
+        "\nsandboxes     create  ready again       list  one port more  10 % deleted     delete  daemon's memory each"
+    );
     for count in counts {
         let task = Task::start(format!("{count} sandboxes"));
         let many = many::measure(daemon, count, |n| task.detail(&format!("{n} created")))?;
         task.done();
-        let Many { create, ready_again, list, delete, kib_each, .. } = many;
+        let Many { create, ready_again, list, publish, reconcile, delete, kib_each, .. } = many;
         let bars = if count == 1000 {
             format!("{} to create,{} to be ready", missed(create, 20.0), missed(ready_again, 2.0))
         } else {
             String::new()
         };
         println!(
-            "{count:>9} {create:>8.2} s  {ready_again:>9.2} s {list:>8.2} s {delete:>8.2} s  {kib_each:>12.1} KiB{bars}"
+            "{count:>9} {create:>8.2} s  {ready_again:>9.2} s {list:>8.2} s {publish:>13.3} s {reconcile:>11.2} s {delete:>8.2} s  {kib_each:>12.1} KiB{bars}"
         );
         figures.many.push(many);
     }
     Ok(())
+}
+
+/// Many networks.
+fn networks(args: &Args, daemon: &mut Daemon, figures: &mut Figures) -> Result<()> {
+    let counts = counts(&args.networks).context("--networks")?;
+    if counts.is_empty() {
+        return Ok(());
+    }
+    println!("\n networks     create  ready again     delete  daemon's memory each");
+    for count in counts {
+        let task = Task::start(format!("{count} networks"));
+        let networks = many::networks(daemon, count, |n| task.detail(&format!("{n} created")))?;
+        task.done();
+        let Networks { create, ready_again, delete, kib_each, .. } = networks;
+        println!("{count:>9} {create:>8.2} s  {ready_again:>9.2} s {delete:>8.2} s  {kib_each:>12.1} KiB");
+        figures.networks.push(networks);
+    }
+    Ok(())
+}
+
+/// Reads a list of numbers; an empty one has an empty text in it.
+fn counts(texts: &[String]) -> Result<Vec<usize>, std::num::ParseIntError> {
+    texts.iter().filter(|text| !text.is_empty()).map(|text| text.parse()).collect()
 }
 
 /// The same operations by a real dockerd: first for their times, then once traced, for the programs it runs.
