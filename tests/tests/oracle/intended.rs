@@ -350,10 +350,14 @@ pub const INTENDED: &[Intended] = &[
         reason: "what answers a known flow of a network that is not masqueraded arrives; Docker's rules against direct access drop it",
         explains: |d| {
             let known = d.is_known || d.before().any(|event| event.back != d.event.back);
+            // On the host, where it would have gone on.
+            let expired = |seen: &Delivery| {
+                d.event.twist == Twist::Ttl(1) && Some(seen.edge) == d.sender() && seen.is_expiry()
+            };
             d.receiver() == Some(Edge::M1)
                 && known
                 && d.kernel.is_empty()
-                && d.netd.iter().all(|seen| Some(seen.edge) == d.receiver())
+                && d.netd.iter().all(|seen| Some(seen.edge) == d.receiver() || expired(seen))
         },
         goes_on: false,
         example: Example::v4(
