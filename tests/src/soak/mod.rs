@@ -136,6 +136,9 @@ impl Soak {
             lines
         }));
         wrong.extend(self.crew.clear());
+        for line in &wrong {
+            eprintln!("     {line}");
+        }
         self.outcome.wrong.extend(wrong);
     }
 
