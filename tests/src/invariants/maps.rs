@@ -302,7 +302,8 @@ where
     }
     // In `FLOW6` the other direction of a mapped flow is in `FLOW4`.
     let mapped = |flow: &Flow<A>| flow.flags & flow_flags::AS_IPV4 != 0;
-    let alone = flows.iter().filter(|(key, flow)| !mapped(flow) && !flows.contains_key(&key.counterpart(flow)));
+    let alone =
+        flows.iter().filter(|(key, flow)| !mapped(flow) && !flows.contains_key(&key.counterpart(flow)));
     let alone: Vec<_> = alone.map(|(key, flow)| (*key, key.counterpart(flow))).collect();
     if alone.is_empty() {
         return;
