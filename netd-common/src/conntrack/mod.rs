@@ -373,7 +373,12 @@ pub fn belongs<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, key: &Tuple<F::A
     if !is_of_a_sandbox(key.zone) || !is_of_a_sandbox(other.zone) {
         return true;
     }
-    let opening = State::of_tcp(reply.seen, half.seen) == State::SynSent;
+    // Its SYN may be lost behind netd, or the other's answer to it, and is sent again: for as long as it has acknowledged nothing.
+    let opening = match State::of_tcp(reply.seen, half.seen) {
+        State::SynSent => true,
+        State::SynReceived | State::Established => half.seen & ACK == 0,
+        _ => false,
+    };
     opening && elapsed(reply.last, now) <= config.timeouts.tcp_syn_sent
 }
 

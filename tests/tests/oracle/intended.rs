@@ -56,6 +56,7 @@ const PLAIN: What = What::packet(0);
 const SYN: What = What::packet(flag::SYN);
 const SYN_ACK: What = What::packet(flag::SYN | flag::ACK);
 const ACK: What = What::packet(flag::ACK);
+const FIN_ACK: What = What::packet(flag::FIN | flag::ACK);
 const RST: What = What::packet(flag::RST);
 const IN_ORDER: What = What::Fragments { order: [0, 1, 2], lost: None };
 const PORT_UNREACHABLE: What = What::Error { kind: ErrorKind::Port, quote: Quote::Short, by_router: false };
@@ -120,15 +121,46 @@ pub const INTENDED: &[Intended] = &[
             let translated = netd.is_segment() && (Some(netd.edge) == d.receiver() || outside);
             let ended = d.event.twist == Twist::Ttl(1) && netd.is_expiry() && Some(netd.edge) == d.sender();
             let expected = translated || ended;
-            let told = |seen: &Delivery| Some(seen.edge) == d.sender() && seen.is_error_of_host();
             let invalid =
-                |seen: &Delivery| seen.is_host_reset() || told(seen) || seen.source() == d.sender_ip();
+                |seen: &Delivery| seen.is_host_reset() || d.is_told(seen) || seen.source() == d.sender_ip();
             d.is_known && d.is_irregular_segment() && expected && d.kernel.iter().all(invalid)
         },
         goes_on: false,
         example: Example::v4(
             &[Flow::new(Proto::Tcp, Edge::R, TO_A1)],
             &[Event::there(SYN), Event::back(SYN_ACK), Event::there(ACK), Event::back(SYN)],
+        ),
+    },
+    Intended {
+        id: "7.7 half-close",
+        reason: "the kernel takes a FIN that is sent again for the other side's, and lets a SYN open the connection anew; netd waits for both, so that \
+                 a SYN of the dialled side meets no connection that opens",
+        explains: |d| {
+            let fins = |back| {
+                let fin = |event: &&Event| matches!(event.what, What::Packet { flags, .. } if flags & flag::FIN != 0);
+                d.before().filter(|event| event.back == back).filter(fin).count()
+            };
+            let [netd] = &d.netd[..] else { return false };
+            d.flow.proto == Proto::Tcp
+                && d.event.back
+                && d.opens()
+                && (fins(false) >= 2 && fins(true) == 0)
+                && d.kernel.iter().all(|seen| Some(seen.edge) == d.receiver())
+                && (netd.is_host_reset() && Some(netd.edge) == d.sender())
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::A1, TO_A1)],
+            &[
+                Event::there(SYN),
+                Event::back(SYN_ACK),
+                Event::there(ACK),
+                Event::there(FIN_ACK),
+                Event::there(FIN_ACK),
+                Event::there(ACK),
+                Event::there(SYN),
+                Event::back(SYN),
+            ],
         ),
     },
     Intended {
@@ -168,6 +200,25 @@ pub const INTENDED: &[Intended] = &[
         ),
     },
     Intended {
+        id: "7.5 walk 3 colliding tunnel",
+        reason: "the same of a protocol without ports, of which the kernel finds no other tuple and drops the packet: the client shows as the gateway",
+        explains: |d| {
+            let [netd] = &d.netd[..] else { return false };
+            let gateway = netd.edge.place().map(|(network, _)| network.ip(d.family(), 1));
+            matches!(d.flow.proto, Proto::Other(_))
+                && !d.event.back
+                && d.before().any(|event| event.back)
+                && d.kernel.is_empty()
+                && Some(netd.edge) == d.receiver()
+                && netd.source() == gateway
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Other(47), Edge::R, Target::Direct(Edge::U1, 80))],
+            &[Event::back(PLAIN), Event::there(PLAIN)],
+        ),
+    },
+    Intended {
         id: "T27 loopback on the wire",
         reason: "a packet to a loopback address that comes over a wire goes nowhere; Docker's rules translate it when the port is published on \
                  every address",
@@ -190,8 +241,13 @@ pub const INTENDED: &[Intended] = &[
             let anew = |seen: &Delivery| {
                 Some(seen.edge) == d.receiver() && seen.source().is_some_and(is_host) && d.before().any(died)
             };
+            let told = |seen: &Delivery| d.flow.proto == Proto::Sctp && d.is_told(seen);
             let outside = |seen: &Delivery| {
-                seen.edge.is_remote() || seen.is_host_reset() || seen.source() == d.sender_ip() || anew(seen)
+                told(seen)
+                    || seen.edge.is_remote()
+                    || seen.is_host_reset()
+                    || seen.source() == d.sender_ip()
+                    || anew(seen)
             };
             let error = matches!(d.event.what, What::Error { .. });
             let shows = |edge: Edge| edge.place().is_some_and(|(network, _)| network.shows());
@@ -376,12 +432,20 @@ pub const INTENDED: &[Intended] = &[
                 Some(seen.edge) == d.receiver()
                     || (seen.edge.is_remote() && d.receiver().is_some_and(Edge::is_remote))
             };
+            // To a published port it ends at the host, which is where it is addressed to: it has not come to the end of its TTL there.
+            let published = d.flow.proto == Proto::Sctp && matches!(d.flow.to, Target::Host(..));
+            let expired = |seen: &Delivery| {
+                published
+                    && d.event.twist == Twist::Ttl(1)
+                    && Some(seen.edge) == d.sender()
+                    && seen.is_expiry()
+            };
             // Another source is another flow.
             let new = !d.is_open || d.event.twist == Twist::SpoofedAddress;
             !d.opens()
                 && new
                 && (!d.kernel.is_empty() || d.flow.proto == Proto::Sctp)
-                && d.kernel.iter().all(there)
+                && d.kernel.iter().all(|seen| there(seen) || expired(seen))
                 && d.netd.iter().all(refused)
         },
         goes_on: false,
