@@ -6,6 +6,7 @@
 mod admission;
 pub mod fragment;
 mod half;
+pub mod own;
 mod reset;
 mod rule;
 mod tcp;
@@ -287,11 +288,14 @@ const fn to_sandbox(zone: IfIndex) -> u16 {
 /// Inserts the draft's reply entry; takes over one whose flow is dead.
 ///
 /// # Errors
-/// `NatConflict` when a live flow, of either family, or, where the host's own ports are heeded, a socket of the host has the tuple, or its port is not
-/// for masqueraded flows; `TableFull` when there is no room.
+/// `NatConflict` when a live flow, of either family, has the tuple, or the host waits for answers of it; where the host's own ports are heeded, also when
+/// a socket of the host has it, or its port is not for masqueraded flows; `TableFull` when there is no room.
 #[inline(always)]
 pub fn reserve<F: Ip, E: Env<F>>(env: &E, draft: &Draft<F>, heed_host: bool) -> Result<(), DropReason> {
     let (reply, flow) = (&draft.reply, &draft.flow);
+    if own::waits_for(env, reply) {
+        return Err(DropReason::NatConflict);
+    }
     // In a sandbox's zone the two families can meet: see `siit`.
     let taken = || env.host_socket(reply) || (reply.zone != UPLINK_ZONE && env.in_other_family(reply));
     if heed_host && (!masquerade::is_free::<F, E>(env, reply.proto, reply.dport) || taken()) {
