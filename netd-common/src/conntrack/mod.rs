@@ -30,7 +30,7 @@ use crate::{
     verdict::{DropReason, Verdict},
     wire::{
         Headers, L4,
-        l4::{ACK, FIN, RST, SYN, TCP, TCP_ACKNOWLEDGEMENT, UDP},
+        l4::{ACK, FIN, RST, SYN, TCP, TCP_ACKNOWLEDGEMENT, UDP, has_ports},
     },
 };
 
@@ -159,7 +159,7 @@ pub enum Source<A> {
     /// The opener's own.
     #[default]
     Keep,
-    /// The opener's own; where that would be ambiguous, this address.
+    /// The opener's own; where that would be ambiguous, this address, if the protocol has ports to tell its flows apart.
     KeepOr(A),
     /// This address, with a port that netd chooses.
     Masquerade(A),
@@ -238,7 +238,9 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
     };
     let (masquerade_as, may_keep) = match opening.source {
         Source::Keep => (F::Addr::UNSPECIFIED, true),
-        Source::KeepOr(fallback) => (fallback, true),
+        Source::KeepOr(fallback) if has_ports(original.proto) => (fallback, true),
+        // One alone could show as that address, and would keep it from all others.
+        Source::KeepOr(_) => (F::Addr::UNSPECIFIED, true),
         Source::Masquerade(addr) => (addr, false),
     };
     let candidates = Candidates::of(config, original);

@@ -164,6 +164,30 @@ pub const INTENDED: &[Intended] = &[
         ),
     },
     Intended {
+        id: "7.7 simultaneous open",
+        reason: "of two sandboxes that open at once, who was dialled may repeat its SYN until it has acknowledged anything; the kernel lets it until \
+                 both have",
+        explains: |d| {
+            let sent = |event: &Event, wanted: fn(u8) -> bool| {
+                event.back && matches!(event.what, What::Packet { flags, .. } if wanted(flags))
+            };
+            let [netd] = &d.netd[..] else { return false };
+            d.flow.proto == Proto::Tcp
+                && d.event.back
+                && d.opens()
+                && d.before().any(|event| sent(event, |flags| flags == flag::SYN))
+                && d.before().any(|event| sent(event, |flags| flags & flag::ACK != 0))
+                && !d.is_established()
+                && d.kernel.iter().all(|seen| Some(seen.edge) == d.receiver())
+                && (netd.is_host_reset() && Some(netd.edge) == d.sender())
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::A1, TO_A1)],
+            &[Event::there(SYN), Event::back(SYN), Event::back(ACK), Event::back(SYN)],
+        ),
+    },
+    Intended {
         id: "T64 published within icc=false",
         reason: "a published port is reached through the host by the sandboxes of its own network too, also where they may not talk directly",
         explains: |d| {
@@ -196,25 +220,6 @@ pub const INTENDED: &[Intended] = &[
         goes_on: false,
         example: Example::v4(
             &[Flow::new(Proto::Udp, Edge::R, TO_A1)],
-            &[Event::back(PLAIN), Event::there(PLAIN)],
-        ),
-    },
-    Intended {
-        id: "7.5 walk 3 colliding tunnel",
-        reason: "the same of a protocol without ports, of which the kernel finds no other tuple and drops the packet: the client shows as the gateway",
-        explains: |d| {
-            let [netd] = &d.netd[..] else { return false };
-            let gateway = netd.edge.place().map(|(network, _)| network.ip(d.family(), 1));
-            matches!(d.flow.proto, Proto::Other(_))
-                && !d.event.back
-                && d.before().any(|event| event.back)
-                && d.kernel.is_empty()
-                && Some(netd.edge) == d.receiver()
-                && netd.source() == gateway
-        },
-        goes_on: false,
-        example: Example::v4(
-            &[Flow::new(Proto::Other(47), Edge::R, Target::Direct(Edge::U1, 80))],
             &[Event::back(PLAIN), Event::there(PLAIN)],
         ),
     },
@@ -255,11 +260,13 @@ pub const INTENDED: &[Intended] = &[
                 let shown = !d.sandbox_sends() || d.sender_shows() || seen.source().is_some_and(is_host);
                 Some(seen.edge) == d.receiver() && shown
             };
-            let answers = d.kernel.is_empty() && ((error && d.is_known) || d.receiver().is_some_and(shows));
+            let about = error && (d.is_known || d.before().any(died));
+            let answers = d.kernel.is_empty() && (about || d.receiver().is_some_and(shows));
+            let refused = !d.kernel.is_empty() && d.kernel.iter().all(told);
             d.may_send()
                 && !d.netd.is_empty()
                 && d.before().any(|event| died(event) || ended(event))
-                && (d.sandbox_sends() || answers)
+                && (d.sandbox_sends() || answers || refused)
                 && d.kernel.iter().all(outside)
                 && d.netd.iter().all(translated)
         },
