@@ -133,18 +133,20 @@ pub const INTENDED: &[Intended] = &[
     },
     Intended {
         id: "7.7 half-close",
-        reason: "the kernel takes a FIN that is sent again for the other side's, and lets a SYN open the connection anew; netd waits for both, so that \
-                 a SYN of the dialled side meets no connection that opens",
+        reason: "the kernel takes a FIN that is sent again for the other side's, and any reset for an end, and lets a SYN open the connection anew; netd \
+                 waits for both sides, so that a SYN of the dialled one meets no connection that opens",
         explains: |d| {
-            let fins = |back| {
-                let fin = |event: &&Event| matches!(event.what, What::Packet { flags, .. } if flags & flag::FIN != 0);
-                d.before().filter(|event| event.back == back).filter(fin).count()
+            const ENDS: u8 = flag::FIN | flag::RST;
+            let ends = |back| {
+                let end =
+                    |event: &&Event| matches!(event.what, What::Packet { flags, .. } if flags & ENDS != 0);
+                d.before().filter(|event| event.back == back).filter(end).count()
             };
             let [netd] = &d.netd[..] else { return false };
             d.flow.proto == Proto::Tcp
                 && d.event.back
                 && d.opens()
-                && (fins(false) >= 2 && fins(true) == 0)
+                && (ends(false) >= 2 && ends(true) == 0)
                 && d.kernel.iter().all(|seen| Some(seen.edge) == d.receiver())
                 && (netd.is_host_reset() && Some(netd.edge) == d.sender())
         },
