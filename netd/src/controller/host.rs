@@ -1,8 +1,9 @@
 //! Keeps the packet path in step with the host: its own addresses, its uplinks, its routes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, Dataplane, Rules, UplinkEntry},
-    link::{Changes, HostRoute},
+    link::{Changes, HostRoute, LinkChange, parse_label},
     model::{Driver, IfName},
 };
 
@@ -51,11 +52,11 @@ impl<M: Machine> Controller<M> {
     }
 
     /// Looks at the host after it has changed: the packet path follows, and what somebody deleted is made again.
-    pub(super) async fn host_changed(&mut self, changes: Changes) {
-        if changes.settings || changes.lost {
-            self.repair_settings().await;
+    pub(super) async fn host_changed(&mut self, changes: &Changes) {
+        if changes.lost || !changes.settings.is_empty() {
+            self.repair_settings(changes).await;
         }
-        if changes.only_settings() || changes.only_hooks() {
+        if !self.is_news(changes).await {
             return;
         }
         self.sync_host().await;
@@ -77,6 +78,48 @@ impl<M: Machine> Controller<M> {
         }
     }
 
+    /// Whether more has changed than what netd itself did to its own links, which takes no look at the whole host: with a thousand sandboxes that is
+    /// what most of the time would go into.
+    async fn is_news(&mut self, changes: &Changes) -> bool {
+        let own_links = self.are_own(&changes.links).await;
+        let own_index = |index: &u32| {
+            let name = self.host.links.iter().find(|(_, known)| *known == index).map(|(name, _)| name);
+            name.is_some_and(|name| self.host.own.contains(name))
+                || changes.links.get(index).is_some_and(|change| change.gone)
+        };
+        let own_routes = !changes.routes.any && changes.routes.these.iter().all(own_index);
+        !own_links || !own_routes || changes.addresses || changes.ways || changes.lost
+    }
+
+    /// Whether each of these links is netd's own and where and what it should be, or was netd's and is no longer wanted. Notes what is there.
+    async fn are_own(&mut self, links: &BTreeMap<u32, LinkChange>) -> bool {
+        let world = Arc::clone(&self.world);
+        let wanted: HashMap<&str, &IfName> = if links.is_empty() {
+            HashMap::new()
+        } else {
+            expected(&world).map(|ifname| (ifname.as_str(), ifname)).collect()
+        };
+        for (&index, LinkChange { name, alias, gone }) in links {
+            match wanted.get(name.as_str()) {
+                Some(ifname) if !gone => {
+                    let labelled = alias.as_ref().is_none_or(|alias| parse_label(alias).is_some());
+                    let is_it = self.machine.index(ifname).await.is_ok_and(|known| known == Some(index));
+                    if !labelled || !is_it {
+                        return false;
+                    }
+                    self.host.own.insert(name.clone());
+                    self.host.links.insert(name.clone(), index);
+                }
+                None if *gone && (self.host.own.contains(name) || !self.host.links.contains_key(name)) => {
+                    self.host.own.remove(name);
+                    self.host.links.remove(name);
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
     /// Puts back programs and pins that somebody else took away, on these interfaces for certain.
     pub(super) fn put_back_hooks(&mut self, unhooked: &BTreeSet<u32>) {
         match self.machine.dataplane(|dataplane| dataplane.put_back_hooks(unhooked)) {
@@ -94,11 +137,19 @@ impl<M: Machine> Controller<M> {
 
     /// Gives netd's bridges back the settings that others have written to: `net.ipv4.ip_forward=0` clears forwarding on
     /// every link, and no route is found from a bridge that doesn't forward.
-    async fn repair_settings(&mut self) {
-        let objects = self.world.networks().flat_map(|network| object::of_network(network));
+    async fn repair_settings(&mut self, changes: &Changes) {
+        let any = changes.lost || changes.settings.any;
+        let touched = |name: &str| {
+            any || self.host.links.get(name).is_none_or(|index| changes.settings.these.contains(index))
+        };
+        let networks = self.world.networks().filter(|network| touched(network.bridge.ifname.as_str()));
+        let objects = networks.flat_map(|network| object::of_network(network));
         let bridges: Vec<Bridge> = objects
             .filter_map(|object| if let Object::Bridge(bridge) = object { Some(bridge) } else { None })
             .collect();
+        if bridges.is_empty() {
+            return;
+        }
         let repaired = match self.machine.repair_settings(&bridges).await {
             Ok(repaired) if repaired.is_empty() => return,
             Ok(repaired) => repaired,

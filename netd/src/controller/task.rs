@@ -127,8 +127,8 @@ impl<M: Machine> Controller<M> {
                 () = stop.wait_for(|stop| *stop).map(drop) => return (self, End::Stopped),
                 command = commands.recv() => command,
                 changes = host.changed() => {
-                    self.put_back_hooks(&host.unhooked());
-                    self.host_changed(changes).await;
+                    self.put_back_hooks(&changes.hooks);
+                    self.host_changed(&changes).await;
                     continue;
                 }
                 _ = collect.tick() => {
@@ -292,11 +292,6 @@ fn reason(panic: &(dyn Any + Send)) -> String {
 pub trait HostChanges: Send {
     /// Waits until something has changed and a moment has passed without more of it.
     fn changed(&mut self) -> impl Future<Output = Changes> + Send;
-
-    /// Returns the interfaces that lost a qdisc or a filter since the last call.
-    fn unhooked(&mut self) -> BTreeSet<u32> {
-        BTreeSet::new()
-    }
 }
 
 /// Writes the result of an operation down for good.
