@@ -275,7 +275,7 @@ fn a_ppp_link_is_an_uplink() {
         ));
     }
     // As pppd has it: the default route names the device alone.
-    topology.h.ip_batch("route add default dev ppp0\n-6 route add default dev ppp0");
+    topology.h.ip_batch("route add default dev ppp0\nroute add ::/0 dev ppp0");
     topology.r.ip_batch(&format!(
         "addr add {}/32 dev lo\naddr add {}/128 dev lo nodad\n\
          route replace 172.20.0.0/24 dev ppp0\nroute replace fd00:c:20::/64 dev ppp0",

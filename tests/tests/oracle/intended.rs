@@ -146,7 +146,7 @@ pub const INTENDED: &[Intended] = &[
             d.flow.proto == Proto::Tcp
                 && d.event.back
                 && d.opens()
-                && (ends(false) >= 2 && ends(true) == 0)
+                && ends(false) + ends(true) >= 2
                 && d.kernel.iter().all(|seen| Some(seen.edge) == d.receiver())
                 && (netd.is_host_reset() && Some(netd.edge) == d.sender())
         },
