@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use netd_tests::{Family, H, Lab, Proto, R, Sandbox, Stream, at, binary, invariants};
+use netd_tests::{Family, H, Lab, Proto, R, Sandbox, Stream, at, binary, files, invariants};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::Signal,
@@ -59,18 +59,6 @@ impl World {
             invariants::Instance { ns: &self.lab.h, dirs: daemon.dirs(), pid: daemon.pid(), held: true };
         invariants::violations(instance).into_iter().filter(|line| !line.contains(".bad-")).collect()
     }
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(dir).expect("a directory").flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            all.extend(files(&entry.path()));
-        } else {
-            all.push(entry.path());
-        }
-    }
-    all
 }
 
 #[test]
