@@ -5,15 +5,12 @@ use std::{
     net::IpAddr,
 };
 
-use super::{
-    Error, Status, World,
-    apply::Machine,
-    object::{self, Bridge, Object},
-    task::Controller,
-};
+use ipnet::IpNet;
+
+use super::{Error, Status, World, apply::Machine, task::Controller};
 use crate::{
     dataplane::{self, Dataplane, Rules, UplinkEntry},
-    link::{Changes, HostRoute},
+    link::HostRoute,
     model::{Driver, IfName},
 };
 
@@ -32,6 +29,12 @@ pub struct HostView {
     pub rules: Option<Rules>,
     /// Links that carry this instance's label, and adopted bridges.
     pub own: BTreeSet<String>,
+    /// Those of them that are switched on.
+    pub up: BTreeSet<String>,
+    /// Those of them that are ports of a bridge, with its name.
+    pub ports: BTreeMap<String, String>,
+    /// Their addresses.
+    pub addresses: BTreeSet<(String, IpNet)>,
     /// Every link by name, with its index: networks may trust some of them.
     pub links: BTreeMap<String, u32>,
 }
@@ -50,69 +53,7 @@ impl<M: Machine> Controller<M> {
         }
     }
 
-    /// Looks at the host after it has changed: the packet path follows, and what somebody deleted is made again.
-    pub(super) async fn host_changed(&mut self, changes: Changes) {
-        if changes.settings || changes.lost {
-            self.repair_settings().await;
-        }
-        if changes.only_settings() || changes.only_hooks() {
-            return;
-        }
-        self.sync_host().await;
-        if changes.ways || changes.lost {
-            self.tell_flows_of_routes();
-        }
-        let missing: BTreeSet<IfName> = expected(&self.world)
-            .filter(|ifname| !self.host.own.contains(ifname.as_str()))
-            .cloned()
-            .collect();
-        // What could not be made again is not tried at every change.
-        if !missing.is_empty() && missing != self.given_up {
-            tracing::warn!(?missing, "interfaces are gone and are made again");
-            if let Err(error) = self.reconcile().await {
-                tracing::error!(%error, "interfaces not made again");
-            }
-            self.given_up = missing;
-            self.given_up.retain(|ifname| !self.host.own.contains(ifname.as_str()));
-        }
-    }
-
-    /// Puts back programs and pins that somebody else took away, on these interfaces for certain.
-    pub(super) fn put_back_hooks(&mut self, unhooked: &BTreeSet<u32>) {
-        match self.machine.dataplane(|dataplane| dataplane.put_back_hooks(unhooked)) {
-            Ok(repaired) if repaired.is_empty() => self.hooks_failing = false,
-            Ok(repaired) => {
-                tracing::warn!(?repaired, "programs or pins were taken away by others and are put back");
-            }
-            // Tried again every second, told once.
-            Err(error) if !std::mem::replace(&mut self.hooks_failing, true) => {
-                tracing::error!(%error, "programs or pins were taken away by others and could not be put back");
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// Gives netd's bridges back the settings that others have written to: `net.ipv4.ip_forward=0` clears forwarding on
-    /// every link, and no route is found from a bridge that doesn't forward.
-    async fn repair_settings(&mut self) {
-        let objects = self.world.networks().flat_map(|network| object::of_network(network));
-        let bridges: Vec<Bridge> = objects
-            .filter_map(|object| if let Object::Bridge(bridge) = object { Some(bridge) } else { None })
-            .collect();
-        let repaired = match self.machine.repair_settings(&bridges).await {
-            Ok(repaired) if repaired.is_empty() => return,
-            Ok(repaired) => repaired,
-            Err(error) => {
-                tracing::warn!(%error, "settings of bridges not put back");
-                return;
-            }
-        };
-        tracing::warn!(settings = ?repaired, "settings of bridges were changed by others and are put back");
-        // Flows that found no way meanwhile ask again.
-        self.tell_flows_of_routes();
-    }
-
-    fn tell_flows_of_routes(&mut self) {
+    pub(super) fn tell_flows_of_routes(&mut self) {
         if let Err(error) = self.machine.dataplane(|dataplane| dataplane.routes_changed()) {
             tracing::warn!(%error, "flows were not told of new routes");
         }
@@ -185,13 +126,6 @@ fn is_link_local(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
-}
-
-/// Returns the host's interfaces that the world consists of.
-fn expected(world: &World) -> impl Iterator<Item = &IfName> {
-    let networks = world.networks().filter(|network| network.driver == Driver::Bridge);
-    let endpoints = world.sandboxes().flat_map(|sandbox| &sandbox.endpoints);
-    networks.map(|network| &network.bridge.ifname).chain(endpoints.map(|endpoint| &endpoint.host_ifname))
 }
 
 /// Returns the interfaces that networks trust, by slot, as they are now: a name may belong to an interface that comes later (Docker semantics B10).

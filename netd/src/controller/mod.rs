@@ -21,6 +21,7 @@ mod publish;
 mod reconcile;
 mod request;
 mod reserved;
+mod rounds;
 mod sandboxes;
 mod task;
 #[cfg(test)]

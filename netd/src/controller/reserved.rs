@@ -21,6 +21,8 @@ pub struct Reserved {
     ephemeral: (u16, u16),
     /// Publications of ports in there.
     published: BTreeSet<Listen>,
+    /// All of these as ranges, as they were written last.
+    kept: Vec<(u16, u16)>,
 }
 
 impl Reserved {
@@ -33,6 +35,7 @@ impl Reserved {
             nat: nat.to_vec(),
             ephemeral: (*range.start(), *range.end()),
             published: BTreeSet::new(),
+            kept: ReservedPorts::default().with(nat).ranges().to_vec(),
         };
         ReservedPorts::read(netns).await?.with(nat).write(netns).await?;
         Ok(reserved)
@@ -71,18 +74,31 @@ impl Reserved {
         Ok(present.without(&self.ours(), &self.original).write(&self.netns).await?)
     }
 
+    /// Reserves again what somebody took off the list. Returns the setting's name, if so.
+    pub async fn repair(&self) -> Result<Option<String>, Error> {
+        let present = ReservedPorts::read(&self.netns).await?;
+        let wanted = present.with(&self.kept);
+        if wanted == present {
+            return Ok(None);
+        }
+        wanted.write(&self.netns).await?;
+        Ok(Some("ipv4/ip_local_reserved_ports".to_owned()))
+    }
+
     fn ours(&self) -> Vec<(u16, u16)> {
         let published: Vec<(u16, u16)> =
             self.published.iter().map(|listen| (listen.port, listen.port)).collect();
         ReservedPorts::default().with(&self.nat).with(&published).ranges().to_vec()
     }
 
-    async fn write(&self, before: &[(u16, u16)]) -> Result<(), Error> {
+    async fn write(&mut self, before: &[(u16, u16)]) -> Result<(), Error> {
         let after = self.ours();
         if after == before {
             return Ok(());
         }
         let present = ReservedPorts::read(&self.netns).await?;
-        Ok(present.without(before, &self.original).with(&after).write(&self.netns).await?)
+        present.without(before, &self.original).with(&after).write(&self.netns).await?;
+        self.kept = after;
+        Ok(())
     }
 }
