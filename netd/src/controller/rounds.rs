@@ -19,14 +19,18 @@ use crate::{
 
 /// Networks whose settings are read in one go: a dozen small files each.
 const NETWORKS_AT_ONCE: usize = 32;
+/// How often the same interfaces are made again.
+const TRIES: u8 = 3;
 /// Namespaces whose names are opened in one go.
 const NAMESPACES_AT_ONCE: usize = 256;
 
 /// How far the rounds have come, and what could not be put right: that is told once, and tried again with less zeal.
 #[derive(Debug, Default)]
 pub struct Rounds {
-    /// Interfaces that are not as they should be.
-    given_up: BTreeSet<IfName>,
+    /// Interfaces that were not as they should be at the last look, and how often the same ones were made again: others may change them again
+    /// meanwhile.
+    wrong: BTreeSet<IfName>,
+    tries: u8,
     /// Sandboxes whose namespaces have no name, and no process by which they could be found.
     nameless: BTreeSet<Id>,
     /// Whether programs could not be put back.
@@ -69,14 +73,18 @@ impl<M: Machine> Controller<M> {
             self.tell_flows_of_routes();
         }
         let wrong = self.wrong_interfaces();
-        // What could not be put right is not tried at every change.
-        if !wrong.is_empty() && wrong != self.rounds.given_up {
+        if wrong != self.rounds.wrong {
+            self.rounds.tries = 0;
+        }
+        // What cannot be put right is not tried at every change for ever.
+        if !wrong.is_empty() && self.rounds.tries < TRIES {
             tracing::warn!(interfaces = ?wrong, "interfaces were removed or changed by others and are made again");
             if let Err(error) = self.reconcile().await {
                 tracing::error!(%error, "interfaces not made again");
             }
-            self.rounds.given_up = self.wrong_interfaces();
+            self.rounds.tries += 1;
         }
+        self.rounds.wrong = wrong;
     }
 
     /// Puts back programs and pins that somebody else took away.
