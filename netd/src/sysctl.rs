@@ -85,13 +85,14 @@ pub fn has_ipv6() -> bool {
     fs::exists(format!("{ROOT}/ipv6")).unwrap_or(false)
 }
 
-/// Longest setting that is read: the kernel's lists of ports take up to 64 KiB.
-const LONGEST: usize = 64 * 1024;
+/// Longest setting that is read: the kernel's lists of ports take up to 64 KiB, all others a few bytes.
+const LONGEST_LIST: usize = 64 * 1024;
+const LONGEST: usize = 4 * 1024;
 
 /// Reads a setting in one call: the kernel answers a second one with nothing, and a list of ports would be cut where the first ended.
 fn read_here(key: &str) -> Result<String, Error> {
     let failed = |source| Error::Setting { doing: "read".into(), key: key.into(), source };
-    let mut text = vec![0; LONGEST];
+    let mut text = vec![0; if key == RESERVED { LONGEST_LIST } else { LONGEST }];
     let length =
         fs::File::open(format!("{ROOT}/{key}")).and_then(|mut file| file.read(&mut text)).map_err(failed)?;
     text.truncate(length);

@@ -35,11 +35,16 @@ pub struct FakeMachine {
     pub fail_in: Option<usize>,
     /// Steps taken.
     pub steps: usize,
+    /// Times that the whole host was looked at.
+    pub looks: usize,
     /// The packet path, for what is not an object.
     pub dataplane: Fake,
 }
 
 impl FakeMachine {
+    /// The index of every link.
+    pub const INDEX: u32 = 1;
+
     fn has(&self, wanted: impl Fn(&Object) -> bool) -> bool {
         self.objects.iter().any(wanted)
     }
@@ -244,7 +249,7 @@ impl Machine for FakeMachine {
 
     async fn index(&mut self, ifname: &IfName) -> Result<Option<u32>, Error> {
         let there = self.has(|o| matches!(o, Object::Veth(v) if v.host == *ifname));
-        Ok(there.then_some(1))
+        Ok(there.then_some(Self::INDEX))
     }
 
     async fn ports(&mut self) -> Result<PortFacts, Error> {
@@ -256,6 +261,7 @@ impl Machine for FakeMachine {
     }
 
     async fn host(&mut self, _bridges: &[IfName]) -> Result<HostView, Error> {
+        self.looks += 1;
         let own = self.objects.iter().filter_map(|object| match object {
             Object::Bridge(bridge) => Some(bridge.ifname.to_string()),
             Object::Veth(veth) => Some(veth.host.to_string()),

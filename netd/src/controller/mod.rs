@@ -13,6 +13,7 @@ mod gateway;
 mod handle;
 mod host;
 mod linux;
+mod listens;
 pub mod object;
 mod operations;
 pub mod plan;

@@ -2,9 +2,7 @@
 //!
 //! That steers automatic choice alone; explicit binds are the guard program's business.
 
-use std::collections::BTreeSet;
-
-use super::{Error, object::Listen};
+use super::{Error, listens::Listens, object::Listen};
 use crate::{
     netns::Netns,
     sysctl::{self, ReservedPorts},
@@ -20,7 +18,7 @@ pub struct Reserved {
     /// Where the kernel chooses from by itself.
     ephemeral: (u16, u16),
     /// Publications of ports in there.
-    published: BTreeSet<Listen>,
+    published: Listens,
     /// All of these as ranges, as they were written last.
     kept: Vec<(u16, u16)>,
 }
@@ -34,7 +32,7 @@ impl Reserved {
             original: original.clone(),
             nat: nat.to_vec(),
             ephemeral: (*range.start(), *range.end()),
-            published: BTreeSet::new(),
+            published: Listens::default(),
             kept: ReservedPorts::default().with(nat).ranges().to_vec(),
         };
         ReservedPorts::read(netns).await?.with(nat).write(netns).await?;
@@ -55,7 +53,7 @@ impl Reserved {
 
     fn take(&mut self, listens: &[Listen]) {
         let (first, last) = self.ephemeral;
-        self.published.extend(listens.iter().filter(|listen| (first..=last).contains(&listen.port)));
+        self.published.extend(listens.iter().filter(|listen| (first..=last).contains(&listen.port)).copied());
     }
 
     /// Takes published ports away, also those that a daemon reserved which was killed before it was through.
@@ -86,9 +84,7 @@ impl Reserved {
     }
 
     fn ours(&self) -> Vec<(u16, u16)> {
-        let published: Vec<(u16, u16)> =
-            self.published.iter().map(|listen| (listen.port, listen.port)).collect();
-        ReservedPorts::default().with(&self.nat).with(&published).ranges().to_vec()
+        ReservedPorts::default().with(&self.nat).with(&self.published.ranges()).ranges().to_vec()
     }
 
     async fn write(&mut self, before: &[(u16, u16)]) -> Result<(), Error> {

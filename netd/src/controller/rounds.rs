@@ -3,7 +3,10 @@
 //! Most of it is heard of at once. What nobody tells is looked at every second, a part of it each time, so that a few networks and sandboxes are looked
 //! at every second and thousands in turns. Each finding is told once.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{
     World,
@@ -13,7 +16,7 @@ use super::{
 };
 use crate::{
     dataplane::Unhooked,
-    link::Changes,
+    link::{Changes, LinkChange, parse_label},
     model::{Driver, Id, IfName, Network, Sandbox},
 };
 
@@ -60,12 +63,20 @@ impl<M: Machine> Controller<M> {
     }
 
     /// Looks at the host after it has changed: the packet path follows, and what somebody did to netd's interfaces is put right.
-    pub(super) async fn host_changed(&mut self, changes: Changes) {
-        if changes.settings || changes.lost {
-            self.repair_settings(bridged(&self.world).filter_map(|network| bridge_of(network)).collect())
-                .await;
+    pub(super) async fn host_changed(&mut self, changes: &Changes) {
+        if changes.lost || !changes.settings.is_empty() {
+            let any = changes.lost || changes.settings.any;
+            let touched = |bridge: &Bridge| {
+                let index = self.host.links.get(bridge.ifname.as_str());
+                any || index.is_none_or(|index| changes.settings.these.contains(index))
+            };
+            let bridges: Vec<Bridge> =
+                bridged(&self.world).filter_map(|network| bridge_of(network)).filter(touched).collect();
+            if !bridges.is_empty() {
+                self.repair_settings(bridges).await;
+            }
         }
-        if changes.only_settings() || changes.only_hooks() {
+        if !self.is_news(changes).await {
             return;
         }
         self.sync_host().await;
@@ -85,6 +96,52 @@ impl<M: Machine> Controller<M> {
             self.rounds.tries += 1;
         }
         self.rounds.wrong = wrong;
+    }
+
+    /// Whether more has changed than what netd itself did to its own links, which takes no look at the whole host: with a thousand sandboxes that is
+    /// what most of the time would go into.
+    async fn is_news(&mut self, changes: &Changes) -> bool {
+        let own_links = self.are_own(&changes.links).await;
+        let own_index = |index: &u32| {
+            let name = self.host.links.iter().find(|(_, known)| *known == index).map(|(name, _)| name);
+            name.is_some_and(|name| self.host.own.contains(name))
+                || changes.links.get(index).is_some_and(|change| change.gone)
+        };
+        let own_routes = !changes.routes.any && changes.routes.these.iter().all(own_index);
+        !own_links || !own_routes || changes.addresses || changes.ways || changes.lost
+    }
+
+    /// Whether each of these links is netd's own and where and what it should be, or was netd's and is no longer wanted. Notes what is there.
+    async fn are_own(&mut self, links: &BTreeMap<u32, LinkChange>) -> bool {
+        let world = Arc::clone(&self.world);
+        let wanted: HashMap<&str, (&IfName, Option<&IfName>)> = if links.is_empty() {
+            HashMap::new()
+        } else {
+            expected(&world).map(|(ifname, bridge)| (ifname.as_str(), (ifname, bridge))).collect()
+        };
+        for (&index, LinkChange { name, alias, master, gone }) in links {
+            match wanted.get(name.as_str()) {
+                Some((ifname, bridge)) if !gone => {
+                    let home = bridge.and_then(|bridge| self.host.links.get(bridge.as_str()));
+                    if home.is_some() && master.is_some_and(|master| Some(&master) != home) {
+                        return false;
+                    }
+                    let labelled = alias.as_ref().is_none_or(|alias| parse_label(alias).is_some());
+                    let is_it = self.machine.index(ifname).await.is_ok_and(|known| known == Some(index));
+                    if !labelled || !is_it {
+                        return false;
+                    }
+                    self.host.own.insert(name.clone());
+                    self.host.links.insert(name.clone(), index);
+                }
+                None if *gone && (self.host.own.contains(name) || !self.host.links.contains_key(name)) => {
+                    self.host.own.remove(name);
+                    self.host.links.remove(name);
+                }
+                _ => return false,
+            }
+        }
+        true
     }
 
     /// Puts back programs and pins that somebody else took away.
@@ -185,6 +242,16 @@ impl<M: Machine> Controller<M> {
 
 fn bridged(world: &World) -> impl Iterator<Item = &Arc<Network>> {
     world.networks().filter(|network| network.driver == Driver::Bridge)
+}
+
+/// Returns the host's interfaces that the world consists of, and the bridge that each is on.
+fn expected(world: &World) -> impl Iterator<Item = (&IfName, Option<&IfName>)> {
+    let networks = bridged(world).map(|network| (&network.bridge.ifname, None));
+    let endpoints = world.sandboxes().flat_map(|sandbox| &sandbox.endpoints).map(|endpoint| {
+        let network = world.network_by_id(&endpoint.network);
+        (&endpoint.host_ifname, network.map(|network| &network.bridge.ifname))
+    });
+    networks.chain(endpoints)
 }
 
 fn bridge_of(network: &Network) -> Option<Bridge> {

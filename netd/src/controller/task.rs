@@ -1,12 +1,6 @@
 //! The controller's task: takes one command after the other, plans it, journals it, applies it, commits it and answers.
 
-use std::{
-    any::Any,
-    collections::{BTreeMap, BTreeSet},
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Duration,
-};
+use std::{any::Any, collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -125,9 +119,9 @@ impl<M: Machine> Controller<M> {
                 () = stop.wait_for(|stop| *stop).map(drop) => return (self, End::Stopped),
                 command = commands.recv() => command,
                 changes = host.changed() => {
-                    let unhooked = host.unhooked();
-                    self.put_back_hooks(&if changes.lost { Unhooked::Anywhere } else { Unhooked::On(unhooked) });
-                    self.host_changed(changes).await;
+                    let anywhere = changes.lost.then_some(Unhooked::Anywhere);
+                    self.put_back_hooks(&anywhere.unwrap_or_else(|| Unhooked::On(changes.hooks.clone())));
+                    self.host_changed(&changes).await;
                     continue;
                 }
                 _ = collect.tick() => {
@@ -292,11 +286,6 @@ fn reason(panic: &(dyn Any + Send)) -> String {
 pub trait HostChanges: Send {
     /// Waits until something has changed and a moment has passed without more of it.
     fn changed(&mut self) -> impl Future<Output = Changes> + Send;
-
-    /// Returns the interfaces that lost a qdisc or a filter since the last call.
-    fn unhooked(&mut self) -> BTreeSet<u32> {
-        BTreeSet::new()
-    }
 }
 
 /// Writes the result of an operation down for good.

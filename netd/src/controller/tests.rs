@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     ipam::{docker_default_pools, ula_pool},
-    link::Changes,
+    link::{Changes, Interfaces, LinkChange},
     model::{Binding, Id, Protocol, PublishSpec, Sandbox},
     store::Store,
 };
@@ -230,6 +230,50 @@ async fn a_restart_makes_what_is_missing_and_sweeps_what_is_nobodys() {
     assert_eq!(bench.dump(), objects);
 }
 
+/// A link changed that nobody has heard of.
+fn links_changed() -> Changes {
+    let change = LinkChange { name: "eth9".into(), alias: Some(String::new()), ..LinkChange::default() };
+    Changes { links: [(99, change)].into(), ..Changes::default() }
+}
+
+fn settings_changed() -> Changes {
+    Changes { settings: Interfaces::any(), ..Changes::default() }
+}
+
+#[tokio::test]
+async fn the_host_is_not_read_again_for_what_netd_did_to_its_own_links() {
+    let mut bench = Bench::new().await;
+    let sandbox = bench.sandbox("a", &[], &[]).await.expect("sandbox");
+    let veth = sandbox.endpoints[0].host_ifname.to_string();
+    let index = FakeMachine::INDEX;
+    let change = |name: &str, index: u32, alias: &str, gone: bool| {
+        let change = LinkChange { name: name.into(), alias: Some(alias.into()), master: None, gone };
+        let routes = Interfaces::from(Some(index));
+        Changes { links: [(index, change)].into(), routes, ..Changes::default() }
+    };
+    let label = crate::link::label("test", "endpoint", sandbox.endpoints[0].id.as_str());
+    let looks = async |bench: &mut Bench, changes: Changes| {
+        let before = bench.controller.machine.looks;
+        bench.controller.host_changed(&changes).await;
+        bench.controller.machine.looks - before
+    };
+    assert_eq!(looks(&mut bench, change(&veth, index, &label, false)).await, 0, "it came");
+    assert_eq!(
+        looks(&mut bench, change(&veth, index + 1, &label, false)).await,
+        1,
+        "another link has its name"
+    );
+    assert_eq!(looks(&mut bench, change(&veth, index, "", false)).await, 1, "its label is gone");
+    assert_eq!(looks(&mut bench, change("other", index, &label, false)).await, 1, "it has another name");
+    assert_eq!(looks(&mut bench, change(&veth, index, &label, true)).await, 1, "somebody deleted it");
+    bench.controller.remove_sandbox("a", true).await.expect("removed");
+    assert_eq!(looks(&mut bench, change(&veth, index, &label, true)).await, 0, "netd deleted it");
+    assert_eq!(looks(&mut bench, links_changed()).await, 1, "a link of the host");
+    let by_another = Changes { routes: Interfaces::from(Some(99)), ..Changes::default() };
+    assert_eq!(looks(&mut bench, by_another).await, 1, "a route by a link of the host");
+    assert_eq!(looks(&mut bench, Changes { addresses: true, ..Changes::default() }).await, 1, "an address");
+}
+
 #[tokio::test]
 async fn what_somebody_deletes_is_made_again_at_once() {
     let mut bench = Bench::new().await;
@@ -244,11 +288,11 @@ async fn what_somebody_deletes_is_made_again_at_once() {
         _ => false,
     };
     bench.controller.machine.objects.retain(|object| !of_veth(object));
-    bench.controller.host_changed(Changes { links: true, ..Changes::default() }).await;
+    bench.controller.host_changed(&links_changed()).await;
     assert_eq!(bench.dump(), objects);
 
     let steps = bench.controller.machine.steps;
-    bench.controller.host_changed(Changes { links: true, ..Changes::default() }).await;
+    bench.controller.host_changed(&links_changed()).await;
     assert_eq!(bench.controller.machine.steps, steps, "nothing is missing, nothing is done");
 }
 
@@ -259,16 +303,16 @@ async fn flows_ask_again_for_their_way_after_settings_were_put_back_or_ways_chan
     let told = |bench: &Bench| bench.controller.machine.dataplane.route_changes;
     let before = told(&bench);
     for (changes, times) in [
-        (Changes { links: true, ..Changes::default() }, 0),
-        (Changes { settings: true, ..Changes::default() }, 1),
+        (links_changed(), 0),
+        (settings_changed(), 1),
         (Changes { ways: true, ..Changes::default() }, 2),
         (Changes { lost: true, ..Changes::default() }, 4),
     ] {
         bench.controller.machine.disturbed.clone_from(&disturbed);
-        bench.controller.host_changed(changes).await;
+        bench.controller.host_changed(&changes).await;
         assert_eq!(told(&bench) - before, times, "{changes:?}");
     }
-    bench.controller.host_changed(Changes { settings: true, ..Changes::default() }).await;
+    bench.controller.host_changed(&settings_changed()).await;
     assert_eq!(told(&bench) - before, 4, "nothing was put back");
 }
 
@@ -280,7 +324,7 @@ async fn a_sandbox_whose_namespace_ends_is_forgotten_and_its_ports_are_free() {
     let netns = sandbox.netns.clone().expect("namespace").path;
     bench.controller.machine.dead.insert(netns);
     bench.controller.machine.objects.retain(|object| !matches!(object, Object::Veth(_)));
-    bench.controller.host_changed(Changes { links: true, ..Changes::default() }).await;
+    bench.controller.host_changed(&links_changed()).await;
     assert!(bench.controller.world.sandbox("a").is_err());
     let left: Vec<String> = bench.dump().into_iter().filter(|line| !before.contains(line)).collect();
     assert!(left.iter().all(|line| !line.starts_with("Netns") && !line.starts_with("Files")), "{left:?}");

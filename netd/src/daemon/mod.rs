@@ -8,7 +8,6 @@ mod directories;
 mod down;
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -223,21 +222,17 @@ struct Debounced {
 impl HostChanges for Debounced {
     /// May be dropped and called again at any point: a burst that has begun is remembered.
     async fn changed(&mut self) -> Changes {
-        let (due, changes) = if let Some(begun) = self.begun {
-            begun
+        let due = if let Some((due, _)) = &self.begun {
+            *due
         } else {
             let changes = self.watcher.changed().await;
             // No way is found from a bridge that was told not to forward: that can't wait.
-            let debounce =
-                if changes.only_settings() || changes.only_hooks() { Duration::ZERO } else { DEBOUNCE };
-            *self.begun.insert((Instant::now() + debounce, changes))
+            let debounce = if changes.can_not_wait() { Duration::ZERO } else { DEBOUNCE };
+            self.begun.insert((Instant::now() + debounce, changes)).0
         };
         tokio::time::sleep_until(due).await;
-        self.begun = None;
+        let mut changes = self.begun.take().map(|(_, changes)| changes).unwrap_or_default();
+        changes.add(self.watcher.noticed());
         changes
-    }
-
-    fn unhooked(&mut self) -> BTreeSet<u32> {
-        self.watcher.unhooked()
     }
 }

@@ -6,7 +6,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use etherparse::{
@@ -17,6 +17,7 @@ use nix::{
     errno::Errno,
     sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, sendto, socket},
 };
+use tokio::sync::{Mutex, Semaphore};
 
 use super::{Error, Links};
 use crate::model::{IfName, Mac};
@@ -27,13 +28,41 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 /// Neighbour discovery from farther away than the link is not believed (RFC 4861 §7.1.2).
 const HOP_LIMIT: u8 = 255;
+/// Interfaces at most whose announcements wait to be repeated.
+const WAITING: usize = 64;
+/// How much longer than sending takes nobody else repeats an announcement.
+const REST: u32 = 9;
 /// Option "target link-layer address", its length in units of 8 bytes (RFC 4861 §4.6.1).
 const TARGET_ADDRESS: [u8; 2] = [2, 1];
+
+/// Who repeats announcements, one at a time.
+#[derive(Debug)]
+pub struct Turns {
+    /// Each that waits holds descriptors.
+    places: Semaphore,
+    turn: Mutex<()>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { places: Semaphore::new(WAITING), turn: Mutex::default() }
+    }
+}
 
 impl Links {
     /// Tells the network of an interface's addresses, so many times: neighbours that know an older owner of one learn the new
     /// one (Docker semantics B16). Ends early when the interface is gone.
-    pub async fn announce(&self, ifname: &IfName, times: u32, interval: Duration) -> Result<(), Error> {
+    ///
+    /// A bridge gives each of these frames to all of its ports while the sender waits. So the first goes out at once, and all others take turns:
+    /// whoever has the turn keeps it for [`REST`] times as long as its own frames took, and a thousand sandboxes do not occupy a processor. Where too
+    /// many wait, nothing is repeated.
+    pub async fn announce(
+        &self,
+        ifname: &IfName,
+        times: u32,
+        interval: Duration,
+        turns: &Turns,
+    ) -> Result<(), Error> {
         let doing = format!("announce {ifname} in {}", self.netns.path().display());
         let failed = |source: io::Error| Error::kernel(&doing, source);
         let opened = self.netns.run_in(|| {
@@ -41,10 +70,15 @@ impl Links {
             socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
         });
         let socket = opened.await?.map_err(|errno| failed(errno.into()))?;
-        for time in 0..times {
-            if time > 0 {
+        let place = turns.places.try_acquire();
+        for time in 0..if place.is_ok() { times } else { times.min(1) } {
+            let turn = if time == 0 {
+                None
+            } else {
                 tokio::time::sleep(interval).await;
-            }
+                Some(turns.turn.lock().await)
+            };
+            let began = Instant::now();
             let Some(present) = self.link(ifname).await? else { return Ok(()) };
             let Some(mac) = present.mac else { return Ok(()) };
             for address in self.addresses(Some(present.ifindex)).await? {
@@ -54,6 +88,9 @@ impl Links {
                     Err(Errno::ENXIO | Errno::ENODEV) => return Ok(()),
                     Err(errno) => return Err(failed(errno.into())),
                 }
+            }
+            if turn.is_some() {
+                tokio::time::sleep(began.elapsed() * REST).await;
             }
         }
         Ok(())

@@ -6,6 +6,7 @@
 mod address;
 mod announce;
 mod bridge;
+mod changes;
 mod clsact;
 mod device;
 mod error;
@@ -23,7 +24,9 @@ mod watch;
 use std::sync::Arc;
 
 pub use address::{HostAddress, Scope};
+pub use announce::Turns;
 pub use bridge::BridgeSpec;
+pub use changes::{Changes, Interfaces, LinkChange};
 pub use device::{Framing, HostLink};
 pub use error::Error;
 pub use inside::InsideSpec;
@@ -36,7 +39,7 @@ pub use segments::Segments;
 pub use snapshot::{HostSnapshot, Uplink, local_addresses, unserved, uplinks};
 use socket::{Mode, Socket};
 pub use veth::{MAX_IFINDEX, Veth, VethSpec};
-pub use watch::{Changes, Watcher};
+pub use watch::Watcher;
 
 use crate::netns::Netns;
 

@@ -1,11 +1,9 @@
 //! Notices that links, addresses, routes or settings of links changed, whoever changed them.
 //!
-//! Says only *that* something changed: what it is now is read by a snapshot. Many changes between two looks are one, so a
-//! storm costs no memory; and a notification lost by the kernel is no worse than one among many.
+//! Says only *that* something changed, and where: what it is now is read by a snapshot. Many changes of one interface between two looks are one,
+//! so that a storm costs little memory; and a notification lost by the kernel is no worse than one among many.
 
 use std::{
-    collections::BTreeSet,
-    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -13,15 +11,16 @@ use std::{
 use futures_util::{Stream, StreamExt};
 use rtnetlink::{
     MulticastGroup,
-    packet_core::{
-        NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-    },
+    packet_core::NetlinkMessage,
     proto,
     sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 use tokio::{sync::Notify, task::AbortHandle};
 
-use super::Error;
+use super::{
+    Changes, Error,
+    changes::{self, Notification},
+};
 use crate::netns::Netns;
 
 const GROUPS: [MulticastGroup; 10] = [
@@ -41,53 +40,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of notifications that may wait in the kernel, as far as `net.core.rmem_max` allows.
 const BUFFER: libc::c_int = 1 << 20;
 
-/// What changed since the last look.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "any of them can come together")]
-pub struct Changes {
-    /// A link came, went or changed.
-    pub links: bool,
-    /// An address came, went or changed.
-    pub addresses: bool,
-    /// A route came, went or changed.
-    pub routes: bool,
-    /// A routing rule came or went, or a route that the kernel did not make itself: a snapshot does not show rules, nor that a route went and came
-    /// back, while flows may have followed the way that was there meanwhile.
-    pub ways: bool,
-    /// Forwarding, or another setting of `net.ipv4.conf` or `net.ipv6.conf`, was written to or came with a link.
-    pub settings: bool,
-    /// A qdisc or a filter was removed; [`Watcher::unhooked`] says from which interfaces.
-    pub hooks: bool,
-    /// The kernel lost notifications: anything may have changed, and nothing else is known.
-    pub lost: bool,
-}
-
-impl Changes {
-    /// Whether hooks changed and nothing else.
-    pub fn only_hooks(self) -> bool {
-        self == Self { hooks: true, ..Self::default() }
-    }
-
-    /// Whether settings changed and nothing else.
-    pub fn only_settings(self) -> bool {
-        self == Self { settings: true, ..Self::default() }
-    }
-
-    /// Returns what changed here or there.
-    #[must_use]
-    pub const fn and(self, other: Self) -> Self {
-        Self {
-            links: self.links || other.links,
-            addresses: self.addresses || other.addresses,
-            routes: self.routes || other.routes,
-            ways: self.ways || other.ways,
-            settings: self.settings || other.settings,
-            hooks: self.hooks || other.hooks,
-            lost: self.lost || other.lost,
-        }
-    }
-}
-
 /// A subscription to changes in one namespace.
 pub struct Watcher {
     shared: Arc<Shared>,
@@ -97,7 +49,6 @@ pub struct Watcher {
 #[derive(Default)]
 struct Shared {
     changes: Mutex<Changes>,
-    unhooked: Mutex<BTreeSet<u32>>,
     notify: Notify,
 }
 
@@ -132,19 +83,17 @@ impl Watcher {
     pub async fn changed(&mut self) -> Changes {
         loop {
             let noticed = self.shared.notify.notified();
-            let changes = std::mem::take(&mut *self.shared.lock());
-            if changes != Changes::default() {
+            let changes = self.noticed();
+            if !changes.is_empty() {
                 return changes;
             }
             noticed.await;
         }
     }
-}
 
-impl Watcher {
-    /// Returns the interfaces that lost a qdisc or a filter since the last call.
-    pub fn unhooked(&mut self) -> BTreeSet<u32> {
-        std::mem::take(&mut *self.shared.unhooked.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Returns what has changed since the last call, which may be nothing.
+    pub fn noticed(&self) -> Changes {
+        std::mem::take(&mut *self.shared.lock())
     }
 }
 
@@ -156,44 +105,6 @@ impl Drop for Watcher {
 
 type Connection = proto::Connection<Notification, TokioSocket>;
 type Message = (NetlinkMessage<Notification>, SocketAddr);
-
-/// What is read of a notification.
-#[derive(Debug, Clone, Copy)]
-struct Notification {
-    /// Its type (`RTM_...`).
-    kind: u16,
-    /// Of a route: who made it (`rtm_protocol`).
-    protocol: Option<u8>,
-    /// Of a qdisc or filter: on which interface (`tcm_ifindex`).
-    ifindex: Option<u32>,
-}
-
-/// Where `struct tcmsg` (linux/rtnetlink.h) has the interface's index.
-const TCM_IFINDEX: std::ops::Range<usize> = 4..8;
-/// Where `struct rtmsg` (linux/rtnetlink.h) has the protocol.
-const RTM_PROTOCOL: usize = 5;
-
-impl NetlinkDeserializable for Notification {
-    type Error = Infallible;
-
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
-        let ifindex =
-            payload.get(TCM_IFINDEX).and_then(|bytes| Some(u32::from_ne_bytes(bytes.try_into().ok()?)));
-        Ok(Self { kind: header.message_type, protocol: payload.get(RTM_PROTOCOL).copied(), ifindex })
-    }
-}
-
-impl NetlinkSerializable for Notification {
-    fn message_type(&self) -> u16 {
-        self.kind
-    }
-
-    fn buffer_len(&self) -> usize {
-        0
-    }
-
-    fn serialize(&self, _buffer: &mut [u8]) {}
-}
 
 async fn subscribe(
     netns: &Netns,
@@ -214,14 +125,12 @@ async fn subscribe(
 
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Changes> {
-        // Flags are valid whoever panicked in between.
+        // Notes are valid whoever panicked in between.
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, news: Changes) {
-        let mut changes = self.lock();
-        *changes = changes.and(news);
-        drop(changes);
+        self.lock().add(news);
         self.notify.notify_one();
     }
 
@@ -229,14 +138,8 @@ impl Shared {
     async fn collect(&self, (connection, mut messages): (Connection, impl Stream<Item = Message> + Unpin)) {
         let taking_notes = async {
             while let Some((message, _)) = messages.next().await {
-                let news = meaning(&message.payload);
-                if news.hooks
-                    && let NetlinkPayload::InnerMessage(Notification { ifindex: Some(ifindex), .. }) =
-                        message.payload
-                {
-                    self.unhooked.lock().unwrap_or_else(PoisonError::into_inner).insert(ifindex);
-                }
-                if news != Changes::default() {
+                let news = changes::of_message(message.payload);
+                if !news.is_empty() {
                     self.note(news);
                 }
             }
@@ -246,27 +149,6 @@ impl Shared {
             () = taking_notes => {}
         }
     }
-}
-
-fn meaning(payload: &NetlinkPayload<Notification>) -> Changes {
-    let mut news = Changes::default();
-    match payload {
-        NetlinkPayload::InnerMessage(Notification { kind, protocol, .. }) => match *kind {
-            libc::RTM_NEWLINK | libc::RTM_DELLINK => news.links = true,
-            libc::RTM_NEWADDR | libc::RTM_DELADDR => news.addresses = true,
-            libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
-                news.routes = true;
-                news.ways = *protocol != Some(libc::RTPROT_KERNEL);
-            }
-            libc::RTM_NEWRULE | libc::RTM_DELRULE => news.ways = true,
-            libc::RTM_DELQDISC | libc::RTM_DELTFILTER => news.hooks = true,
-            libc::RTM_NEWNETCONF => news.settings = true,
-            _ => {}
-        },
-        NetlinkPayload::Overrun(_) => news.lost = true,
-        _ => {}
-    }
-    news
 }
 
 #[cfg(test)]
@@ -296,11 +178,14 @@ mod tests {
             let mut watcher = Watcher::open(links.netns()).await.expect("watcher");
             let ifindex = links.ensure_bridge(&bridge(0)).await.expect("bridge");
             let mut seen = Changes::default();
-            while !(seen.links && seen.addresses && seen.routes) {
+            while !(seen.links.contains_key(&ifindex)
+                && seen.addresses
+                && seen.routes.these.contains(&ifindex))
+            {
                 assert!(!seen.ways, "a bridge's own routes are the kernel's");
                 let changes = watcher.changed().await;
                 assert!(!changes.lost, "{changes:?}");
-                seen = seen.and(changes);
+                seen.add(changes);
             }
             links.remove_address(ifindex, "10.0.0.1/24".parse().expect("valid")).await.expect("removed");
             while !watcher.changed().await.addresses {}
@@ -313,7 +198,7 @@ mod tests {
             }
             for (key, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
                 sysctl::write(links.netns(), vec![(key.into(), value.into())]).await.expect("written");
-                while !watcher.changed().await.settings {}
+                while !watcher.changed().await.settings.any {}
             }
         });
     }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use netd::link::{HostRoute, InsideSpec, Links, MAX_IFINDEX, PortFlags, VethSpec};
+use netd::link::{HostRoute, InsideSpec, Links, MAX_IFINDEX, PortFlags, Turns, VethSpec};
 
 use crate::{answers, bridge, in_new_netns, inside, ip, name, net, sandbox, until, veth};
 
@@ -177,10 +177,9 @@ fn a_neighbour_learns_a_new_owner_by_announcement() {
         }
         // The port forwards a moment after its carrier is there.
         let announcer = within.clone();
-        let announcing =
-            tokio::spawn(
-                async move { announcer.announce(&name("eth0"), 1000, Duration::from_millis(20)).await },
-            );
+        let announcing = tokio::spawn(async move {
+            announcer.announce(&name("eth0"), 1000, Duration::from_millis(20), &Turns::default()).await
+        });
         until(async || {
             let shown = ip("neigh show dev br-test");
             ["10.89.0.2 lladdr 02:42:0a:59:00:02", "fd00:89::2 lladdr 02:42:0a:59:00:02"]

@@ -31,6 +31,7 @@ use super::{
     apply::{Machine, Owned, PortFacts},
     error::chain,
     host::HostView,
+    listens::Listens,
     object::{Bridge, Listen, Object},
     plan::Step,
     probe,
@@ -41,7 +42,7 @@ use super::{
 use crate::{
     dataplane::Dataplane,
     ipam::HostPrefix,
-    link::{Links, Segments},
+    link::{Links, Segments, Turns},
     model::{IfName, Name, Netns, Sandbox},
     netns,
     sysctl::ReservedPorts,
@@ -78,7 +79,7 @@ pub struct Linux {
     collecting: Arc<AtomicBool>,
     reserved: Reserved,
     /// Host ports that are reserved in the packet path.
-    guarded: HashSet<Listen>,
+    guarded: Listens,
     /// Indexes of bridges and host sides, which don't change while a link lives.
     indexes: HashMap<IfName, u32>,
     /// What the uplinks take from the stack in one piece.
@@ -89,6 +90,8 @@ pub struct Linux {
     fresh: HashSet<IfName>,
     /// Interfaces inside sandboxes to be announced.
     unannounced: Vec<(Links, IfName)>,
+    /// Whose turn it is to repeat an announcement.
+    announcing: Arc<Turns>,
 }
 
 impl Linux {
@@ -118,6 +121,7 @@ impl Linux {
             inside: None,
             fresh: HashSet::new(),
             unannounced: Vec::new(),
+            announcing: Arc::default(),
         })
     }
 
@@ -235,8 +239,9 @@ impl Machine for Linux {
             if let Err(error) = links.wait_running(&ifname).await {
                 tracing::debug!(error = chain(&error), "interface not at work");
             }
+            let turns = Arc::clone(&self.announcing);
             tokio::spawn(async move {
-                if let Err(error) = links.announce(&ifname, ANNOUNCEMENTS, ANNOUNCE_EVERY).await {
+                if let Err(error) = links.announce(&ifname, ANNOUNCEMENTS, ANNOUNCE_EVERY, &turns).await {
                     tracing::debug!(error = chain(&error), "addresses not announced");
                 }
             });

@@ -51,6 +51,8 @@ use ports::published;
 
 /// Ports of a request beyond which the memory that it took is given back to the kernel: a megabyte or two.
 const MANY_PORTS: usize = 4096;
+/// So many collections later the last of it is freed: one comes each second, the first while the answer is being written.
+const MEMORY_RETURNS: u8 = 3;
 
 /// The packet path of one instance.
 pub struct Kernel {
@@ -78,8 +80,8 @@ pub struct Kernel {
     loopback: bool,
     /// Whether ports of removed publishes may still be in the sets of interest.
     stale_interest: bool,
-    /// Whether a request named so many ports that what it took is worth giving back.
-    many_ports: bool,
+    /// Collections of expired flows to come that give freed memory back first.
+    returns_memory: u8,
     /// What the last look at the flows found.
     collector: Collector,
     /// Lists of sources that may come to a port.
@@ -128,7 +130,7 @@ impl Kernel {
             looked_at: 0,
             loopback: false,
             stale_interest: true,
-            many_ports: false,
+            returns_memory: 0,
             collector: Collector::default(),
             lists: allow::Lists::new(),
         };
@@ -144,6 +146,13 @@ impl Kernel {
     /// Returns the loaded programs.
     pub(super) fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// Gives freed memory back, some time after so many entries came or went: the request and the answer are still in it now.
+    fn return_memory_after(&mut self, entries: usize) {
+        if entries > MANY_PORTS {
+            self.returns_memory = MEMORY_RETURNS;
+        }
     }
 
     /// Puts the program on `lo` when the first port is published: until then, what the host sends to itself costs nothing. It stays for the next
@@ -478,14 +487,14 @@ impl Dataplane for Kernel {
             self.erase_publishes(entries)?;
             return Err(error);
         }
-        self.many_ports |= entries.len() > MANY_PORTS;
+        self.return_memory_after(entries.len());
         self.reserve(entries, true)
     }
 
     fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
         self.erase_publishes(entries)?;
         self.stale_interest = true;
-        self.many_ports |= entries.len() > MANY_PORTS;
+        self.return_memory_after(entries.len());
         self.reserve(entries, false)
     }
 
@@ -586,8 +595,8 @@ impl Dataplane for Kernel {
     }
 
     fn collect_garbage(&mut self) -> Result<usize, Error> {
-        // Later than the entries came: by now the request that brought them is gone from memory too.
-        if std::mem::take(&mut self.many_ports) {
+        if let Some(left) = self.returns_memory.checked_sub(1) {
+            self.returns_memory = left;
             raw::return_freed_memory();
         }
         self.collect_when_due()
