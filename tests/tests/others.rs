@@ -52,20 +52,21 @@ impl World {
             }
             let id = if family == Family::V4 { 901 } else { 902 };
             eventually(&format!("the gateway after {after}"), || {
-                matches!(self.a2.ping_with(self.gateway(family), id, netd_tests::SILENCE), Outcome::Ok(_))
+                matches!(self.a2.ping_with(gateway(family), id, netd_tests::SILENCE), Outcome::Ok(_))
             });
         }
-    }
-
-    fn gateway(&self, family: Family) -> std::net::IpAddr {
-        let text = if family == Family::V4 { "172.20.0.1" } else { "fd00:c:20::1" };
-        text.parse().expect("an address")
     }
 
     /// How often the log says this among what was done to netd by others.
     fn said(&self, what: &str) -> usize {
         self.lab.daemon.log().lines().filter(|line| line.contains("by others") && line.contains(what)).count()
     }
+}
+
+/// The gateway of the network.
+fn gateway(family: Family) -> std::net::IpAddr {
+    let text = if family == Family::V4 { "172.20.0.1" } else { "fd00:c:20::1" };
+    text.parse().expect("an address")
 }
 
 #[test]
@@ -160,7 +161,7 @@ fn f10_a_veth_off_its_bridge_and_a_gateway_without_its_addresses_are_put_right()
     }
     for family in Family::BOTH {
         let length = if family == Family::V4 { 24 } else { 64 };
-        let batch = format!("addr del {}/{length} dev netd-a", w.gateway(family));
+        let batch = format!("addr del {}/{length} dev netd-a", gateway(family));
         w.lab.h.ip_batch(&batch);
         w.holds(&batch);
     }

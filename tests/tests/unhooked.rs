@@ -11,8 +11,7 @@ use std::{
 use aya::programs::{SchedClassifier, TcAttachType};
 use etherparse::ArpOperation;
 use netd_tests::{
-    Capture, Daemon, Family, Frame, H, Lab, Ns, Options, PATIENCE, Packet, Proto, R, Sandbox, Server, at,
-    eventually,
+    Capture, Daemon, Family, Frame, H, Lab, Ns, Options, PATIENCE, Proto, R, Sandbox, Server, at, eventually,
     probe::{Attacker, Kind, Probe, Victim},
 };
 use nix::{
@@ -229,9 +228,13 @@ impl Siege {
 
 /// A router advertisement with a lifetime of half an hour, from the link-local address of whoever sends it.
 fn advertisement(from: &Ns, ifname: &str) -> Vec<u8> {
-    let [a, b, c, d, e, f] = from.link(ifname).expect("the interface").mac;
-    let own = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
-    let frame = Frame { src: [a, b, c, d, e, f], dst: [0x33, 0x33, 0, 0, 0, 1] };
+    let mac = from.link(ifname).expect("the interface").mac;
+    let mut own = [0; 16];
+    own[..2].copy_from_slice(&[0xfe, 0x80]);
+    own[8..11].copy_from_slice(&[mac[0] ^ 2, mac[1], mac[2]]);
+    own[11..13].copy_from_slice(&[0xff, 0xfe]);
+    own[13..].copy_from_slice(&mac[3..]);
+    let (own, frame) = (Ipv6Addr::from(own), Frame { src: mac, dst: [0x33, 0x33, 0, 0, 0, 1] });
     frame.icmpv6(own, ALL_NODES, &[134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0])
 }
 
@@ -358,7 +361,9 @@ fn f7_the_next_daemon_takes_up_maps_and_links_whose_pins_it_cannot_see() {
     w.lab.daemon.end(Signal::SIGKILL);
     let hidden = Hidden::mount(&bpffs);
     w.lab.daemon.restart();
-    probes.iter().for_each(|probe| probe.beat(3));
+    for probe in &probes {
+        probe.beat(3);
+    }
     assert_eq!(programs_on(&w.lab.h, &side), programs, "no program twice");
     w.lab.netd(&["publish", "a1", "8081:80"]).ok();
     w.lab.r.reach(Proto::Tcp, at(H.v4, 8081));

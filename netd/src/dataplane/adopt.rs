@@ -54,6 +54,9 @@ pub fn adopt(pins: &Path, layout: &Layout) -> Result<Vec<String>, Error> {
     }
     let survivors = survivors(pins)?;
     let mut found = Vec::new();
+    if survivors.is_empty() {
+        return Ok(found); // as at every first start
+    }
     for shape in missing {
         let ids: BTreeSet<u32> = survivors
             .iter()
