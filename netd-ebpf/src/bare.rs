@@ -11,7 +11,7 @@ use netd_common::{
     nat::icmp_error,
     net::{HANDED_ZONE, UPLINK_ZONE},
     verdict::DropReason,
-    wire::Headers,
+    wire::{Headers, L4},
 };
 
 use crate::{
@@ -20,14 +20,14 @@ use crate::{
     report::{PASS, UNDECIDED, drop_number, finish, leave},
     skb::{Careful, Direct, dress},
     tc::{
-        ethertype, optional, recall_handed4, recall_handed6, slow4, slow6, uplink_decide4, uplink_decide6,
-        uplink_fast4, uplink_fast6,
+        ethertype, optional, recall_handed4, recall_handed6, remember4, remember6, slow4, slow6,
+        uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6,
     },
 };
 
 /// Declares the parts of one family that read bare packets.
 macro_rules! parts {
-    ($family:ty, $draft:ident, $routing:ident, $concerns:ident, $read:ident, $quote:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $guard:ident) => {
+    ($family:ty, $draft:ident, $routing:ident, $concerns:ident, $read:ident, $quote:ident, $recall_handed:ident, $restate:ident, $remember:ident, $own:ident, $guard:ident) => {
         /// Whether a packet from outside may be netd's. The answer is 1 or 0.
         #[inline(never)]
         #[unsafe(no_mangle)]
@@ -74,12 +74,17 @@ macro_rules! parts {
 
         /// As on an Ethernet device.
         #[inline(always)]
-        fn $take_back(skb: *mut __sk_buff) {
-            let handed = hook::may_answer_handed::<$family, _>(&Direct::bare(skb))
-                && $read(skb) == UNDECIDED
-                && $quote(skb) != 0
-                && $recall_handed() != 0;
-            if handed {
+        fn $own(skb: *mut __sk_buff) {
+            if !hook::may_be_own::<$family, _, _>(&Kernel(skb), &Direct::bare(skb)) || $read(skb) != UNDECIDED
+            {
+                return;
+            }
+            if !env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp) {
+                $remember();
+                return;
+            }
+            let error = hook::may_answer_handed::<$family, _>(&Direct::bare(skb));
+            if error && $quote(skb) != 0 && $recall_handed() != 0 {
                 $restate(skb);
             }
         }
@@ -113,7 +118,8 @@ parts!(
     bare_quote4,
     recall_handed4,
     bare_restate4,
-    bare_take_back4,
+    remember4,
+    bare_own4,
     bare_guard4
 );
 parts!(
@@ -125,7 +131,8 @@ parts!(
     bare_quote6,
     recall_handed6,
     bare_restate6,
-    bare_take_back6,
+    remember6,
+    bare_own6,
     bare_guard6
 );
 
@@ -163,11 +170,11 @@ pub fn to_bare_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
         V4::ETHERTYPE => {
-            bare_take_back4(skb);
+            bare_own4(skb);
             bare_guard4(skb)
         }
         V6::ETHERTYPE => {
-            bare_take_back6(skb);
+            bare_own6(skb);
             bare_guard6(skb)
         }
         _ => PASS,

@@ -76,7 +76,8 @@ pub static ALLOW4: LpmTrie<AllowKey<Addr4>, u32> =
 #[map]
 pub static ALLOW6: LpmTrie<AllowKey<Addr6>, u32> =
     LpmTrie::with_max_entries(capacity::ALLOW, BPF_F_NO_PREALLOC);
-/// Ticks at which the host sent something to sandboxes that may not reach it, by the answer's tuple. LRU: a lost entry costs an answer.
+/// Ticks at which the host sent something, by the answer's tuple: to sandboxes that may not reach it, and to the outside by protocols whose sockets cannot be
+/// looked up. LRU: a lost entry costs an answer, or leaves a tuple to a sandbox until the host's next packet.
 #[map]
 pub static ASKED4: LruHashMap<Tuple<Addr4>, u32> = LruHashMap::with_max_entries(capacity::ASKED, 0);
 /// The same for IPv6.

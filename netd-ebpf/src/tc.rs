@@ -35,7 +35,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $routing:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident, $hand_over:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $move:ident, $belongs:ident) => {
+     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident, $hand_over:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $move:ident, $belongs:ident, $remember:ident, $own:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -158,6 +158,33 @@ macro_rules! parts {
                 && $quote(skb, HANDED_ZONE) != 0
                 && $recall_handed() != 0;
             if handed {
+                $restate(skb);
+            }
+        }
+
+        /// Keeps in mind what the host itself sends to the outside, as `conntrack::own` has it. The answer is 0. For its arguments, see `$admit`.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $remember() -> u32 {
+            if let Some(draft) = env::draft(&maps::$draft) {
+                conntrack::own::remember::<$family, _>(&Kernel(core::ptr::null_mut()), draft);
+            }
+            0
+        }
+
+        /// Looks at what the host itself sends to the outside, as `hook::own` has it.
+        #[inline(always)]
+        fn $own(skb: *mut __sk_buff) {
+            if !hook::may_be_own::<$family, _, _>(&Kernel(skb), &Direct::new(skb)) || $read(skb) != UNDECIDED
+            {
+                return;
+            }
+            if !env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp) {
+                $remember();
+                return;
+            }
+            let error = hook::may_answer_handed::<$family, _>(&Direct::new(skb));
+            if error && $quote(skb, HANDED_ZONE) != 0 && $recall_handed() != 0 {
                 $restate(skb);
             }
         }
@@ -466,7 +493,9 @@ parts!(
     restate4,
     take_back4,
     move4,
-    belongs4
+    belongs4,
+    remember4,
+    own4
 );
 parts!(
     V6,
@@ -500,7 +529,9 @@ parts!(
     restate6,
     take_back6,
     move6,
-    belongs6
+    belongs6,
+    remember6,
+    own6
 );
 
 /// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.
@@ -650,11 +681,11 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
         V4::ETHERTYPE => {
-            take_back4(skb);
+            own4(skb);
             guard4(skb)
         }
         V6::ETHERTYPE => {
-            take_back6(skb);
+            own6(skb);
             guard6(skb)
         }
         _ => PASS,

@@ -29,7 +29,8 @@ const END: Duration = Duration::from_mins(1);
 /// The directories of one instance; gone on drop.
 #[derive(Debug)]
 pub struct Dirs {
-    root: TempDir,
+    root: PathBuf,
+    temporary: Option<TempDir>,
     bpffs: PathBuf,
     instance: String,
 }
@@ -40,7 +41,8 @@ pub struct Daemon {
     ns: Ns,
     dirs: Dirs,
     child: Option<Child>,
-    ledger: Ledger,
+    /// What its programs counted; None: they count nothing.
+    ledger: Option<Ledger>,
     launcher: Vec<String>,
 }
 
@@ -76,12 +78,20 @@ impl Dirs {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let instance = format!("test-{}-{count}", std::process::id());
         let root = tempfile::Builder::new().prefix("netd-").tempdir().expect("a temporary directory");
-        Self { root, bpffs: PathBuf::from(format!("/sys/fs/bpf/netd-{instance}")), instance }
+        let mut dirs = Self::at(root.path(), &instance);
+        dirs.temporary = Some(root);
+        dirs
+    }
+
+    /// The directories of an instance that stays, below this one.
+    pub fn at(root: &Path, instance: &str) -> Self {
+        let bpffs = PathBuf::from(format!("/sys/fs/bpf/netd-{instance}"));
+        Self { root: root.to_owned(), temporary: None, bpffs, instance: instance.to_owned() }
     }
 
     /// A directory or file below the instance's own temporary directory.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
+        self.root.join(name)
     }
 
     /// Where the socket and the namespaces are.
@@ -123,7 +133,7 @@ impl Dirs {
         let mut left: Vec<String> =
             own.iter().flat_map(|dir| files(dir)).map(|path| path.display().to_string()).collect();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let root = self.root.path().to_string_lossy();
+        let root = self.root.to_string_lossy();
         left.extend(mounts.lines().filter(|line| line.contains(&*root)).map(str::to_owned));
         left
     }
@@ -131,7 +141,7 @@ impl Dirs {
     /// Removes what a failed test left: mounts and pins.
     fn sweep(&self) {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let root = self.root.path().to_string_lossy().into_owned();
+        let root = self.root.to_string_lossy().into_owned();
         for point in mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|p| p.starts_with(&root))
         {
             let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
@@ -148,7 +158,9 @@ impl Default for Dirs {
 
 impl Drop for Dirs {
     fn drop(&mut self) {
-        self.sweep();
+        if self.temporary.is_some() {
+            self.sweep();
+        }
     }
 }
 
@@ -161,10 +173,17 @@ impl Daemon {
 
     /// The same, by a command whose last arguments are the daemon's.
     pub fn start_by(launcher: &[String], ns: &Ns, config: &str) -> Self {
-        let dirs = Dirs::new();
+        Self::new(launcher, ns, Dirs::new(), config, Some(Ledger::open()))
+    }
+
+    /// A daemon as people run it: its programs count no verdicts, and nobody holds those that are replaced.
+    pub fn plain(ns: &Ns, dirs: Dirs, config: &str) -> Self {
+        Self::new(&[], ns, dirs, config, None)
+    }
+
+    fn new(launcher: &[String], ns: &Ns, dirs: Dirs, config: &str, ledger: Option<Ledger>) -> Self {
         fs::write(dirs.path("netd.toml"), config).expect("write the configuration");
-        let mut daemon =
-            Self { ns: ns.clone(), dirs, child: None, ledger: Ledger::open(), launcher: launcher.to_vec() };
+        let mut daemon = Self { ns: ns.clone(), dirs, child: None, ledger, launcher: launcher.to_vec() };
         daemon.restart();
         daemon
     }
@@ -183,14 +202,14 @@ impl Daemon {
     pub fn restart(&mut self) {
         self.launch(&[]);
         self.wait_until_ready();
-        self.ledger.note(&self.dirs.bpffs);
+        self.note();
     }
 
     /// Starts it again with these variables in its environment, and waits until it is ready.
     pub fn restart_with(&mut self, variables: &[(&str, &str)]) {
         self.launch(variables);
         self.wait_until_ready();
-        self.ledger.note(&self.dirs.bpffs);
+        self.note();
     }
 
     /// Starts it, and does not wait.
@@ -203,7 +222,10 @@ impl Daemon {
         command.args(words);
         command.arg("daemon").arg("--config").arg(self.dirs.path("netd.toml")).args(self.dirs.options());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second descriptor")).stderr(log);
-        command.env(COUNT_VERDICTS, "1").envs(variables.iter().copied());
+        if self.ledger.is_some() {
+            command.env(COUNT_VERDICTS, "1");
+        }
+        command.envs(variables.iter().copied());
         self.child = Some(self.ns.spawn(&mut command).into());
     }
 
@@ -242,11 +264,11 @@ impl Daemon {
     /// Ends it with this signal and waits for its end.
     pub fn end(&mut self, signal: Signal) {
         let Some(mut child) = self.child.take() else { return };
-        self.ledger.note(&self.dirs.bpffs);
+        self.note();
         child.signal(signal);
         let ended = child.wait_for(END);
         assert!(ended.is_some(), "the daemon still runs {END:?} after {signal}:\n{}", self.log());
-        self.ledger.note(&self.dirs.bpffs); // it may have been about to load some
+        self.note(); // it may have been about to load some
     }
 
     /// Runs the `netd` command against this daemon, in the namespace of the host.
@@ -271,7 +293,13 @@ impl Daemon {
 
     /// Lists packets that vanished, or were counted twice.
     pub fn unaccounted(&mut self) -> Vec<String> {
-        self.ledger.faults(&self.dirs.bpffs)
+        self.ledger.as_mut().map(|ledger| ledger.faults(&self.dirs.bpffs)).unwrap_or_default()
+    }
+
+    fn note(&mut self) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.note(&self.dirs.bpffs);
+        }
     }
 
     /// What the daemon logged so far.

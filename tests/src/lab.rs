@@ -5,7 +5,7 @@ use std::{net::IpAddr, process::Command, str::FromStr, thread};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{Daemon, Family, LeakWatch, Ns, Run, Sandbox, Snapshot, Topology, eventually};
+use crate::{Daemon, Dirs, Family, LeakWatch, Ns, Run, Sandbox, Snapshot, Topology, eventually};
 
 /// How a lab differs from the usual one.
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ pub struct Options {
     pub config: String,
     /// Whether `H` forwards packets before netd starts.
     pub forwarding: bool,
+    /// Whether the daemon's programs count every verdict, for the check in the end that nothing vanished.
+    pub counted: bool,
     /// A command that starts the daemon, which is its last arguments; empty: the daemon is started as it is.
     pub launcher: Vec<String>,
 }
@@ -42,7 +44,12 @@ pub struct Net {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { config: "[flows]\nentries = 4096\n".into(), forwarding: true, launcher: Vec::new() }
+        Self {
+            config: "[flows]\nentries = 4096\n".into(),
+            forwarding: true,
+            counted: true,
+            launcher: Vec::new(),
+        }
     }
 }
 
@@ -66,7 +73,11 @@ impl Lab {
         }
         let watches = vec![LeakWatch::start(&r, "eth0"), LeakWatch::start(&r2, "eth0")];
         let before = Some(Snapshot::of(&h));
-        let daemon = Daemon::start_by(&options.launcher, &h, &options.config);
+        let daemon = if options.counted {
+            Daemon::start_by(&options.launcher, &h, &options.config)
+        } else {
+            Daemon::plain(&h, Dirs::new(), &options.config)
+        };
         Self { r, h, r2, daemon, watches, before }
     }
 

@@ -4,101 +4,15 @@
 use std::{collections::BTreeSet, fs, path::PathBuf, thread, time::Duration};
 
 use netd_tests::{
-    Family, H, Lab, Options, Outcome, Proto, R, Sandbox, Server, at,
-    probe::{Attacker, Kind, Probe, Victim},
+    Family, H, Lab, Options, Outcome, Proto, at,
+    probe::Kind,
+    rig::{Rig, World},
 };
 use nix::sys::signal::Signal;
 
-/// A port that is never published, and that somebody listens on.
-const CLOSED: u16 = 7000;
-
-/// Dropped in this order: what is in namespaces before the lab.
-struct World {
-    _remote: Server,
-    a1: Sandbox,
-    a2: Sandbox,
-    b1: Sandbox,
-    i1: Sandbox,
-    lab: Lab,
-}
-
-impl World {
-    fn new(config: &str) -> Self {
-        let lab = Lab::with(&Options { config: config.to_owned(), ..Options::default() });
-        let (net, b) = (lab.network("netA", 20, &[]), lab.network("netB", 21, &[]));
-        let internal = lab.network("netI", 22, &["--internal"]);
-        let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80", "-p", "8080:80/udp"]).serving(&[80]);
-        let (a2, b1) = (lab.sandbox("a2", net, 3, &[]), lab.sandbox("b1", b, 2, &[]));
-        let i1 = lab.sandbox("i1", internal, 2, &[]);
-        let remote = Server::start(&lab.r, &[80]);
-        Self { _remote: remote, a1, a2, b1, i1, lab }
-    }
-}
-
-/// Everything that goes on meanwhile.
-struct Rig {
-    probes: Vec<Probe>,
-    victims: [Victim; 3],
-    attackers: Vec<Attacker>,
-}
-
-impl Rig {
-    fn start(w: &World, new: Kind) -> Self {
-        let victims = [&*w.a1, &w.lab.r, &*w.i1].map(|ns| Victim::start(ns, CLOSED));
-        let (mut probes, mut attackers) = (Vec::new(), Vec::new());
-        for family in Family::BOTH {
-            let ways = [
-                (&w.lab.r, at(H.ip(family), 8080)),
-                (&*w.a1, at(R.ip(family), 80)),
-                (&*w.a2, at(w.a1.ip(family), 80)),
-                (&w.lab.h, at(family.loopback(), 8080)),
-            ];
-            for &(client, to) in &ways {
-                probes.extend([Kind::Stream, Kind::Datagrams].map(|kind| Probe::start(client, kind, to)));
-            }
-            probes.extend(ways[..2].iter().map(|(client, to)| Probe::start(client, new, *to)));
-            victims[0].hears(&w.a2, at(w.a1.ip(family), CLOSED));
-            victims[1].hears(&w.a2, at(R.ip(family), CLOSED));
-            victims[2].hears(&w.lab.h, at(w.i1.ip(family), CLOSED));
-            attackers.extend(
-                [
-                    (&w.lab.r, at(w.a1.ip(family), CLOSED)),
-                    (&w.lab.r, at(H.ip(family), CLOSED)),
-                    (&*w.b1, at(w.a1.ip(family), CLOSED)),
-                    (&*w.i1, at(R.ip(family), CLOSED)),
-                    (&w.lab.r, at(w.i1.ip(family), CLOSED)),
-                    (&*w.a2, at(w.i1.ip(family), CLOSED)),
-                ]
-                .map(|(ns, to)| Attacker::start(ns, to)),
-            );
-        }
-        Self { probes, victims, attackers }
-    }
-
-    /// Waits until every probe has had some more answers.
-    fn beat(&self) {
-        self.probes.iter().for_each(|probe| probe.beat(3));
-    }
-
-    /// Ends everything. Nothing was lost, reset or let in.
-    fn finish(self, what: &str) {
-        let knocks: Vec<u64> = self.attackers.iter().map(Attacker::knocks).collect();
-        let hits = self.victims.each_ref().map(Victim::hits);
-        drop(self.attackers);
-        let reports: Vec<_> = self.probes.into_iter().map(Probe::finish).collect();
-        let answered: u64 = reports.iter().map(|report| report.answered).sum();
-        let gap = reports.iter().map(|report| report.gap).max().unwrap_or_default();
-        println!("{what}: {answered} answers, longest gap {gap:?}, {} knocks", knocks.iter().sum::<u64>());
-        let bad: Vec<_> = reports.iter().filter(|report| !report.is_clean()).collect();
-        assert!(bad.is_empty(), "{what}: {bad:#?}");
-        assert_eq!(hits, [0; 3], "{what}: somebody got in");
-        assert!(knocks.iter().all(|knocks| *knocks > 0), "every attacker was at work: {knocks:?}");
-    }
-}
-
 #[test]
 fn case100_whatever_ends_or_stops_the_daemon_nothing_is_lost_reset_or_let_in() {
-    let mut w = World::new("");
+    let mut w = World::new(&Options { config: String::new(), ..Options::default() });
     let rig = Rig::start(&w, Kind::New);
     for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT, Signal::SIGABRT] {
         w.lab.daemon.end(signal);
@@ -136,7 +50,7 @@ fn pinned(lab: &Lab) -> BTreeSet<String> {
 #[test]
 fn case101_restart_after_restart_killed_at_any_moment_of_its_start_loses_nothing_and_lets_nobody_in() {
     let rounds: u32 = std::env::var("NETD_RESTARTS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
-    let mut w = World::new("");
+    let mut w = World::new(&Options { config: String::new(), ..Options::default() });
     let rig = Rig::start(&w, Kind::New);
     let pins = pinned(&w.lab);
     for round in 0..rounds {
@@ -168,7 +82,7 @@ type Change<'a> = (&'a str, &'a str, u64, bool);
 
 /// Upgrade and rollback: another layout for every map, another size of the flow tables, and back.
 fn changes_of_layout(usual: &str, changes: &[Change<'_>]) {
-    let mut w = World::new(usual);
+    let mut w = World::new(&Options { config: usual.to_owned(), ..Options::default() });
     let rig = Rig::start(&w, Kind::Connections);
     let mut seen = BTreeSet::from([layouts(&w.lab)]);
     for &(config, salt, kills, new) in changes {

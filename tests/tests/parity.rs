@@ -101,10 +101,13 @@ where
         }),
         At::ToEndpoint { .. } => Headers::<F>::read(&packet)
             .and_then(|headers| hook::to_endpoint::<F, _, _>(fake, &mut packet, &headers)),
-        At::ToUplink => hook::to_uplink_fast::<F, _, _>(fake, &mut packet).unwrap_or_else(|| {
-            Headers::<F>::read(&packet)
-                .and_then(|headers| hook::to_uplink::<F, _, _>(fake, &mut packet, &headers))
-        }),
+        At::ToUplink => {
+            hook::own::<F, _, _>(fake, &mut packet).expect("memory that can be changed");
+            hook::to_uplink_fast::<F, _, _>(fake, &mut packet).unwrap_or_else(|| {
+                Headers::<F>::read(&packet)
+                    .and_then(|headers| hook::to_uplink::<F, _, _>(fake, &mut packet, &headers))
+            })
+        }
     };
     (decision, packet.bytes)
 }
@@ -211,6 +214,14 @@ fn vectors<F: Cast>() -> Vec<Vector<F::Addr>> {
         ("uplink guard: known flow", At::ToUplink, w(A1, 5000, Remote, 53, Kind::Udp)),
         ("uplink guard: unknown flow", At::ToUplink, w(A1, 5001, Remote, 53, Kind::Udp)),
         ("uplink guard: the host", At::ToUplink, w(Host, 5001, Remote, 53, Kind::Udp)),
+        ("the host's tunnel: before it", At::FromUplink, w(Remote, 0, Host, 0, Kind::Other(47))),
+        ("the host's tunnel", At::ToUplink, w(Host, 0, Remote, 0, Kind::Other(47))),
+        ("the host's tunnel: answer", At::FromUplink, w(Remote, 0, Host, 0, Kind::Other(47))),
+        ("the host's tunnel: a sandbox's", a1, w(A1, 0, Remote, 0, Kind::Other(47))),
+        ("the host's echo: before it", a1, w(A1, 8, Remote2, 0, request)),
+        ("the host's echo", At::ToUplink, w(Host, PORT, Remote2, 0, request)),
+        ("the host's echo: reply", At::FromUplink, w(Remote2, 0, Host, PORT, answer)),
+        ("the host's echo: a sandbox's", a1, w(A1, 8, Remote2, 0, request)),
     ]
 }
 
@@ -300,10 +311,11 @@ fn host_and_kernel_decide_alike_and_write_the_same_bytes() {
             compare::<V4>(&mut kernel);
             compare::<V6>(&mut kernel);
             exchanged(&mut kernel);
+            corpus::forget_asked(&bpffs);
             malformed_table::compare::<V4>(&mut kernel);
             malformed_table::compare::<V6>(&mut kernel);
-            corpus::compare::<V4>(&mut kernel);
-            corpus::compare::<V6>(&mut kernel);
+            corpus::compare::<V4>(&mut kernel, &bpffs);
+            corpus::compare::<V6>(&mut kernel, &bpffs);
         });
         fs::remove_dir_all(&bpffs).expect("the pins are removed");
         ran

@@ -222,6 +222,29 @@ fn exec_runs_in_a_sandbox_without_a_command_of_its_own() {
     assert_eq!(lab.h.reach(Proto::Udp, at(a1.ip(Family::V4), 80)).server, "a1");
 }
 
+#[test]
+fn a_command_that_starts_while_the_daemon_dies_ends_with_its_sandbox() {
+    let mut lab = lab();
+    for known in [true, false] {
+        lab.netd(&["sandbox", "create", "--network", "netA", "c1"]).ok();
+        lab.daemon.end(Signal::SIGTERM);
+        // It dies when it is told that the command runs.
+        lab.daemon.restart_with(&[("NETD_FAILPOINTS", "journal.before=abort")]);
+        let mut command = lab.command(&["supervise", "c1", "--", "sleep", "600"]);
+        let mut supervisor: Child = lab.h.spawn(command.stdout(Stdio::piped())).into();
+        let mut said = String::new();
+        supervisor.stdout.take().expect("its output").read_to_string(&mut said).expect("read it");
+        assert_eq!(said, "started \n");
+        lab.daemon.end(Signal::SIGKILL);
+        lab.daemon.restart();
+        if known {
+            wait_until("the next daemon knows of the command", || lab.inspect("c1")["State"]["Pid"] != 0);
+        }
+        lab.netd(&["sandbox", "rm", "-f", "c1"]).ok();
+        assert!(supervisor.wait_for(PATIENCE).is_some(), "the command goes on without its sandbox");
+    }
+}
+
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !condition() {

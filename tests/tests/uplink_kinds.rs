@@ -1,12 +1,12 @@
-//! Rung: namespaces, dataplane 7.1 and 7.14. Uplinks of every kind: a VLAN, a bond, a team, a VRF's port, `WireGuard`, IP in IP. Kernels without the device skip
-//! it and say so; Debian's have them (`cargo xtask vm --kernel 6.12 --test uplink_kinds`).
+//! Rung: namespaces, dataplane 7.1 and 7.14. Uplinks of every kind: a VLAN, a bond, a team, a VRF's port, `WireGuard`, IP in IP, PPP. Kernels without the device skip
+//! it and say so; Debian's have them (`cargo xtask vm --kernel 6.12 --test uplink_kinds`), PPP that with all drivers (`--kernel 6.12-full`).
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::{Command, Stdio},
 };
 
-use netd_tests::{Family, H, Host, Lab, Ns, Options, Outcome, Proto, R, Sandbox, Server, Topology, at};
+use netd_tests::{Family, H, Host, Lab, Ns, Options, Outcome, Ppp, Proto, R, Sandbox, Server, Topology, at};
 
 /// Whether this kernel makes such a device here.
 fn can_make(device: &str, command: &str) -> bool {
@@ -249,6 +249,46 @@ fn an_ip_in_ip_tunnel_is_an_uplink_of_ipv4() {
     }
     let (mut stream, _) = lab.r.connect_stream(at(near, 8080));
     stream.echo(&vec![0x5a; 200_000]).expect("a stream");
+}
+
+#[test]
+fn a_ppp_link_is_an_uplink() {
+    let topology = Topology::new();
+    let _line = match Ppp::between(&topology.h, &topology.r) {
+        Ok(line) => line,
+        Err(error) => {
+            println!("skipped: no PPP here: {error}");
+            return;
+        }
+    };
+    let host = |host| Host {
+        v4: Ipv4Addr::new(10, 0, 8, host),
+        v6: Ipv6Addr::new(0xfd00, 0xa, 8, 0, 0, 0, 0, host.into()),
+    };
+    let (near, far) = (host(2), host(3));
+    let beyond =
+        Host { v4: Ipv4Addr::new(198, 51, 100, 3), v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 3) };
+    for (ns, own, peer) in [(&topology.h, near, far), (&topology.r, far, near)] {
+        ns.ip_batch(&format!(
+            "addr add {} peer {}/32 dev ppp0\naddr add {} peer {}/128 dev ppp0 nodad",
+            own.v4, peer.v4, own.v6, peer.v6
+        ));
+    }
+    // As pppd has it: the default route names the device alone.
+    topology.h.ip_batch("route add default dev ppp0\nroute add ::/0 dev ppp0");
+    topology.r.ip_batch(&format!(
+        "addr add {}/32 dev lo\naddr add {}/128 dev lo nodad\n\
+         route replace 172.20.0.0/24 dev ppp0\nroute replace fd00:c:20::/64 dev ppp0",
+        beyond.v4, beyond.v6
+    ));
+    let (lab, a1) = publishing(topology);
+    works_by(&lab, &a1, "ppp0", (near, far), &lab.r);
+    let _server = Server::bind(&lab.r, &Family::BOTH.map(|family| (Proto::Tcp, at(beyond.ip(family), 80))));
+    for family in Family::BOTH {
+        let seen = a1.reach(Proto::Tcp, at(beyond.ip(family), 80));
+        assert_eq!(seen.source.ip(), near.ip(family), "by the default route");
+    }
+    works_by(&lab, &a1, "eth0", (H, R), &lab.r);
 }
 
 #[test]

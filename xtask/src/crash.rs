@@ -10,7 +10,7 @@ use crate::{command, layout::Layout, test};
 /// Break operations off at their system calls, and look whether anything is lost or left
 ///
 /// At each call that changes something the daemon is killed, started again, and compared with what must be; then the same command is
-/// given again, and all of it taken back. With --errno the call fails instead.
+/// given again, and all of it taken back. With --errno the call fails instead; with --twice the start that follows is killed as well.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Every call, and not a spread sample
@@ -22,6 +22,9 @@ pub struct Args {
     /// Let calls fail with this error, such as ENOSPC; "any": with each one that they can meet
     #[arg(long)]
     errno: Option<String>,
+    /// Kill the start after the kill too, at so many of its calls for each of the operation's
+    #[arg(long, value_name = "CALLS", num_args = 0..=1, default_missing_value = "3", conflicts_with = "errno")]
+    twice: Option<usize>,
     /// Calls of each operation that are tried
     #[arg(long, default_value_t = 10, conflicts_with = "all")]
     points: usize,
@@ -53,6 +56,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let mut test = test::prepare(&Layout::find())?;
         let name = if args.errno.is_some() {
             "a_call_that_fails_fails_one_operation_and_leaves_nothing"
+        } else if args.twice.is_some() {
+            "a_second_kill_in_the_start_after_the_first_leaves_nothing_either"
         } else {
             "operations_on_ports_survive_being_killed"
         };
@@ -69,6 +74,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         ]);
         test.env("NETD_CRASH_OPERATION", operation);
         test.env("NETD_CRASH_POINTS", if args.all { "all".to_owned() } else { args.points.to_string() });
+        test.env("NETD_CRASH_SECONDS", args.twice.unwrap_or_default().to_string());
         test.env("NETD_CRASH_ERRNO", args.errno.clone().unwrap_or_default());
         if !command::status(&mut test)?.success() {
             outcome = ExitCode::FAILURE;

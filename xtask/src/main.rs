@@ -11,6 +11,7 @@ mod layout;
 mod oracle;
 mod peer;
 mod quickstart;
+mod soak;
 mod stage;
 mod test;
 mod ui;
@@ -39,6 +40,7 @@ enum Command {
     Oracle(oracle::Args),
     Fuzz(fuzz::Args),
     Crash(crash::Args),
+    Soak(soak::Args),
     Bench(Box<bench::Args>),
     Vm(vm::Args),
     Ci(ci::Args),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Oracle(args) => oracle::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Crash(args) => crash::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Vm(args) => vm::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Bench(args) => bench::run(&args),

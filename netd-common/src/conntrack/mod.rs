@@ -6,6 +6,7 @@
 mod admission;
 pub mod fragment;
 mod half;
+pub mod own;
 mod reset;
 mod rule;
 mod tcp;
@@ -29,7 +30,7 @@ use crate::{
     verdict::{DropReason, Verdict},
     wire::{
         Headers, L4,
-        l4::{ACK, FIN, RST, SYN, TCP, TCP_ACKNOWLEDGEMENT, UDP},
+        l4::{ACK, FIN, RST, SYN, TCP, TCP_ACKNOWLEDGEMENT, UDP, has_ports},
     },
 };
 
@@ -158,7 +159,7 @@ pub enum Source<A> {
     /// The opener's own.
     #[default]
     Keep,
-    /// The opener's own; where that would be ambiguous, this address.
+    /// The opener's own; where that would be ambiguous, this address, if the protocol has ports to tell its flows apart.
     KeepOr(A),
     /// This address, with a port that netd chooses.
     Masquerade(A),
@@ -237,7 +238,9 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
     };
     let (masquerade_as, may_keep) = match opening.source {
         Source::Keep => (F::Addr::UNSPECIFIED, true),
-        Source::KeepOr(fallback) => (fallback, true),
+        Source::KeepOr(fallback) if has_ports(original.proto) => (fallback, true),
+        // One alone could show as that address, and would keep it from all others.
+        Source::KeepOr(_) => (F::Addr::UNSPECIFIED, true),
         Source::Masquerade(addr) => (addr, false),
     };
     let candidates = Candidates::of(config, original);
@@ -287,11 +290,14 @@ const fn to_sandbox(zone: IfIndex) -> u16 {
 /// Inserts the draft's reply entry; takes over one whose flow is dead.
 ///
 /// # Errors
-/// `NatConflict` when a live flow, of either family, or, where the host's own ports are heeded, a socket of the host has the tuple, or its port is not
-/// for masqueraded flows; `TableFull` when there is no room.
+/// `NatConflict` when a live flow, of either family, has the tuple, or the host waits for answers of it; where the host's own ports are heeded, also when
+/// a socket of the host has it, or its port is not for masqueraded flows; `TableFull` when there is no room.
 #[inline(always)]
 pub fn reserve<F: Ip, E: Env<F>>(env: &E, draft: &Draft<F>, heed_host: bool) -> Result<(), DropReason> {
     let (reply, flow) = (&draft.reply, &draft.flow);
+    if own::waits_for(env, reply) {
+        return Err(DropReason::NatConflict);
+    }
     // In a sandbox's zone the two families can meet: see `siit`.
     let taken = || env.host_socket(reply) || (reply.zone != UPLINK_ZONE && env.in_other_family(reply));
     if heed_host && (!masquerade::is_free::<F, E>(env, reply.proto, reply.dport) || taken()) {
@@ -373,7 +379,12 @@ pub fn belongs<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, key: &Tuple<F::A
     if !is_of_a_sandbox(key.zone) || !is_of_a_sandbox(other.zone) {
         return true;
     }
-    let opening = State::of_tcp(reply.seen, half.seen) == State::SynSent;
+    // Its SYN may be lost behind netd, or the other's answer to it, and is sent again: for as long as it has acknowledged nothing.
+    let opening = match State::of_tcp(reply.seen, half.seen) {
+        State::SynSent => true,
+        State::SynReceived | State::Established => half.seen & ACK == 0,
+        _ => false,
+    };
     opening && elapsed(reply.last, now) <= config.timeouts.tcp_syn_sent
 }
 

@@ -5,14 +5,15 @@
 //! kept for as long as that error takes to leave, and then stands in it again, as conntrack has it for errors of the host's own.
 
 use crate::{
-    conntrack::elapsed,
+    conntrack::{self, elapsed},
     env::{Draft, Env, Packet},
     family::{Address, Ip},
-    maps::{Flow, Handed, Tuple, flow_flags},
+    maps::{Endpoint, Flow, Handed, Tuple, endpoint_flags, flow_flags},
     nat::{icmp_error, rewrite},
     net::{HANDED_ZONE, Zone},
+    policy::has,
     verdict::DropReason,
-    wire::{Headers, headers::L3},
+    wire::{Headers, L4, headers::L3},
 };
 
 /// Ticks (a second) that an error may take to leave: it is sent at once, but may wait for its receiver's link address.
@@ -62,6 +63,30 @@ pub fn hand_over<F: Ip, P: Packet, E: Env<F>>(
 pub fn may_answer_handed<F: Ip, P: Packet>(packet: &P) -> bool {
     let icmp = packet.load::<1>(L3 + F::PROTOCOL).is_ok_and(|[proto]| proto == F::ICMP);
     icmp && packet.ingress_ifindex() == 0
+}
+
+/// Whether a packet that leaves is neither TCP nor UDP, nor a sandbox's: [`own`] has to see it.
+#[inline(always)]
+pub fn may_be_own<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &P) -> bool {
+    let rare = packet.load::<1>(L3 + F::PROTOCOL).is_ok_and(|[proto]| !conntrack::own::is_seen(proto));
+    let of_a_sandbox = |endpoint: &Endpoint| has(endpoint.flags, endpoint_flags::ACTIVE);
+    rare && !env.endpoint(packet.ingress_ifindex()).is_some_and(of_a_sandbox)
+}
+
+/// What the host itself sends to the outside: an error of its stack's is brought in order, and the rest kept in mind. In the kernel its steps are functions.
+///
+/// # Errors
+/// `KernelRefused` when the packet's memory cannot be changed.
+pub fn own<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) -> Result<(), DropReason> {
+    if !may_be_own::<F, _, _>(env, packet) {
+        return Ok(());
+    }
+    let Ok(headers) = Headers::<F>::read(packet) else { return Ok(()) };
+    if headers.l4 != L4::Icmp {
+        conntrack::own::remember(env, &mut Draft { headers, ..Draft::default() });
+        return Ok(());
+    }
+    if may_answer_handed::<F, _>(packet) { take_back(env, packet, &headers) } else { Ok(()) }
 }
 
 /// Whether the packet that an error quotes was handed over: the draft's flow then says what the error has to say. For parts of the kernel's program.

@@ -140,6 +140,8 @@ pub(super) const SYN_ACK: u8 = SYN | ACK;
 pub(super) const TCP_SYN: Kind = Kind::Tcp(SYN);
 
 mod direct; // behind the macro that they use
+mod empty;
+mod hosts;
 mod own;
 
 both_families! {

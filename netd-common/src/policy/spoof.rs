@@ -58,7 +58,10 @@ pub fn check_source<F: Ip>(endpoint: &Endpoint, headers: &Headers<F>) -> Result<
     }
 }
 
-/// Refuses an ARP packet that claims an address the endpoint does not have. Probes (RFC 5227: sender address zero) pass.
+/// Refuses an ARP packet that claims an address the endpoint does not have, or probes for one (RFC 5227: sender address zero).
+///
+/// A probe teaches nobody a link address, but who is about to take the address it asks for gives it up (RFC 5227 §2.1.1), as a duplicate's
+/// detection in IPv6.
 ///
 /// # Errors
 /// `SpoofMac`, `SpoofIp`, `UnknownL3` when the network has no IPv4.
@@ -73,8 +76,11 @@ pub fn check_arp<P: Packet>(packet: &P, endpoint: &Endpoint) -> Result<(), DropR
     if Mac::from(packet.load::<6>(L3 + arp::SENDER)?) != endpoint.mac {
         return Err(DropReason::SpoofMac);
     }
-    let claimed = Addr4::from_wire(packet.load::<4>(L3 + arp::SENDER_IP)?);
-    if claimed == endpoint.addr4 || claimed == Addr4::UNSPECIFIED { Ok(()) } else { Err(DropReason::SpoofIp) }
+    let mut claimed = Addr4::from_wire(packet.load::<4>(L3 + arp::SENDER_IP)?);
+    if claimed == Addr4::UNSPECIFIED {
+        claimed = Addr4::from_wire(packet.load::<4>(L3 + arp::TARGET_IP)?);
+    }
+    if claimed == endpoint.addr4 { Ok(()) } else { Err(DropReason::SpoofIp) }
 }
 
 /// Whether an address may be the endpoint's: the one that it was given, or a link-local one that is nobody's else.

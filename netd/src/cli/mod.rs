@@ -20,6 +20,7 @@ mod run;
 mod sandbox;
 mod status;
 mod supervise;
+mod told;
 mod version;
 mod wait;
 

@@ -16,6 +16,7 @@ use super::{
     launch::{self, Terminal},
     output::print,
     sandbox,
+    told::Told,
     wait::{Signals, killed_by},
 };
 use crate::{
@@ -95,11 +96,9 @@ impl Run {
         }
         let process =
             block_on(launch::launch(&sandbox, &command, Terminal::Inherited, &signals)).map_err(undone)?;
-        let pid = process.as_raw().unsigned_abs();
-        report(block_on(async {
-            client.started(&sandbox.id, pid).await.doing("report the command's start")
-        }));
+        let told = Told::started(client, &sandbox.id, process);
         let code = signals.wait(process)?;
+        told.ended();
         report(block_on(async { client.exited(&sandbox.id, code).await.doing("report the command's end") }));
         if rm {
             remove(client, &sandbox);

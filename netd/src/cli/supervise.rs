@@ -1,12 +1,6 @@
 //! The process that stays behind `netd run -d`: it waits for the command, reports its end and removes the sandbox.
 
-use std::{
-    ffi::OsString,
-    fs::OpenOptions,
-    io::Write,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{ffi::OsString, fs::OpenOptions, io::Write};
 
 use clap::Args;
 use nix::{
@@ -18,14 +12,10 @@ use super::{
     Outcome, block_on,
     failure::{Doing, Failure},
     launch::{self, Terminal},
+    told::{Told, patiently},
     wait::Signals,
 };
 use crate::api::{Client, ClientError, dto::Container};
-
-/// How long the supervisor waits for a daemon that is being restarted.
-const PATIENCE: Duration = Duration::from_mins(5);
-/// Pause between two tries.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// Stays behind `netd run -d`
 #[derive(Debug, Args)]
@@ -53,6 +43,7 @@ impl Supervise {
                 return Ok(failure.exit);
             }
         };
+        let told = Told::started(client, &self.sandbox, process);
         // Whoever typed `netd run -d` reads until here.
         say("started \n")?;
         let null = OpenOptions::new().write(true).open("/dev/null");
@@ -60,10 +51,11 @@ impl Supervise {
         dup2_stdout(&null).map_err(|error| Failure::io("close stdout", &error.into()))?;
 
         let code = signals.wait(process)?;
+        told.ended();
         let id = self.sandbox.as_str();
-        block_on(patiently(client, || client.exited(id, code))).doing_last("report the command's end");
+        last("report the command's end", client, || client.exited(id, code));
         if self.rm {
-            block_on(patiently(client, || client.remove_sandbox(id, true))).doing_last("remove the sandbox");
+            last("remove the sandbox", client, || client.remove_sandbox(id, true));
         }
         Ok(code)
     }
@@ -77,10 +69,7 @@ impl Supervise {
         block_on(async {
             let sandbox: Container = client.sandbox(&self.sandbox).await.doing(&doing)?;
             let log = launch::open_log(&sandbox)?;
-            let process = launch::launch(&sandbox, &self.command, Terminal::Log(log), signals).await?;
-            let pid = process.as_raw().unsigned_abs();
-            client.started(&sandbox.id, pid).await.doing(&doing).doing_last("report the command's start");
-            Ok(process)
+            launch::launch(&sandbox, &self.command, Terminal::Log(log), signals).await
         })
     }
 }
@@ -91,34 +80,10 @@ fn say(text: &str) -> Result<(), Failure> {
     said.map_err(|error| Failure::io("report the command's start", &error))
 }
 
-/// Calls until the daemon answers, or its run directory is gone: `netd down` has removed the sandbox then.
-async fn patiently<F: Future<Output = Result<(), ClientError>>>(
-    client: &Client,
-    call: impl Fn() -> F,
-) -> Result<(), Failure> {
-    let start = Instant::now();
-    let is_down = || !client.socket().parent().is_some_and(Path::exists);
-    loop {
-        match call().await {
-            Err(ClientError::Unreachable { .. } | ClientError::NoAnswer { .. })
-                if start.elapsed() < PATIENCE && !is_down() =>
-            {
-                tokio::time::sleep(PAUSE).await;
-            }
-            result => return result.doing("call the daemon"),
-        }
-    }
-}
-
-/// Ends a chain of calls whose failure nobody waits for: it goes to the log.
-trait Last {
-    fn doing_last(self, what: &str);
-}
-
-impl Last for Result<(), Failure> {
-    fn doing_last(self, what: &str) {
-        if let Err(failure) = self {
-            eprintln!("netd: {what}: {}", failure.message);
-        }
+/// Makes a call whose failure nobody waits for: it goes to the log.
+fn last<F: Future<Output = Result<(), ClientError>>>(what: &str, client: &Client, call: impl Fn() -> F) {
+    if let Err(failure) = block_on(async { patiently(client, call, || false).await.doing("call the daemon") })
+    {
+        eprintln!("netd: {what}: {}", failure.message);
     }
 }

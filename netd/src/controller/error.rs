@@ -25,13 +25,15 @@ pub enum Code {
     Limit,
     /// The disk that keeps the state is full.
     NoSpace,
+    /// The daemon is stopping: the next one will do it.
+    NotReady,
 }
 
 impl Code {
     /// Returns the CLI's exit code.
     pub const fn exit(self) -> u8 {
         match self {
-            Self::Failure | Self::Limit | Self::NoSpace => 1,
+            Self::Failure | Self::Limit | Self::NoSpace | Self::NotReady => 1,
             Self::Usage => 2,
             Self::NotFound => 3,
             Self::Conflict | Self::Forbidden => 4,
@@ -50,6 +52,7 @@ impl Code {
             Self::Forbidden | Self::Permission => 403,
             Self::Unsupported => 501,
             Self::Limit | Self::NoSpace => 507,
+            Self::NotReady => 503,
         }
     }
 }

@@ -193,9 +193,15 @@ impl Handle {
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
-        let stopped = || Error::new(Code::Failure, "the daemon is stopping");
+        let stopped = || Error::new(Code::NotReady, "the daemon is stopping");
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        answer.await.map_err(|_| {
+            if self.commands.is_closed() {
+                stopped()
+            } else {
+                Error::new(Code::Failure, "the operation broke off, and its changes were taken back")
+            }
+        })?
     }
 }

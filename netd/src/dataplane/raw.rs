@@ -291,6 +291,16 @@ pub fn return_freed_memory() {
     }
 }
 
+/// Has the allocator ask the kernel for each large piece and give it back when it is freed. Left to itself it learns from the first large piece that is
+/// freed to keep up to 64 MB (`M_MMAP_THRESHOLD`, mallopt(3)), and a request of 60,000 ports is one.
+pub fn keep_no_large_pieces() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes numbers, and sets what later allocations go by.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024);
+    }
+}
+
 /// Returns the cookie of the calling thread's network namespace.
 pub fn netns_cookie() -> io::Result<u64> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};

@@ -285,3 +285,29 @@ impl Links {
         self.change_link(&format!("set {ifname} down"), message).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_links_framing_follows_its_hardware_type() {
+        // Numbers of `linux/if_arp.h`, as the kernel's message has them.
+        for (arphrd, device, framing) in [
+            (libc::ARPHRD_ETHER, "Ethernet, VLAN, bond, bridge, macvlan, tap", Framing::Ethernet),
+            (libc::ARPHRD_NONE, "tun, WireGuard", Framing::Bare),
+            (libc::ARPHRD_PPP, "PPP", Framing::Bare),
+            (519, "a modem's raw IP", Framing::Bare),
+            (libc::ARPHRD_TUNNEL, "IP in IP", Framing::Bare),
+            (libc::ARPHRD_TUNNEL6, "IP in IPv6", Framing::Bare),
+            (libc::ARPHRD_SIT, "IPv6 in IP", Framing::Other),
+            (libc::ARPHRD_IPGRE, "GRE", Framing::Other),
+            (libc::ARPHRD_INFINIBAND, "IP over InfiniBand", Framing::Other),
+            (libc::ARPHRD_LOOPBACK, "loopback", Framing::Other),
+        ] {
+            let mut message = LinkMessage::default();
+            message.header.link_layer_type = LinkLayerType::from(arphrd);
+            assert_eq!(HostLink::parse(&message).framing, framing, "{device}");
+        }
+    }
+}

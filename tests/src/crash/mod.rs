@@ -6,11 +6,14 @@
 mod calls;
 mod operation;
 mod point;
+mod recovery;
 mod subject;
 mod tracer;
+mod twice;
 
 pub use calls::{Call, Kind};
 pub use operation::{OPERATIONS, Operation};
 pub use point::{Finding, Mode, Outcome, Points, sweep};
 pub use subject::Subject;
 pub use tracer::{Traced, Trap};
+pub use twice::sweep_twice;

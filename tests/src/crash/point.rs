@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::{
     calls::Call,
     operation::{Act, Done, Operation},
+    recovery::Recovery,
     subject::{Picture, Subject},
     tracer::{Traced, Trap},
 };
@@ -29,7 +30,7 @@ pub enum Mode {
 pub enum Points {
     /// Every one.
     All,
-    /// So many, spread evenly, the first and the last among them.
+    /// So many, spread evenly, the first and the last among them; a single one lies in the middle.
     Spread(usize),
     /// This one.
     One(usize),
@@ -111,10 +112,11 @@ impl std::fmt::Display for Finding {
     }
 }
 
-fn chosen(points: Points, count: usize) -> Vec<usize> {
+pub(super) fn chosen(points: Points, count: usize) -> Vec<usize> {
     match points {
         Points::All => (1..=count).collect(),
         Points::One(number) => vec![number],
+        Points::Spread(1) => vec![count.div_ceil(2)],
         Points::Spread(wanted) if wanted >= count => (1..=count).collect(),
         Points::Spread(wanted) => {
             let step = |index: usize| 1 + index * (count - 1) / (wanted - 1).max(1);
@@ -124,20 +126,22 @@ fn chosen(points: Points, count: usize) -> Vec<usize> {
 }
 
 /// A subject at an operation's beginning.
-struct Bench<'a> {
+pub(super) struct Bench<'a> {
     operation: &'a Operation,
     subject: Option<Subject>,
     /// As it was before anything of the operation.
     began: Option<Picture>,
+    /// The start after a kill.
+    pub(super) recovery: Recovery,
 }
 
 impl<'a> Bench<'a> {
-    fn new(operation: &'a Operation) -> Self {
-        Self { operation, subject: None, began: None }
+    pub(super) fn new(operation: &'a Operation) -> Self {
+        Self { operation, subject: None, began: None, recovery: Recovery::default() }
     }
 
     /// Lets the operation run through and returns its calls.
-    fn record(&mut self, mode: Mode) -> Vec<Call> {
+    pub(super) fn record(&mut self, mode: Mode) -> Vec<Call> {
         // A trap that never springs.
         let trap = match mode {
             Mode::Kill => Trap::Kill(usize::MAX),
@@ -171,7 +175,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Tries one point; returns the call that was hit and what was wrong.
-    fn point(&mut self, trap: Trap) -> (Option<Call>, Vec<String>) {
+    pub(super) fn point(&mut self, trap: Trap) -> (Option<Call>, Vec<String>) {
         self.point_with(trap, &mut Vec::new())
     }
 
@@ -179,9 +183,9 @@ impl<'a> Bench<'a> {
         match self.operation.act {
             Act::Command { line, done, again } => self.command(line, done, again, trap, calls),
             Act::Start => self.start(trap, calls),
-            Act::FirstStart => first_start(trap, calls),
-            Act::Down => down(trap, calls),
-            Act::DownAlone => down_alone(trap, calls),
+            Act::FirstStart => first_start(trap, calls, &mut self.recovery),
+            Act::Down => down(trap, calls, &mut self.recovery),
+            Act::DownAlone => down_alone(trap, calls, &mut self.recovery),
         }
     }
 
@@ -208,8 +212,7 @@ impl<'a> Bench<'a> {
         let killed = hit.is_some() && matches!(trap, Trap::Kill(_));
         if killed {
             subject.bury();
-            if let Some(code) = subject.try_start(None) {
-                wrong.add("the next start", vec![format!("exit code {code}"), tail(&subject.log())]);
+            if !self.recovery.run(subject, &mut wrong) {
                 return (hit, wrong.0);
             }
         } else if let Some(code) = subject.daemon().ended() {
@@ -253,7 +256,7 @@ impl<'a> Bench<'a> {
         let began = self.began.get_or_insert_with(|| subject.picture()).clone();
         let mut wrong = Wrong::default();
         subject.kill();
-        let hit = broken_start(subject, trap, calls, &mut wrong);
+        let hit = broken_start(subject, trap, calls, &mut self.recovery, &mut wrong);
         wrong.add("after it", subject.violations());
         wrong.add("not as before", began.diff(&subject.picture()));
         (hit, wrong.0)
@@ -261,7 +264,13 @@ impl<'a> Bench<'a> {
 }
 
 /// Starts a daemon under a trap, and once more if it ended.
-fn broken_start(subject: &mut Subject, trap: Trap, calls: &mut Vec<Call>, wrong: &mut Wrong) -> Option<Call> {
+fn broken_start(
+    subject: &mut Subject,
+    trap: Trap,
+    calls: &mut Vec<Call>,
+    recovery: &mut Recovery,
+    wrong: &mut Wrong,
+) -> Option<Call> {
     let ended = subject.try_start(Some(trap));
     let (made, hit) = subject.daemon().unset();
     *calls = made;
@@ -269,24 +278,21 @@ fn broken_start(subject: &mut Subject, trap: Trap, calls: &mut Vec<Call>, wrong:
     let killed = hit.is_some() && matches!(trap, Trap::Kill(_));
     if ended.is_some() || killed {
         subject.bury();
-        if let Some(code) = subject.try_start(None) {
-            wrong.add("the next start", vec![format!("exit code {code}"), tail(&subject.log())]);
-            subject.bury();
-        }
+        recovery.run(subject, wrong);
     }
     hit
 }
 
-fn first_start(trap: Trap, calls: &mut Vec<Call>) -> (Option<Call>, Vec<String>) {
+fn first_start(trap: Trap, calls: &mut Vec<Call>, recovery: &mut Recovery) -> (Option<Call>, Vec<String>) {
     let mut wrong = Wrong::default();
     let mut subject = Subject::bare(trap.opens());
-    let hit = broken_start(&mut subject, trap, calls, &mut wrong);
+    let hit = broken_start(&mut subject, trap, calls, recovery, &mut wrong);
     wrong.add("after it", subject.violations());
     finish(&mut subject, &mut wrong);
     (hit, wrong.0)
 }
 
-fn down(trap: Trap, calls: &mut Vec<Call>) -> (Option<Call>, Vec<String>) {
+fn down(trap: Trap, calls: &mut Vec<Call>, recovery: &mut Recovery) -> (Option<Call>, Vec<String>) {
     let mut wrong = Wrong::default();
     let mut subject = Subject::new(trap.opens());
     let programs = invariants::program_ids(subject.dirs());
@@ -305,20 +311,15 @@ fn down(trap: Trap, calls: &mut Vec<Call>) -> (Option<Call>, Vec<String>) {
         subject.bury();
         // Every other time a daemon starts in between, which finds half of everything.
         let number = if let Trap::Kill(number) = trap { number } else { 0 };
-        if number.is_multiple_of(2) {
-            if let Some(code) = subject.try_start(None) {
-                wrong.add("the next start", vec![format!("exit code {code}"), tail(&subject.log())]);
-                subject.bury();
-            } else {
-                wrong.add("after it", subject.violations());
-            }
+        if (number.is_multiple_of(2) || recovery.is_broken_off()) && recovery.run(&mut subject, &mut wrong) {
+            wrong.add("after it", subject.violations());
         }
     }
     finish_with(&mut subject, &programs, &mut wrong);
     (hit, wrong.0)
 }
 
-fn down_alone(trap: Trap, calls: &mut Vec<Call>) -> (Option<Call>, Vec<String>) {
+fn down_alone(trap: Trap, calls: &mut Vec<Call>, recovery: &mut Recovery) -> (Option<Call>, Vec<String>) {
     let mut wrong = Wrong::default();
     let mut subject = Subject::new(trap.opens());
     let programs = invariants::program_ids(subject.dirs());
@@ -332,6 +333,9 @@ fn down_alone(trap: Trap, calls: &mut Vec<Call>) -> (Option<Call>, Vec<String>) 
     let (made, hit) = traced.unset();
     *calls = made;
     drop(traced);
+    if hit.is_some() && recovery.is_broken_off() && recovery.run(&mut subject, &mut wrong) {
+        wrong.add("after it", subject.violations());
+    }
     finish_with(&mut subject, &programs, &mut wrong);
     (hit, wrong.0)
 }
@@ -357,10 +361,10 @@ const LINE: usize = 900;
 
 /// Lines of what is wrong, each with its place.
 #[derive(Default)]
-struct Wrong(Vec<String>);
+pub(super) struct Wrong(Vec<String>);
 
 impl Wrong {
-    fn add(&mut self, place: &str, lines: Vec<String>) {
+    pub(super) fn add(&mut self, place: &str, lines: Vec<String>) {
         self.0.extend(
             lines.into_iter().map(|line| format!("{place}: {}", line.chars().take(LINE).collect::<String>())),
         );
@@ -396,7 +400,7 @@ fn refusal(ran: &Run) -> Vec<String> {
 }
 
 /// The last lines of a log.
-fn tail(log: &str) -> String {
+pub(super) fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(6)..].join("\n      ")
 }

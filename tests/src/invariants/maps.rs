@@ -6,6 +6,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use aya::{
@@ -297,11 +299,22 @@ where
         let dead = !living.contains(&key.zone)
             || (flow.flags & flow_flags::TO_SANDBOX != 0 && !living.contains(&flow.out));
         faults.check(!dead, || format!("too much: a flow in {name} of an interface that is gone"));
-        // In `FLOW6` the other direction of a mapped flow is in `FLOW4`.
-        let mapped = flow.flags & flow_flags::AS_IPV4 != 0;
-        faults.check(mapped || flows.contains_key(&key.counterpart(flow)), || {
-            format!("missing: the other direction of a flow in {name}")
-        });
+    }
+    // In `FLOW6` the other direction of a mapped flow is in `FLOW4`.
+    let mapped = |flow: &Flow<A>| flow.flags & flow_flags::AS_IPV4 != 0;
+    let alone =
+        flows.iter().filter(|(key, flow)| !mapped(flow) && !flows.contains_key(&key.counterpart(flow)));
+    let alone: Vec<_> = alone.map(|(key, flow)| (*key, key.counterpart(flow))).collect();
+    if alone.is_empty() {
+        return;
+    }
+    // Flows come and go while they are read, a direction at a time.
+    thread::sleep(Duration::from_millis(100));
+    let map: Option<HashMap<MapData, Tuple<A>, Flow<A>>> =
+        open(dir, name).and_then(|data| HashMap::try_from(Map::HashMap(data)).ok());
+    let there = |key| map.as_ref().is_some_and(|map| map.get(key, 0).is_ok());
+    for _ in alone.iter().filter(|(key, other)| there(key) && !there(other)) {
+        faults.add(format!("missing: the other direction of a flow in {name}"));
     }
 }
 

@@ -11,7 +11,8 @@ mod programs;
 mod state;
 
 pub use maps::MapDump;
-pub use state::get;
+pub use programs::Holdings;
+pub use state::{get, stored};
 
 use crate::{Dirs, Ns};
 

@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     maps::MapInfo,
-    programs::{ProgramInfo, SchedClassifier, loaded_programs, tc::TcAttachType},
+    programs::{ProgramInfo, SchedClassifier, loaded_links, loaded_programs, tc::TcAttachType},
 };
 
 use super::{
@@ -54,6 +54,37 @@ pub fn of_instance(dirs: &Dirs) -> Vec<ProgramInfo> {
     };
     let uses = |program: &ProgramInfo| program.map_ids().ok().flatten().is_some_and(|ids| ids.contains(&id));
     loaded_programs().flatten().filter(uses).collect()
+}
+
+/// What an instance holds of the packet path, as counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holdings {
+    /// Loaded programs that use its map of drops.
+    pub programs: usize,
+    /// Maps of these programs, and pinned ones.
+    pub maps: usize,
+    /// BPF links of these programs.
+    pub links: usize,
+}
+
+impl Holdings {
+    /// Counts them.
+    pub fn of(dirs: &Dirs) -> Self {
+        let programs = of_instance(dirs);
+        let mut maps: BTreeSet<u32> =
+            programs.iter().filter_map(|program| program.map_ids().ok().flatten()).flatten().collect();
+        let pinned = pins(dirs).and_then(|dir| fs::read_dir(dir).ok());
+        maps.extend(
+            pinned
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter_map(|pin| Some(MapInfo::from_pin(pin.path()).ok()?.id())),
+        );
+        let ids: BTreeSet<u32> = programs.iter().map(ProgramInfo::id).collect();
+        let links = loaded_links().flatten().filter(|link| ids.contains(&link.program_id())).count();
+        Self { programs: programs.len(), maps: maps.len(), links }
+    }
 }
 
 /// Names of those of these programs that are still there when the kernel has had time to let go.

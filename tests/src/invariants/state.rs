@@ -128,6 +128,16 @@ pub fn read(dirs: &Dirs, faults: &mut Faults) -> State {
     state
 }
 
+/// Lists what the state directory holds by its names: `network NAME`, `sandbox NAME`, `port SANDBOX PORT`. What cannot be read is left out.
+pub fn stored(dirs: &Dirs) -> BTreeSet<String> {
+    let state = read(dirs, &mut Faults::default());
+    let networks = state.networks.iter().map(|network| format!("network {}", text(network, "name")));
+    let sandboxes = state.sandboxes.iter().map(|sandbox| format!("sandbox {}", text(sandbox, "name")));
+    let ports =
+        state.bindings().map(|(binding, at)| format!("port {} {}", text(at.sandbox, "name"), binding.port));
+    networks.chain(sandboxes).chain(ports).collect()
+}
+
 /// I2: nothing is had twice.
 fn unique(state: &State, faults: &mut Faults) {
     let mut seen = BTreeSet::new();

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use netd_tests::crash::{Mode, OPERATIONS, Outcome, Points, sweep};
+use netd_tests::crash::{Mode, OPERATIONS, Operation, Outcome, Points, sweep, sweep_twice};
 use nix::errno::Errno;
 
 fn setting(name: &str) -> Option<String> {
@@ -33,6 +33,10 @@ fn errno(name: &str) -> Errno {
 
 /// Tries so many points of operations; those that are asked for instead, where any are.
 fn run(names: &[&str], mode: Mode, usual: usize) {
+    each(names, usual, |operation, points, progress| sweep(operation, mode, points, progress));
+}
+
+fn each(names: &[&str], usual: usize, attempt: impl Fn(&Operation, Points, bool) -> Outcome) {
     let asked = setting("OPERATION");
     let points = match setting("POINTS").as_deref() {
         None => Points::Spread(usual),
@@ -45,7 +49,7 @@ fn run(names: &[&str], mode: Mode, usual: usize) {
     let wanted = |name: &str| asked.as_deref().map_or(names.contains(&name), |asked| asked == name);
     let mut findings = 0;
     for operation in OPERATIONS.iter().filter(|operation| wanted(operation.name)) {
-        let outcome = sweep(operation, mode, points, asked.is_some());
+        let outcome = attempt(operation, points, asked.is_some());
         print(operation.name, &outcome);
         findings += outcome.findings.len();
     }
@@ -84,6 +88,15 @@ fn operations_on_ports_survive_being_killed() {
 #[test]
 fn starting_and_taking_down_survive_being_killed() {
     run(&["start", "first-start", "down", "down-alone"], Mode::Kill, 2);
+}
+
+#[test]
+#[ignore = "takes a minute on a busy machine: `cargo xtask crash --twice`"]
+fn a_second_kill_in_the_start_after_the_first_leaves_nothing_either() {
+    let seconds = setting("SECONDS").map_or(1, |text| number(&text));
+    each(&["sandbox-create"], 1, |operation, points, progress| {
+        sweep_twice(operation, points, seconds, progress)
+    });
 }
 
 #[test]

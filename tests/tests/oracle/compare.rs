@@ -14,7 +14,7 @@ use crate::{
     generate::{self, Tree},
     intended::Intended,
     play::{self, BATCH, Numbers, Outcome},
-    sequence::{Event, Sequence, Twist},
+    sequence::{Event, Sequence, Twist, What},
     world::{World, pin},
 };
 
@@ -201,9 +201,10 @@ impl Oracle {
     }
 }
 
-/// Returns a flow and the direction in which an event used it: with another source it was another flow.
+/// Returns a flow and the direction in which an event used it: with another source it was another flow, and an error is about one.
 fn part_of_flow(index: usize, event: &Event) -> Option<(usize, bool)> {
-    (event.twist != Twist::SpoofedAddress).then_some((index, event.back))
+    let apart = event.twist == Twist::SpoofedAddress || matches!(event.what, What::Error { .. });
+    (!apart).then_some((index, event.back))
 }
 
 /// Returns what is in one list and not in the other.

@@ -56,6 +56,7 @@ const PLAIN: What = What::packet(0);
 const SYN: What = What::packet(flag::SYN);
 const SYN_ACK: What = What::packet(flag::SYN | flag::ACK);
 const ACK: What = What::packet(flag::ACK);
+const FIN_ACK: What = What::packet(flag::FIN | flag::ACK);
 const RST: What = What::packet(flag::RST);
 const IN_ORDER: What = What::Fragments { order: [0, 1, 2], lost: None };
 const PORT_UNREACHABLE: What = What::Error { kind: ErrorKind::Port, quote: Quote::Short, by_router: false };
@@ -120,15 +121,72 @@ pub const INTENDED: &[Intended] = &[
             let translated = netd.is_segment() && (Some(netd.edge) == d.receiver() || outside);
             let ended = d.event.twist == Twist::Ttl(1) && netd.is_expiry() && Some(netd.edge) == d.sender();
             let expected = translated || ended;
-            let told = |seen: &Delivery| Some(seen.edge) == d.sender() && seen.is_error_of_host();
             let invalid =
-                |seen: &Delivery| seen.is_host_reset() || told(seen) || seen.source() == d.sender_ip();
+                |seen: &Delivery| seen.is_host_reset() || d.is_told(seen) || seen.source() == d.sender_ip();
             d.is_known && d.is_irregular_segment() && expected && d.kernel.iter().all(invalid)
         },
         goes_on: false,
         example: Example::v4(
             &[Flow::new(Proto::Tcp, Edge::R, TO_A1)],
             &[Event::there(SYN), Event::back(SYN_ACK), Event::there(ACK), Event::back(SYN)],
+        ),
+    },
+    Intended {
+        id: "7.7 half-close",
+        reason: "the kernel takes a FIN that is sent again for the other side's, and any reset for an end, and lets a SYN open the connection anew; netd \
+                 waits for both sides, so that a SYN of the dialled one meets no connection that opens",
+        explains: |d| {
+            const ENDS: u8 = flag::FIN | flag::RST;
+            let ends = |back| {
+                let end =
+                    |event: &&Event| matches!(event.what, What::Packet { flags, .. } if flags & ENDS != 0);
+                d.before().filter(|event| event.back == back).filter(end).count()
+            };
+            let [netd] = &d.netd[..] else { return false };
+            d.flow.proto == Proto::Tcp
+                && d.event.back
+                && d.opens()
+                && ends(false) + ends(true) >= 2
+                && d.kernel.iter().all(|seen| Some(seen.edge) == d.receiver())
+                && (netd.is_host_reset() && Some(netd.edge) == d.sender())
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::A1, TO_A1)],
+            &[
+                Event::there(SYN),
+                Event::back(SYN_ACK),
+                Event::there(ACK),
+                Event::there(FIN_ACK),
+                Event::there(FIN_ACK),
+                Event::there(ACK),
+                Event::there(SYN),
+                Event::back(SYN),
+            ],
+        ),
+    },
+    Intended {
+        id: "7.7 simultaneous open",
+        reason: "of two sandboxes that open at once, who was dialled may repeat its SYN until it has acknowledged anything; the kernel lets it until \
+                 both have",
+        explains: |d| {
+            let sent = |event: &Event, wanted: fn(u8) -> bool| {
+                event.back && matches!(event.what, What::Packet { flags, .. } if wanted(flags))
+            };
+            let [netd] = &d.netd[..] else { return false };
+            d.flow.proto == Proto::Tcp
+                && d.event.back
+                && d.opens()
+                && d.before().any(|event| sent(event, |flags| flags == flag::SYN))
+                && d.before().any(|event| sent(event, |flags| flags & flag::ACK != 0))
+                && !d.is_established()
+                && d.kernel.iter().all(|seen| Some(seen.edge) == d.receiver())
+                && (netd.is_host_reset() && Some(netd.edge) == d.sender())
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::A1, TO_A1)],
+            &[Event::there(SYN), Event::back(SYN), Event::back(ACK), Event::back(SYN)],
         ),
     },
     Intended {
@@ -190,8 +248,13 @@ pub const INTENDED: &[Intended] = &[
             let anew = |seen: &Delivery| {
                 Some(seen.edge) == d.receiver() && seen.source().is_some_and(is_host) && d.before().any(died)
             };
+            let told = |seen: &Delivery| d.flow.proto == Proto::Sctp && d.is_told(seen);
             let outside = |seen: &Delivery| {
-                seen.edge.is_remote() || seen.is_host_reset() || seen.source() == d.sender_ip() || anew(seen)
+                told(seen)
+                    || seen.edge.is_remote()
+                    || seen.is_host_reset()
+                    || seen.source() == d.sender_ip()
+                    || anew(seen)
             };
             let error = matches!(d.event.what, What::Error { .. });
             let shows = |edge: Edge| edge.place().is_some_and(|(network, _)| network.shows());
@@ -199,11 +262,13 @@ pub const INTENDED: &[Intended] = &[
                 let shown = !d.sandbox_sends() || d.sender_shows() || seen.source().is_some_and(is_host);
                 Some(seen.edge) == d.receiver() && shown
             };
-            let answers = d.kernel.is_empty() && ((error && d.is_known) || d.receiver().is_some_and(shows));
+            let about = error && (d.is_known || d.before().any(died));
+            let answers = d.kernel.is_empty() && (about || d.receiver().is_some_and(shows));
+            let refused = !d.kernel.is_empty() && d.kernel.iter().all(told);
             d.may_send()
                 && !d.netd.is_empty()
                 && d.before().any(|event| died(event) || ended(event))
-                && (d.sandbox_sends() || answers)
+                && (d.sandbox_sends() || answers || refused)
                 && d.kernel.iter().all(outside)
                 && d.netd.iter().all(translated)
         },
@@ -376,12 +441,20 @@ pub const INTENDED: &[Intended] = &[
                 Some(seen.edge) == d.receiver()
                     || (seen.edge.is_remote() && d.receiver().is_some_and(Edge::is_remote))
             };
+            // To a published port it ends at the host, which is where it is addressed to: it has not come to the end of its TTL there.
+            let published = d.flow.proto == Proto::Sctp && matches!(d.flow.to, Target::Host(..));
+            let expired = |seen: &Delivery| {
+                published
+                    && d.event.twist == Twist::Ttl(1)
+                    && Some(seen.edge) == d.sender()
+                    && seen.is_expiry()
+            };
             // Another source is another flow.
             let new = !d.is_open || d.event.twist == Twist::SpoofedAddress;
             !d.opens()
                 && new
                 && (!d.kernel.is_empty() || d.flow.proto == Proto::Sctp)
-                && d.kernel.iter().all(there)
+                && d.kernel.iter().all(|seen| there(seen) || expired(seen))
                 && d.netd.iter().all(refused)
         },
         goes_on: false,

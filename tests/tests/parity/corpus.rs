@@ -2,11 +2,14 @@
 
 use std::{fs, path::Path};
 
+use aya::maps::{HashMap, Map, MapData};
 use netd::dataplane::{Dataplane as _, FlowFilter, Kernel};
 use netd_common::{
     env::Env,
     fake::{Cast, Fake, Party, ifindex, malformed::Hook, script},
     family::{Address as _, V4, V6},
+    maps::Tuple,
+    net::{Addr4, Addr6},
     verdict::Verdict,
 };
 
@@ -26,6 +29,30 @@ fn inputs<F: Cast>(target: &str) -> Vec<(String, Vec<u8>)> {
     inputs
 }
 
+/// Empties the kernel's memory of what the host has sent, which no command of netd's does.
+pub fn forget_asked(bpffs: &Path) {
+    fn clear<const KEY: usize>(pin: &Path)
+    where
+        [u8; KEY]: aya::Pod,
+    {
+        let map = Map::from_map_data(MapData::from_pin(pin).expect("a map")).expect("its kind");
+        let mut map = HashMap::<_, [u8; KEY], u32>::try_from(map).expect("tuples and ticks");
+        let keys: Vec<_> = map.keys().collect::<Result<_, _>>().expect("keys");
+        for key in keys {
+            map.remove(&key).expect("an entry");
+        }
+    }
+    for entry in fs::read_dir(bpffs).expect("pins").map(|entry| entry.expect("an entry")) {
+        let path = entry.path();
+        match entry.file_name().to_str() {
+            Some("ASKED4") => clear::<{ size_of::<Tuple<Addr4>>() }>(&path),
+            Some("ASKED6") => clear::<{ size_of::<Tuple<Addr6>>() }>(&path),
+            _ if path.is_dir() => forget_asked(&path),
+            _ => {}
+        }
+    }
+}
+
 /// What both worlds did, to see that they did something.
 #[derive(Default)]
 struct Tally {
@@ -34,7 +61,8 @@ struct Tally {
 }
 
 /// A world without flows, of the host's and of the kernel's.
-fn fresh<F: Cast>(kernel: &mut Kernel) -> Fake {
+fn fresh<F: Cast>(kernel: &mut Kernel, bpffs: &Path) -> Fake {
+    forget_asked(bpffs);
     kernel.flush_flows(&FlowFilter::default()).expect("the flows of earlier inputs go");
     let mut fake = Fake::new(PORT, 1);
     // The subnets' filter, as the kernel's side has it; the fake one's lets everything through to the exact test.
@@ -86,25 +114,25 @@ where
 }
 
 /// Runs every input of a family in both worlds.
-pub(super) fn compare<F: Cast>(kernel: &mut Kernel)
+pub(super) fn compare<F: Cast>(kernel: &mut Kernel, bpffs: &Path)
 where
     Fake: Env<F>,
 {
     let mut tally = Tally::default();
     for (name, input) in inputs::<F>("hooks") {
-        let fake = fresh::<F>(kernel);
+        let fake = fresh::<F>(kernel, bpffs);
         for (number, (hook, frame)) in script::packets::<F>(&input).iter().enumerate() {
             step::<F>(kernel, &fake, &mut tally, &format!("{name}, packet {number}"), (*hook, frame));
         }
     }
     for (name, input) in inputs::<F>("quote") {
         let Some(asked) = script::asked::<F>(&input) else { continue };
-        let fake = fresh::<F>(kernel);
+        let fake = fresh::<F>(kernel, bpffs);
         let sent = step::<F>(kernel, &fake, &mut tally, &name, (Hook::FromEndpoint(ifindex::A1), &asked));
         let Some(error) = script::error::<F>(&sent, &input) else { continue };
         step::<F>(kernel, &fake, &mut tally, &name, (Hook::FromUplink, &error));
     }
-    let fake = fresh::<F>(kernel);
+    let fake = fresh::<F>(kernel, bpffs);
     for (name, input) in inputs::<F>("headers") {
         for hook in script::PLACES {
             step::<F>(kernel, &fake, &mut tally, &name, (hook, &script::framed::<F>(&input)));

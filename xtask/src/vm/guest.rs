@@ -5,8 +5,8 @@ use std::{
     io::{BufRead, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc::{self, RecvTimeoutError},
-    thread,
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -67,16 +67,44 @@ pub struct Guest<'a> {
     pub image: PathBuf,
     /// How it runs.
     pub accelerator: Accelerator,
+    /// Its disks, qcow2.
+    pub disks: Vec<PathBuf>,
 }
 
 impl Guest<'_> {
-    /// Runs the guest to its end, and returns what it wrote to its console, also to the file `log`.
-    pub fn run(&self, task: &Task, log: &Path, limit: Duration) -> Result<String> {
+    /// Starts the guest; it ends with what is returned.
+    pub fn start(&self) -> Result<Running> {
         let mut qemu = self.command();
         let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
-        let child = Ended(child.with_context(|| format!("run `{}`", command::line(&qemu)))?);
-        let console = read(child, task, Instant::now() + limit);
-        let (text, in_time) = console?;
+        let mut qemu = Ended(child.with_context(|| format!("run `{}`", command::line(&qemu)))?);
+        let console = qemu.0.stdout.take().context("the guest's console")?;
+        let (sender, lines) = mpsc::channel();
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Running { qemu, lines, reader })
+    }
+
+    /// Runs the guest to its end, and returns what it wrote to its console, also to the file `log`.
+    pub fn run(&self, task: &Task, log: &Path, limit: Duration) -> Result<String> {
+        let guest = self.start()?;
+        let (mut text, deadline) = (String::new(), Instant::now() + limit);
+        let in_time = loop {
+            match guest.line(deadline) {
+                Ok(line) => {
+                    task.detail(&line);
+                    text.push_str(&line);
+                    text.push('\n');
+                }
+                Err(error) => break error == RecvTimeoutError::Disconnected,
+            }
+        };
+        guest.cut();
         let mut file = fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
         file.write_all(text.as_bytes()).with_context(|| format!("write {}", log.display()))?;
         if !in_time {
@@ -97,6 +125,12 @@ impl Guest<'_> {
         qemu.args(self.accelerator.arguments());
         qemu.args(["-machine", "q35", "-smp", CPUS, "-m", MEMORY, "-nic", "none"]);
         qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]);
+        for disk in &self.disks {
+            qemu.arg("-drive").arg(format!(
+                "file={},if=virtio,format=qcow2,cache=writeback,discard=ignore",
+                disk.display()
+            ));
+        }
         qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(&self.image);
         // A panic reboots at once, and `-no-reboot` makes that the guest's end.
         qemu.args(["-append", "console=ttyS0 quiet panic=-1"]);
@@ -105,6 +139,7 @@ impl Guest<'_> {
 }
 
 /// A child that ends with this value.
+#[derive(Debug)]
 struct Ended(Child);
 
 impl Drop for Ended {
@@ -114,30 +149,25 @@ impl Drop for Ended {
     }
 }
 
-/// Reads a console until its end or the deadline; whether it was the end.
-fn read(mut guest: Ended, task: &Task, deadline: Instant) -> Result<(String, bool)> {
-    let console = guest.0.stdout.take().context("the guest's console")?;
-    let (sender, lines) = mpsc::channel();
-    let reader = thread::spawn(move || {
-        for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    let mut text = String::new();
-    let in_time = loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(line) => {
-                task.detail(&line);
-                text.push_str(&line);
-                text.push('\n');
-            }
-            Err(error) => break error == RecvTimeoutError::Disconnected,
-        }
-    };
-    drop(guest);
-    let _ = reader.join();
-    Ok((text, in_time))
+/// A guest that runs.
+#[derive(Debug)]
+pub struct Running {
+    qemu: Ended,
+    lines: Receiver<String>,
+    reader: JoinHandle<()>,
+}
+
+impl Running {
+    /// Returns the next line of the console, if it comes in time and the guest lives.
+    pub fn line(&self, deadline: Instant) -> Result<String, RecvTimeoutError> {
+        self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Cuts the power, unless the guest has ended; returns what it had written to the console by then and nobody has read.
+    pub fn cut(self) -> Vec<String> {
+        drop(self.qemu);
+        let rest = self.lines.iter().collect();
+        let _ = self.reader.join();
+        rest
+    }
 }

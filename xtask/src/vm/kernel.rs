@@ -25,6 +25,9 @@ pub enum Kernel {
     Stable,
     /// Debian unstable: the newest there is
     Newest,
+    /// Debian 13 with all of its drivers, such as PPP: only where it is asked for
+    #[value(name = "6.12-full")]
+    Full,
 }
 
 /// A kernel that lies unpacked on disk.
@@ -39,7 +42,7 @@ pub struct Unpacked {
 }
 
 impl Kernel {
-    /// The matrix, oldest first.
+    /// The matrix, oldest first: kernels for virtual machines, which are small.
     pub const ALL: [Self; 3] = [Self::Floor, Self::Stable, Self::Newest];
 
     /// As on the command line.
@@ -48,14 +51,23 @@ impl Kernel {
             Self::Floor => "6.1",
             Self::Stable => "6.12",
             Self::Newest => "newest",
+            Self::Full => "6.12-full",
         }
     }
 
     fn suite(self) -> &'static str {
         match self {
             Self::Floor => "bookworm",
-            Self::Stable => "trixie",
+            Self::Stable | Self::Full => "trixie",
             Self::Newest => "sid",
+        }
+    }
+
+    /// The package that stands for the latest one of its kind, without the architecture.
+    fn package(self) -> &'static str {
+        match self {
+            Self::Floor | Self::Stable | Self::Newest => "linux-image-cloud",
+            Self::Full => "linux-image",
         }
     }
 
@@ -75,7 +87,7 @@ impl Kernel {
         let task = Task::start(format!("fetching the kernel {} of Debian {}", self.name(), self.suite()));
         let apt = Apt::of(self.suite(), apt)?;
         command::run_quietly(&task, apt.command("apt-get").arg("update"))?;
-        let packages = apt.kernel_packages()?;
+        let packages = apt.kernel_packages(self.package())?;
         let debs = apt.root.join("debs");
         fresh_dir(&debs)?;
         command::run_quietly(
@@ -192,8 +204,8 @@ impl Apt {
     }
 
     /// Returns the packages that make up the suite's kernel: later ones are split in several.
-    fn kernel_packages(&self) -> Result<Vec<String>> {
-        let meta = format!("linux-image-cloud-{}", self.architecture);
+    fn kernel_packages(&self, package: &str) -> Result<Vec<String>> {
+        let meta = format!("{package}-{}", self.architecture);
         let image =
             dependencies(&self.show(&meta)?).into_iter().find(|name| name.starts_with("linux-image-"));
         let image = image.with_context(|| format!("{meta} depends on no kernel"))?;

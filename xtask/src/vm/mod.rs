@@ -4,6 +4,7 @@ mod guest;
 mod image;
 mod kernel;
 mod modules;
+mod power_cuts;
 mod report;
 
 use std::{
@@ -38,6 +39,8 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("wg", "wireguard-tools"),
     ("xz", "xz-utils"),
 ];
+/// What disks take besides.
+const DISKS: [(&str, &str); 2] = [("qemu-img", "qemu-utils"), ("mkfs.ext4", "e2fsprogs")];
 /// The tests that run unless others are asked for: the files of `tests/tests`.
 const TESTS: [&str; 2] = ["parity", "smoke"];
 /// What a guest's benchmark measures unless more is asked for: a processor that is emulated needs long rounds.
@@ -74,6 +77,12 @@ pub struct Args {
     /// Give up on a guest after this many seconds
     #[arg(long, default_value_t = 600)]
     limit: u64,
+    /// How often `power-cuts` cuts the power
+    #[arg(long, default_value_t = 5)]
+    cuts: u32,
+    /// What the moments of `power-cuts` come from
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -84,6 +93,8 @@ enum Action {
     Bench,
     /// Hand the guest's console to you; `poweroff -f` ends it
     Shell,
+    /// Kill QEMU at random moments while the daemon works, boot again from the same disk, and look for all that was acknowledged
+    PowerCuts,
 }
 
 /// What runs in every guest.
@@ -98,7 +109,7 @@ struct Load {
 /// Runs `cargo xtask vm`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
-    install_programs()?;
+    install_programs(args.action)?;
     let load = Load::build(args, &layout)?;
     let cache = layout.root().join("target/vm");
     fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
@@ -110,7 +121,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let unpacked = kernel.fetch(&cache, args.fetch)?;
         let image = cache.join(format!("{}.cpio", kernel.name()));
         load.write(&image, &unpacked, args.action, &cache)?;
-        let guest = Guest { kernel: &unpacked, image, accelerator };
+        if args.action == Action::PowerCuts {
+            let limit = Duration::from_secs(args.limit);
+            let scene = power_cuts::Scene { kernel: &unpacked, image, accelerator, cache: &cache, limit };
+            if !power_cuts::run(&scene, args.cuts, args.seed)? {
+                return Ok(ExitCode::FAILURE);
+            }
+            continue;
+        }
+        let guest = Guest { kernel: &unpacked, image, accelerator, disks: Vec::new() };
         if args.action == Action::Shell {
             guest.shell()?;
             continue;
@@ -124,15 +143,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         show(&report, args.action, &log);
         reports.push(report);
     }
+    if args.action == Action::PowerCuts {
+        return Ok(ExitCode::SUCCESS);
+    }
     let json = serde_json::to_string_pretty(&reports).context("write JSON")?;
     fs::write(cache.join("report.json"), json).context("write target/vm/report.json")?;
     let passed = reports.iter().all(Report::passed);
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn install_programs() -> Result<()> {
+fn install_programs(action: Action) -> Result<()> {
     ensure!(std::env::consts::ARCH == "x86_64", "the kernels of the matrix are x86_64's");
-    let missing = PROGRAMS.iter().filter(|(program, _)| command::find(program, &command::sbin()).is_none());
+    let disks = if action == Action::PowerCuts { &DISKS[..] } else { &[] };
+    let missing = PROGRAMS.iter().chain(disks);
+    let missing = missing.filter(|(program, _)| command::find(program, &command::sbin()).is_none());
     let mut packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
     packages.dedup();
     ensure!(
@@ -149,6 +173,7 @@ impl Load {
         let netd = build::netd(layout, bench)?;
         let wanted: Vec<&str> = match args.action {
             Action::Bench => Vec::new(),
+            Action::PowerCuts => vec![power_cuts::TEST],
             _ if args.tests.is_empty() => TESTS.to_vec(),
             _ => args.tests.iter().map(String::as_str).collect(),
         };
@@ -168,8 +193,10 @@ impl Load {
             );
             steps.push(("bench".to_owned(), bench));
         }
-        if args.action == Action::Shell {
-            steps.clear();
+        match args.action {
+            Action::Shell => steps.clear(),
+            Action::PowerCuts => steps = vec![power_cuts::step()],
+            Action::Test | Action::Bench => {}
         }
         Ok(Self { netd, tests, steps, corpus: layout.root().join("netd-common/tests/fuzz/corpus") })
     }
@@ -183,7 +210,7 @@ impl Load {
         }
         if action == Action::Test {
             image.folder(&self.corpus)?;
-        } else {
+        } else if action != Action::PowerCuts {
             image.program(&std::env::current_exe().context("find this program")?, "usr/bin/xtask")?;
             image.link(&format!("{WORKSPACE}/target/release/netd"), "/usr/bin/netd")?;
             image.rivals()?;

@@ -68,6 +68,29 @@ both_families! {
         assert_eq!(state::<F>(&fake, &key), Some(State::Established));
     }
 
+    fn two_sandboxes_that_open_at_once_may_repeat_themselves<F>() {
+        const SYN_ACK: u8 = SYN | ACK;
+        let mut fake = Fake::new(10_000, 1000);
+        fake.publish_port::<F>(F::of(Party::Host), 6, 8080, Party::B1, ifindex::B1, 80);
+        let dials = wire::<F>(Party::A1, 40_000, Party::Host, 8080, TCP_SYN);
+        let got = leave::<F>(&fake, ifindex::A1, &dials).headers();
+        let back = Wire { from: mac(Party::B1), ..answer::<F>(&got, TCP_SYN) };
+        let there = |flags| leave::<F>(&fake, ifindex::A1, &Wire { kind: Kind::Tcp(flags), ..dials }).decision;
+        let answers = |flags| leave::<F>(&fake, ifindex::B1, &Wire { kind: Kind::Tcp(flags), ..back }).decision;
+        let (to_a1, to_b1) = (Ok(Verdict::ToSandbox(ifindex::A1)), Ok(Verdict::ToSandbox(ifindex::B1)));
+        // Each SYN, and each answer to it, may be lost behind netd (RFC 9293 §3.5, figure 8).
+        for _ in 0..3 {
+            assert_eq!((answers(SYN), there(SYN)), (to_a1, to_b1));
+        }
+        for _ in 0..3 {
+            assert_eq!((there(SYN_ACK), answers(SYN)), (to_b1, to_a1));
+        }
+        assert_eq!((answers(SYN_ACK), there(ACK)), (to_a1, to_b1));
+        // Once it has acknowledged, another SYN of it opens nothing.
+        assert_ne!(answers(SYN), to_a1);
+        assert_eq!(answers(ACK), to_a1, "and the connection goes on");
+    }
+
     fn t66_the_target_of_a_link_opens_nothing_by_a_flow_of_its_peers<F>() {
         for steps in 0..5 {
             let mut fake = linked::<F>();

@@ -260,6 +260,19 @@ both_families! {
         }
     }
 
+    fn a_tunnel_of_the_sandboxs_own_is_not_met_by_one_as_its_gateway<F>() {
+        let gre = Kind::Other(47);
+        let mut fake = Fake::new(10_000, 100);
+        mode::<F>(&mut fake, B, F::UNPROTECTED);
+        let out = leave::<F>(&fake, ifindex::B1, &wire::<F>(Party::B1, 0, Party::Remote, 0, gre)).decision;
+        assert!(out.is_ok(), "masqueraded");
+        let direct = |party| arrive::<F>(&fake, &wire::<F>(party, 0, Party::B1, 0, gre)).decision;
+        assert_eq!(direct(Party::Remote), Err(DropReason::NatConflict), "its answers would leave by the other flow");
+        assert_eq!(direct(Party::Remote2), Ok(Verdict::ToSandbox(ifindex::B1)));
+        // Nobody holds the gateway's place: another network's sandbox shows as it.
+        assert!(from_a1::<F>(&fake, 0, gre).decision.is_ok());
+    }
+
     fn t65_t66_a_link_opens_its_port_one_way<F>() {
         let mut fake = Fake::new(10_000, 100);
         fake.flag(A, endpoint_flags::ICC, false);

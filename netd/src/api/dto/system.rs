@@ -21,7 +21,7 @@ pub struct ErrorBody {
 }
 
 /// Codes on the wire; stable.
-const CODES: [(Code, &str); 9] = [
+const CODES: [(Code, &str); 10] = [
     (Code::Failure, "INTERNAL"),
     (Code::Usage, "INVALID"),
     (Code::NotFound, "NOT_FOUND"),
@@ -31,6 +31,7 @@ const CODES: [(Code, &str); 9] = [
     (Code::Unsupported, "UNSUPPORTED"),
     (Code::Limit, "LIMIT"),
     (Code::NoSpace, "NO_SPACE"),
+    (Code::NotReady, "NOT_READY"),
 ];
 
 impl From<Error> for ErrorBody {

@@ -94,6 +94,7 @@ impl Kernel {
     /// # Errors
     /// Names the program, map or link, and the kernel's reason.
     pub fn open(settings: Settings) -> Result<Self, Error> {
+        raw::keep_no_large_pieces();
         let layout = Layout::of(&settings);
         let pins = layout.pins(&settings.bpffs);
         load::make_dirs(&settings.bpffs, &pins)?;
