@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use netd_common::{
     conntrack,
-    env::{Draft, Env},
+    env::{Draft, Env, Packet},
     family::{Family, V4, V6},
     hook,
     nat::{icmp_error, masquerade, siit},
@@ -645,7 +645,14 @@ pub fn to_endpoint(ctx: TcContext) -> i32 {
             take_back6(skb);
             gate6(skb)
         }
-        _ => PASS,
+        other => {
+            let packet = Careful::new(skb);
+            let sender = Env::<V4>::endpoint(&Kernel(skb), packet.ingress_ifindex()).copied();
+            match hook::to_endpoint_frame(&packet, sender.as_ref(), other) {
+                Ok(()) => PASS,
+                Err(reason) => drop_packet(reason),
+            }
+        }
     };
     leave(action)
 }

@@ -3,6 +3,7 @@
 //! A thread that has entered another namespace is never given back: each visit has a thread of its own, which ends there.
 
 use std::{
+    collections::HashSet,
     fs::{DirBuilder, File, OpenOptions},
     io,
     os::{
@@ -89,22 +90,7 @@ impl Netns {
     pub async fn create(name: &Name, dir: &Path) -> Result<Self, Error> {
         let path = dir.join(name.as_str());
         let doing = format!("create network namespace {}", path.display());
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(dir)
-            .map_err(|source| Error::new(&doing, source))?;
-        // Held open: the mount goes upon this very file, whatever the path leads to by then.
-        let target = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-            .or_else(|_| OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path))
-            .map_err(|source| Error::new(&doing, source))?;
+        let target = mount_point(&path).map_err(|source| Error::new(&doing, source))?;
         if is_namespace(&target).map_err(|source| Error::new(&doing, source))? {
             return Self::open_path(&path);
         }
@@ -118,6 +104,20 @@ impl Netns {
         .and_then(|result| result.map_err(io::Error::from))
         .map_err(|source| Error::new(doing, source))?;
         Self::open_path(&path)
+    }
+
+    /// Mounts this namespace at `DIR/NAME`, where nothing is mounted any more.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or mounted upon.
+    pub fn name_again(&self, name: &Name, dir: &Path) -> Result<(), Error> {
+        let path = dir.join(name.as_str());
+        let failed = |source| Error::new(format!("mount network namespace {}", path.display()), source);
+        let target = mount_point(&path).map_err(failed)?;
+        let [from, to] =
+            [self.file.as_raw_fd(), target.as_raw_fd()].map(|fd| format!("/proc/thread-self/fd/{fd}"));
+        mount(Some(from.as_str()), to.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(|errno| failed(errno.into()))
     }
 
     /// Unmounts and removes `DIR/NAME`; the namespace itself ends with its last process. What is gone is success.
@@ -203,6 +203,36 @@ fn propagates(mountinfo: &str, dir: &Path) -> bool {
     });
     // The longest mount point holds it; of equal ones, the last is on top.
     mounts.max_by_key(|(length, _)| *length).is_some_and(|(_, shared)| shared)
+}
+
+/// Opens the file that a namespace is mounted upon, and makes it where it is not there.
+///
+/// Held open: the mount goes upon this very file, whatever the path leads to by then.
+fn mount_point(path: &Path) -> io::Result<File> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .or_else(|_| OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path))
+}
+
+/// Returns a process of each network namespace that processes live in.
+pub fn inhabitants() -> io::Result<Vec<u32>> {
+    let mut seen = HashSet::new();
+    let processes =
+        std::fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // One that has ended meanwhile, or is a kernel's, has none.
+    Ok(processes
+        .filter(|pid: &u32| {
+            std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|netns| seen.insert(netns))
+        })
+        .collect())
 }
 
 fn is_namespace(file: &File) -> io::Result<bool> {

@@ -17,7 +17,7 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{Child, Ledger, Ns, Run, conserve::COUNT_VERDICTS};
+use crate::{Child, Ledger, Ns, Run, conserve::COUNT_VERDICTS, files};
 
 /// How long a daemon may take until it answers; it takes well under a second, but an emulated kernel verifies programs for long.
 const START: Duration = Duration::from_mins(2);
@@ -129,9 +129,9 @@ impl Dirs {
 
     /// Lists what is left of the instance in the file system: pins, namespaces, mounts.
     pub fn leftovers(&self) -> Vec<String> {
-        let mut left = Vec::new();
-        list(&self.bpffs, &mut left);
-        list(&self.run().join("netns"), &mut left);
+        let own = [self.bpffs.clone(), self.run().join("netns")];
+        let mut left: Vec<String> =
+            own.iter().flat_map(|dir| files(dir)).map(|path| path.display().to_string()).collect();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let root = self.root.to_string_lossy();
         left.extend(mounts.lines().filter(|line| line.contains(&*root)).map(str::to_owned));
@@ -165,16 +165,6 @@ impl Drop for Dirs {
 }
 
 /// Adds every path below a directory that is not itself a directory.
-fn list(dir: &Path, into: &mut Vec<String>) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            list(&entry.path(), into);
-        } else {
-            into.push(entry.path().display().to_string());
-        }
-    }
-}
-
 impl Daemon {
     /// Starts a daemon in a namespace with this configuration file, and waits until it is ready.
     pub fn start(ns: &Ns, config: &str) -> Self {

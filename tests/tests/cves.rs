@@ -11,7 +11,9 @@ use std::{
 };
 
 use aya::maps::MapInfo;
-use netd_tests::{Capture, Family, Frame, H, Lab, Outcome, PATIENCE, Proto, R, Sandbox, Server, Silence, at};
+use netd_tests::{
+    Capture, Family, Frame, H, Lab, Outcome, PATIENCE, Proto, R, Sandbox, Server, Silence, at, files,
+};
 use nix::sys::signal::Signal;
 
 /// Interfaces of the host that netd has made.
@@ -153,18 +155,6 @@ fn s19_hash_flooding_no_map_of_netds_has_a_known_seed() {
         seen.insert(map.name_as_str().unwrap_or_default().to_owned());
     }
     assert!(seen.len() > 20 && seen.contains("FLOW4") && seen.contains("FLOW6"), "{seen:?}");
-}
-
-fn files(dir: &Path) -> Vec<std::path::PathBuf> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            all.extend(files(&entry.path()));
-        } else {
-            all.push(entry.path());
-        }
-    }
-    all
 }
 
 #[test]

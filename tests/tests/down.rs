@@ -57,9 +57,13 @@ fn only_set_aside(dir: &Path) -> bool {
     })
 }
 
-const DAMAGES: [Damage; 9] = [
+const DAMAGES: [Damage; 10] = [
     ("nothing more", |_| ()),
     ("the state directory is gone", |subject| remove(&subject.dirs().path("state"))),
+    ("the state and its copies are gone", |subject| {
+        remove(&subject.dirs().path("state"));
+        remove(&subject.dirs().run().join("state"));
+    }),
     ("no file of the state can be read", |subject| spoil(&subject.dirs().path("state"))),
     ("the bridges were deleted", |subject| delete_links(subject, |name| !name.starts_with("veth"))),
     ("the sandboxes' links were deleted", |subject| delete_links(subject, |name| name.starts_with("veth"))),

@@ -13,6 +13,7 @@ use std::{
 
 use netd_tests::{
     Child, Dirs, H, Lab, Ns, Options, PATIENCE, Proto, R, Server, Snapshot, Topology, at, binary, eventually,
+    tree,
 };
 
 /// Whom nobody trusts.
@@ -272,19 +273,6 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).permissions().mode() & 0o7777
 }
 
-/// Every file below a directory, and the directory.
-fn all_below(dir: &Path) -> Vec<std::path::PathBuf> {
-    let mut all = vec![dir.to_owned()];
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            all.extend(all_below(&entry.path()));
-        } else {
-            all.push(entry.path());
-        }
-    }
-    all
-}
-
 #[test]
 fn cve_2021_41091_only_root_gets_into_the_directories_whatever_the_umask() {
     for umask in ["0077", "0000"] {
@@ -293,16 +281,16 @@ fn cve_2021_41091_only_root_gets_into_the_directories_whatever_the_umask() {
         let net = lab.network("netA", 20, &[]);
         let _a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80"]);
         let dirs = lab.daemon.dirs();
-        for path in all_below(&dirs.path("state")) {
+        for path in tree(&dirs.path("state")) {
             assert_eq!(mode(&path) & 0o077, 0, "umask {umask}: {}", path.display());
         }
-        for path in all_below(dirs.bpffs()) {
+        for path in tree(dirs.bpffs()) {
             assert_eq!(mode(&path) & 0o022, 0, "umask {umask}: {}", path.display());
         }
         assert_eq!(mode(dirs.bpffs()), 0o700, "umask {umask}");
         assert_eq!(mode(&dirs.run()) & 0o7727, 0o700, "umask {umask}: nobody but the group gets in");
         assert_eq!(mode(&dirs.socket()), 0o660, "umask {umask}");
-        for path in all_below(&dirs.run()) {
+        for path in tree(&dirs.run()) {
             let inside = path.starts_with(dirs.run().join("netns"));
             assert!(
                 inside || path == dirs.socket() || mode(&path) & 0o022 == 0,
@@ -310,7 +298,7 @@ fn cve_2021_41091_only_root_gets_into_the_directories_whatever_the_umask() {
                 path.display()
             );
         }
-        let hosts = all_below(&dirs.run().join("sandboxes")).into_iter().find(|path| path.ends_with("hosts"));
+        let hosts = tree(&dirs.run().join("sandboxes")).into_iter().find(|path| path.ends_with("hosts"));
         assert_eq!(mode(&hosts.expect("the hosts file")), 0o644, "umask {umask}: its users read it");
     }
 }

@@ -6,7 +6,9 @@ use std::{
     process::Command,
 };
 
-use netd_tests::{Family, H, Lab, Proto, R, Sandbox, Stream, at, binary, invariants};
+use netd_tests::{
+    Family, H, Lab, Options, Proto, R, Sandbox, Stream, Topology, at, binary, files, invariants,
+};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::Signal,
@@ -59,18 +61,6 @@ impl World {
             invariants::Instance { ns: &self.lab.h, dirs: daemon.dirs(), pid: daemon.pid(), held: true };
         invariants::violations(instance).into_iter().filter(|line| !line.contains(".bad-")).collect()
     }
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(dir).expect("a directory").flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            all.extend(files(&entry.path()));
-        } else {
-            all.push(entry.path());
-        }
-    }
-    all
 }
 
 #[test]
@@ -141,6 +131,26 @@ fn what_nobody_remembers_is_left_alone() {
     w.traffic_goes_on("at the next start");
     let status = w.lab.netd(&["status", "--format", "json"]).json();
     assert!(status["State"].as_str().is_some_and(|state| state.contains("*.bad-*")), "{status}");
+}
+
+#[test]
+fn with_the_state_and_its_copies_gone_the_host_still_gets_its_reserved_ports_back() {
+    let reserved = "net/ipv4/ip_local_reserved_ports";
+    let topology = Topology::new();
+    topology.h.sysctl(reserved, "77,40000-40010\n");
+    let mut lab = Lab::on(topology, &Options::default());
+    let net = lab.network("netA", 20, &[]);
+    drop(lab.sandbox("a1", net, 2, &["-p", "50000-50003:80-83"]));
+    let with_netds = lab.h.sysctl_get(reserved);
+    assert!(with_netds.contains("50000-50003"), "{with_netds}");
+    lab.daemon.end(Signal::SIGKILL);
+    let dirs = lab.daemon.dirs();
+    for dir in [dirs.path("state"), dirs.run().join("state")] {
+        fs::remove_dir_all(dir).expect("removed");
+    }
+    lab.daemon.restart();
+    lab.netd(&["network", "ls"]).ok();
+    // The lab's end compares the host's settings with those before the first start.
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, 
 pub use from_loopback::{dials_published, from_loopback_decide};
 pub use from_uplink::{concerns_us, from_uplink_decide, from_uplink_fast};
 pub use stack::{hand_over, may_answer_handed, may_be_own, own, recall_handed, take_back};
-pub use to_endpoint::{to_endpoint, to_endpoint_decide};
+pub use to_endpoint::{to_endpoint, to_endpoint_decide, to_endpoint_frame};
 pub use to_uplink::{to_uplink, to_uplink_fast};
 
 use crate::{

@@ -448,6 +448,7 @@ both_families! {
         assert_eq!(from(ifindex::B1, &wire::<F>(Party::B1, 1, Party::A1, 81, TCP_SYN)), Err(DropReason::Isolation));
         assert!(arrive::<F>(&fake, &wire::<F>(Party::Remote, 50_000, Party::Host, 8080, TCP_SYN)).decision.is_ok());
         let mut translated = FakePacket::new(probe.build::<F>(), ifindex::A1);
+        translated.ingress = 99;
         let headers = Headers::<F>::read(&translated).expect("readable");
         assert_eq!(to_endpoint::<F, _, _>(&fake, &mut translated, &headers), Ok(Verdict::Pass), "a flow's packet");
     }

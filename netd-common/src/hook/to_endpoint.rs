@@ -6,10 +6,10 @@ use crate::{
     env::{Draft, Env, Packet},
     family::{Address, Ip},
     maps::{Endpoint, Tuple, endpoint_flags},
-    net::UPLINK_ZONE,
+    net::{Be16, UPLINK_ZONE},
     policy::{self, Access, has},
     verdict::{DropReason, Verdict},
-    wire::Headers,
+    wire::{Headers, ethernet},
 };
 
 /// The gate in one go: how a test on the host walks it.
@@ -56,7 +56,11 @@ pub fn to_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
         return Ok(Some(Verdict::Pass)); // the host may reach every port of its sandboxes (truth table T42)
     }
     let endpoint = endpoint.ok_or(DropReason::EndpointDown)?;
-    if let Some(neighbour) = env.endpoint(from).filter(|n| has(n.flags, endpoint_flags::ACTIVE)) {
+    if let Some(neighbour) = neighbour(env.endpoint(from)) {
+        // Its own program has seen to that, unless somebody took it away.
+        policy::check_mac(packet, neighbour)?;
+        policy::check_source(neighbour, headers)?;
+        policy::check_control(env, packet, neighbour, headers)?;
         return if neighbour.network != endpoint.network {
             Err(DropReason::Isolation)
         } else if has(endpoint.flags, endpoint_flags::ICC) || policy::is_neighbour_discovery(headers) {
@@ -85,6 +89,29 @@ pub fn to_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     opening.by = access.by();
     opening.source = Source::Keep;
     Ok(None)
+}
+
+fn neighbour(endpoint: Option<&Endpoint>) -> Option<&Endpoint> {
+    endpoint.filter(|endpoint| has(endpoint.flags, endpoint_flags::ACTIVE))
+}
+
+/// Frames that are not IP: of ARP, what a neighbour claims is looked at once more, in case somebody took its own program away.
+///
+/// # Errors
+/// The reason of the drop.
+#[inline(always)]
+pub fn to_endpoint_frame<P: Packet>(
+    packet: &P,
+    sender: Option<&Endpoint>,
+    ethertype: Be16,
+) -> Result<(), DropReason> {
+    match neighbour(sender).filter(|_| ethertype == ethernet::ARP) {
+        Some(neighbour) => {
+            policy::check_mac(packet, neighbour)?;
+            policy::check_arp(packet, neighbour)
+        }
+        None => Ok(()),
+    }
 }
 
 /// Lets in a packet that the host's stack routed here, if it may address the sandbox directly (truth table T18, T22).

@@ -59,8 +59,11 @@ pub trait Machine: Send + 'static {
     /// Returns what the packet path has to know of the host, where these are netd's bridges.
     fn host(&mut self, bridges: &[IfName]) -> impl Future<Output = Result<HostView, Error>> + Send;
 
-    /// Puts back the settings of those of these bridges that are there and this instance's own; returns each as
-    /// `KEY = VALUE`.
+    /// Gives the namespace of a sandbox its name again, if a process that lives in it is found. Returns whether it has one now.
+    fn name_again(&mut self, sandbox: &Sandbox) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Puts back what netd needs of the settings of those of these bridges that are there and this instance's own or adopted, and of the host; returns
+    /// each by name, most with the value.
     fn repair_settings(
         &mut self,
         bridges: &[Bridge],

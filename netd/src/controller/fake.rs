@@ -267,7 +267,15 @@ impl Machine for FakeMachine {
             Object::Veth(veth) => Some(veth.host.to_string()),
             _ => None,
         });
-        Ok(HostView { own: own.collect(), ..HostView::default() })
+        let ports = self.objects.iter().filter_map(|object| match object {
+            Object::Veth(veth) => Some((veth.host.to_string(), veth.bridge.to_string())),
+            _ => None,
+        });
+        Ok(HostView { own: own.collect(), ports: ports.collect(), ..HostView::default() })
+    }
+
+    async fn name_again(&mut self, _sandbox: &Sandbox) -> Result<bool, Error> {
+        Ok(false)
     }
 
     async fn repair_settings(&mut self, _bridges: &[Bridge]) -> Result<Vec<String>, Error> {

@@ -22,6 +22,7 @@ mod publish;
 mod reconcile;
 mod request;
 mod reserved;
+mod rounds;
 mod sandboxes;
 mod task;
 #[cfg(test)]

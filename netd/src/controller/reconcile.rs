@@ -43,6 +43,11 @@ impl<M: Machine> Controller<M> {
         if let Some(intent) = &loaded.journal {
             tracing::info!(?intent, "an operation broke off; it is undone unless it was stored");
         }
+        for sandbox in &loaded.sandboxes {
+            if sandbox.netns.as_ref().is_some_and(|netns| netns.owned && self.machine.inode(netns).is_err()) {
+                self.name_again(sandbox).await;
+            }
+        }
         let world = self.living(loaded.networks, loaded.sandboxes);
         let before = Arc::clone(&self.world);
         self.show(world.clone());

@@ -19,6 +19,8 @@ pub struct Reserved {
     ephemeral: (u16, u16),
     /// Publications of ports in there.
     published: Listens,
+    /// All of these as ranges, as they were written last.
+    kept: Vec<(u16, u16)>,
 }
 
 impl Reserved {
@@ -31,6 +33,7 @@ impl Reserved {
             nat: nat.to_vec(),
             ephemeral: (*range.start(), *range.end()),
             published: Listens::default(),
+            kept: ReservedPorts::default().with(nat).ranges().to_vec(),
         };
         ReservedPorts::read(netns).await?.with(nat).write(netns).await?;
         Ok(reserved)
@@ -69,16 +72,29 @@ impl Reserved {
         Ok(present.without(&self.ours(), &self.original).write(&self.netns).await?)
     }
 
+    /// Reserves again what somebody took off the list. Returns the setting's name, if so.
+    pub async fn repair(&self) -> Result<Option<String>, Error> {
+        let present = ReservedPorts::read(&self.netns).await?;
+        let wanted = present.with(&self.kept);
+        if wanted == present {
+            return Ok(None);
+        }
+        wanted.write(&self.netns).await?;
+        Ok(Some("ipv4/ip_local_reserved_ports".to_owned()))
+    }
+
     fn ours(&self) -> Vec<(u16, u16)> {
         ReservedPorts::default().with(&self.nat).with(&self.published.ranges()).ranges().to_vec()
     }
 
-    async fn write(&self, before: &[(u16, u16)]) -> Result<(), Error> {
+    async fn write(&mut self, before: &[(u16, u16)]) -> Result<(), Error> {
         let after = self.ours();
         if after == before {
             return Ok(());
         }
         let present = ReservedPorts::read(&self.netns).await?;
-        Ok(present.without(before, &self.original).with(&after).write(&self.netns).await?)
+        present.without(before, &self.original).with(&after).write(&self.netns).await?;
+        self.kept = after;
+        Ok(())
     }
 }

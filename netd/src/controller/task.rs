@@ -1,12 +1,6 @@
 //! The controller's task: takes one command after the other, plans it, journals it, applies it, commits it and answers.
 
-use std::{
-    any::Any,
-    collections::{BTreeMap, BTreeSet},
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Duration,
-};
+use std::{any::Any, collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -19,12 +13,13 @@ use super::{
     host::HostView,
     plan,
     publish::HostPorts,
+    rounds::Rounds,
 };
 use crate::{
+    dataplane::Unhooked,
     failpoint,
     ipam::DefaultPool,
     link::Changes,
-    model::IfName,
     store::{Intent, Store},
 };
 
@@ -61,10 +56,8 @@ pub struct Controller<M> {
     pub(super) renderer: Renderer,
     /// The host as the packet path knows it.
     pub(super) host: HostView,
-    /// Interfaces that are gone and could not be made again.
-    pub(super) given_up: BTreeSet<IfName>,
-    /// Whether programs that others took away could not be put back.
-    pub(super) hooks_failing: bool,
+    /// What of others' changes was looked for, and what could not be put right.
+    pub(super) rounds: Rounds,
     /// The last ephemeral host port handed out.
     pub(super) last_port: u16,
     /// Whether the stored state has lost objects: nothing is swept then.
@@ -99,8 +92,7 @@ impl<M: Machine> Controller<M> {
             settings,
             renderer,
             host: HostView::default(),
-            given_up: BTreeSet::new(),
-            hooks_failing: false,
+            rounds: Rounds::default(),
             last_port: 0,
             incomplete: false,
             degraded: None,
@@ -127,12 +119,14 @@ impl<M: Machine> Controller<M> {
                 () = stop.wait_for(|stop| *stop).map(drop) => return (self, End::Stopped),
                 command = commands.recv() => command,
                 changes = host.changed() => {
-                    self.put_back_hooks(&changes.hooks);
+                    let anywhere = changes.lost.then_some(Unhooked::Anywhere);
+                    self.put_back_hooks(&anywhere.unwrap_or_else(|| Unhooked::On(changes.hooks.clone())));
                     self.host_changed(&changes).await;
                     continue;
                 }
                 _ = collect.tick() => {
-                    self.put_back_hooks(&BTreeSet::new());
+                    self.put_back_hooks(&Unhooked::default());
+                    self.look_around().await;
                     self.machine.collect();
                     continue;
                 }

@@ -232,7 +232,7 @@ async fn a_restart_makes_what_is_missing_and_sweeps_what_is_nobodys() {
 
 /// A link changed that nobody has heard of.
 fn links_changed() -> Changes {
-    let change = LinkChange { name: "eth9".into(), alias: Some(String::new()), gone: false };
+    let change = LinkChange { name: "eth9".into(), alias: Some(String::new()), ..LinkChange::default() };
     Changes { links: [(99, change)].into(), ..Changes::default() }
 }
 
@@ -247,7 +247,7 @@ async fn the_host_is_not_read_again_for_what_netd_did_to_its_own_links() {
     let veth = sandbox.endpoints[0].host_ifname.to_string();
     let index = FakeMachine::INDEX;
     let change = |name: &str, index: u32, alias: &str, gone: bool| {
-        let change = LinkChange { name: name.into(), alias: Some(alias.into()), gone };
+        let change = LinkChange { name: name.into(), alias: Some(alias.into()), master: None, gone };
         let routes = Interfaces::from(Some(index));
         Changes { links: [(index, change)].into(), routes, ..Changes::default() }
     };

@@ -1,6 +1,6 @@
 //! `netd down` where no daemon runs: everything with this instance's label goes, with or without a stored state.
 
-use super::{RESERVED_PORTS, directories};
+use super::{RESERVED_PORTS, directories, own_reserved_ports};
 use crate::{
     config::Settings,
     controller::{Code, Error, end_command, remove_owned},
@@ -26,19 +26,21 @@ pub async fn down(settings: Settings) -> Result<(), Error> {
     for network in loaded.networks.iter().filter(|network| network.driver == Driver::Bridge) {
         links.release_bridge(&network.bridge.ifname).await?;
     }
+    let known = own_reserved_ports(&settings, &links).await?;
     dataplane::remove_pins(&settings.bpffs)?;
     links.remove_idle_clsacts().await?;
-    if let Some(original) =
-        store.meta().sysctls.get(RESERVED_PORTS).and_then(|text| ReservedPorts::parse(text))
-    {
+    let original = store.meta().sysctls.get(RESERVED_PORTS).and_then(|text| ReservedPorts::parse(text));
+    // Without state and without pins, nothing says that this instance ever ran.
+    if original.is_some() || !known.is_empty() {
         let bindings = loaded.sandboxes.iter().flat_map(|sandbox| &sandbox.bindings);
         let mut ours: Vec<(u16, u16)> = bindings
             .filter(|binding| binding.takes_host_port())
             .map(|binding| (binding.host_port, binding.host_port))
             .collect();
         ours.extend(&settings.nat_port_ranges);
+        ours.extend(known);
         let present = ReservedPorts::read(links.netns()).await?;
-        present.without(&ours, &original).write(links.netns()).await?;
+        present.without(&ours, &original.unwrap_or_default()).write(links.netns()).await?;
     }
     erase(&settings, store)
 }

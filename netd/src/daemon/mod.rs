@@ -29,11 +29,11 @@ use crate::{
         Code, Controller, End, Error, Handle, HostChanges, Linux, Renderer, Reserved, Settings as Rules,
         SharedDataplane, Site,
     },
-    dataplane::{Dataplane, Kernel},
+    dataplane::{self, Dataplane, Kernel},
     ipam::ula_pool,
     link::{Changes, Links, Watcher},
     store::Store,
-    sysctl::ReservedPorts,
+    sysctl::{self, ReservedPorts},
 };
 
 pub use down::down;
@@ -101,7 +101,7 @@ async fn assemble(
     mut store: Store,
 ) -> Result<(Controller<Linux>, Handle, crate::controller::Commands), Error> {
     let links = Links::open().await?;
-    let original = original_reserved_ports(&links, &mut store).await?;
+    let original = original_reserved_ports(settings, &links, &mut store).await?;
     let reserved = Reserved::start(links.netns(), &original, &settings.nat_port_ranges).await?;
     let dataplane = open_dataplane(settings)?;
     let site = Site {
@@ -129,16 +129,34 @@ fn open_dataplane(settings: &Settings) -> Result<SharedDataplane, Error> {
     Ok(shared)
 }
 
-/// Returns the host's own list of reserved ports: as it is now at the first start, as it was then at every other.
-async fn original_reserved_ports(links: &Links, store: &mut Store) -> Result<ReservedPorts, Error> {
+/// Returns the host's own list of reserved ports: as it is now at the first start, as it was then at every other. Where nobody remembers, it is what is
+/// left of the present one without what this instance reserves.
+async fn original_reserved_ports(
+    settings: &Settings,
+    links: &Links,
+    store: &mut Store,
+) -> Result<ReservedPorts, Error> {
     if let Some(text) = store.meta().sysctls.get(RESERVED_PORTS) {
         return ReservedPorts::parse(text).ok_or_else(|| {
             Error::new(Code::Failure, format!("the stored {RESERVED_PORTS} is malformed: {text:?}"))
         });
     }
     let present = ReservedPorts::read(links.netns()).await?;
-    store.remember_sysctl(RESERVED_PORTS, &present.to_string())?;
-    Ok(present)
+    let ours = own_reserved_ports(settings, links).await?;
+    let original = if ours.is_empty() { present } else { present.without(&ours, &ReservedPorts::default()) };
+    store.remember_sysctl(RESERVED_PORTS, &original.to_string())?;
+    Ok(original)
+}
+
+/// Returns the host ports that an earlier daemon of this instance reserved, as its pinned maps say; none where it left no pins.
+async fn own_reserved_ports(settings: &Settings, links: &Links) -> Result<Vec<(u16, u16)>, Error> {
+    if !settings.bpffs.exists() {
+        return Ok(Vec::new());
+    }
+    let ephemeral = sysctl::local_port_range(links.netns()).await?;
+    let published = dataplane::published_ports(&settings.bpffs);
+    let published = published.into_iter().filter(|port| ephemeral.contains(port)).map(|port| (port, port));
+    Ok(published.chain(settings.nat_port_ranges.iter().copied()).collect())
 }
 
 fn rules(settings: &Settings, store: &Store) -> Rules {

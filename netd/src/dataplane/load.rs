@@ -21,7 +21,7 @@ use netd_common::{
 
 use super::{
     Error, Settings, attach,
-    layout::{Kind, Layout},
+    layout::{Kind, Layout, Shape},
     maps, migrate,
     object::OBJECT,
 };
@@ -147,28 +147,43 @@ fn make_dir(dir: &Path) -> Result<(), Error> {
 
 /// Refuses pinned maps that are not what their directory says: reading them would misread every entry.
 fn check_pinned(pins: &Path, layout: &Layout) -> Result<(), Error> {
-    for shape in &layout.maps {
-        let path = pins.join(&shape.name);
-        if !path.exists() {
-            continue;
-        }
-        let failed = |source| Error::kernel(format!("inspect the pinned map {}", path.display()), source);
-        let info = MapInfo::from_pin(&path).map_err(failed)?;
-        let found = (
-            info.map_type().map_err(failed)?,
-            info.key_size() as usize,
-            info.value_size() as usize,
-            info.max_entries(),
-        );
-        let wanted = (map_type(shape.kind), shape.key_size(), shape.value_size(), shape.entries);
-        if found != wanted {
-            return Err(Error::Unsupported(format!(
-                "the pinned map {} is not netd's: (kind, size of a key, size of a value, entries) are {found:?}, not {wanted:?}",
-                path.display(),
-            )));
-        }
+    layout.maps.iter().try_for_each(|shape| pinned(&pins.join(&shape.name), shape))
+}
+
+/// Refuses a pin that is not the map of this shape; none is fine.
+///
+/// # Errors
+/// Names the pin and what it is.
+pub fn pinned(path: &Path, shape: &Shape) -> Result<(), Error> {
+    if !path.exists() {
+        return Ok(());
     }
-    Ok(())
+    let failed = |source| Error::kernel(format!("inspect the pinned map {}", path.display()), source);
+    let info = MapInfo::from_pin(path).map_err(failed)?;
+    if is_of_shape(&info, shape) {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "the pinned map {} is not netd's: (kind, size of a key, size of a value, entries) are {:?}, not {:?}",
+        path.display(),
+        found(&info),
+        wanted(shape),
+    )))
+}
+
+type Form = (Option<MapType>, usize, usize, u32);
+
+/// Whether a map is one of this shape.
+pub fn is_of_shape(info: &MapInfo, shape: &Shape) -> bool {
+    found(info) == wanted(shape)
+}
+
+fn found(info: &MapInfo) -> Form {
+    (info.map_type().ok(), info.key_size() as usize, info.value_size() as usize, info.max_entries())
+}
+
+fn wanted(shape: &Shape) -> Form {
+    (Some(map_type(shape.kind)), shape.key_size(), shape.value_size(), shape.entries)
 }
 
 const fn map_type(kind: Kind) -> MapType {

@@ -63,7 +63,7 @@ fn links_in(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Reads what is recorded beside the maps of a directory. Without that, nothing is known of them, and nothing is taken from them.
-fn recorded(dir: &Path) -> Layout {
+pub fn recorded(dir: &Path) -> Layout {
     let read = || {
         let map = raw::open_pin(&dir.join(SCHEMA)).ok()?;
         let size = aya::maps::MapInfo::from_pin(dir.join(SCHEMA)).ok()?.value_size() as usize;

@@ -2,6 +2,7 @@
 //!
 //! Every call is idempotent, so that applying a plan again after a crash is safe.
 
+mod adopt;
 mod attach;
 pub mod fake;
 mod flows;
@@ -12,6 +13,7 @@ mod load;
 mod maps;
 mod migrate;
 mod object;
+mod pinned;
 mod raw;
 mod rules;
 mod shapes;
@@ -23,6 +25,7 @@ mod verify;
 pub use kernel::{Kernel, remove_pins};
 pub use load::kernel_release;
 pub use object::OBJECT_SHA256;
+pub use pinned::published_ports;
 pub use rules::{RuleEntry, Rules};
 pub use test_run::Ran;
 pub use verify::{ProgramReport, verify};
@@ -374,9 +377,8 @@ pub trait Dataplane: Send {
     fn flush_flows(&mut self, filter: &FlowFilter) -> Result<usize, Error>;
     /// Returns (reason, packets) for every drop reason, in their stable order.
     fn drops(&mut self) -> Result<Vec<(&'static str, u64)>, Error>;
-    /// Puts back programs and pins that somebody else took away, on these interfaces for certain; to be called every second. Returns what was
-    /// put back.
-    fn put_back_hooks(&mut self, _unhooked: &BTreeSet<u32>) -> Result<Vec<String>, Error> {
+    /// Puts back programs and pins that somebody else took away; to be called every second. Returns what was put back.
+    fn put_back_hooks(&mut self, _unhooked: &Unhooked) -> Result<Vec<String>, Error> {
         Ok(Vec::new())
     }
     /// Removes expired flows, if it is time for that; to be called every second or oftener. Returns how many entries went.
@@ -387,6 +389,31 @@ pub trait Dataplane: Send {
     fn features(&self) -> Vec<(String, String)>;
     /// Removes every program, link and pin of this instance.
     fn down(&mut self) -> Result<(), Error>;
+}
+
+/// Where a filter or a qdisc was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unhooked {
+    /// On these interfaces, by index.
+    On(BTreeSet<u32>),
+    /// Nobody knows: the kernel lost what it had to say.
+    Anywhere,
+}
+
+impl Unhooked {
+    /// Whether it may have been on this interface.
+    pub fn includes(&self, ifindex: u32) -> bool {
+        match self {
+            Self::On(indexes) => indexes.contains(&ifindex),
+            Self::Anywhere => true,
+        }
+    }
+}
+
+impl Default for Unhooked {
+    fn default() -> Self {
+        Self::On(BTreeSet::new())
+    }
 }
 
 /// What the maps hold, for reconciling them with the desired state.

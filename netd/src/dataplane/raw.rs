@@ -3,10 +3,11 @@
 //! The only place in the daemon with raw system calls; all take and give owned descriptors and byte slices.
 
 use std::{
+    collections::BTreeSet,
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -18,11 +19,15 @@ const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_LINK_TYPE_CGROUP: u32 = 3;
+const BPF_LINK_TYPE_TCX: u32 = 11;
 /// Makes an entry or replaces it (`BPF_ANY`).
 pub const ANY: u64 = 0;
 /// Makes an entry that is not there (`BPF_NOEXIST`).
@@ -128,13 +133,81 @@ pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Whether a link of an interface or of a cgroup still leads to it: the kernel clears what it names when somebody detaches it.
 pub fn is_attached(link: BorrowedFd<'_>) -> io::Result<bool> {
-    // `struct bpf_link_info`: type, id, id of the program, 4 bytes of nothing, then the interface's index or the cgroup's id.
+    Ok(link_info(link)?[4] != 0)
+}
+
+/// Reads `struct bpf_link_info`: type, id, id of the program, 4 bytes of nothing, then the interface's index or the cgroup's id.
+fn link_info(link: BorrowedFd<'_>) -> io::Result<[u32; 32]> {
     let mut info = [0_u32; 32];
     let mut attr = Attr::default();
     attr.0[0] = pair(number(link), u32::try_from(size_of_val(&info)).map_err(io::Error::other)?);
     attr.0[1] = info.as_mut_ptr() as u64;
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info[4] != 0)
+    Ok(info)
+}
+
+/// Where a link puts a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkKind {
+    /// On an interface of some namespace; 0: on none any more.
+    Tcx {
+        /// Its index.
+        ifindex: u32,
+    },
+    /// On a cgroup.
+    Cgroup {
+        /// Its id.
+        id: u64,
+    },
+    /// Elsewhere.
+    Other,
+}
+
+/// A link of whatever program, pinned or not.
+#[derive(Debug)]
+pub struct Link {
+    /// The link itself.
+    pub fd: OwnedFd,
+    /// Id of its program.
+    pub program: u32,
+    /// Where it is.
+    pub kind: LinkKind,
+}
+
+/// Lists every link of these programs, by their ids; what comes or goes meanwhile may be missing.
+pub fn links_of(programs: &BTreeSet<u32>) -> io::Result<Vec<Link>> {
+    let (mut all, mut id) = (Vec::new(), 0);
+    loop {
+        let mut attr = Attr::default();
+        attr.0[0] = pair(id, 0);
+        match bpf(BPF_LINK_GET_NEXT_ID, &mut attr) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
+            Err(error) => return Err(error),
+        }
+        let [_, _, _, _, a, b, c, d] = attr.0[0].to_ne_bytes();
+        id = u32::from_ne_bytes([a, b, c, d]);
+        if let Ok(link) = link_by_id(id)
+            && programs.contains(&link.program)
+        {
+            all.push(link);
+        }
+    }
+}
+
+fn link_by_id(id: u32) -> io::Result<Link> {
+    let mut attr = Attr::default();
+    attr.0[0] = pair(id, 0);
+    let fd = i32::try_from(bpf(BPF_LINK_GET_FD_BY_ID, &mut attr)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let info = link_info(fd.as_fd())?;
+    let kind = match info[0] {
+        BPF_LINK_TYPE_TCX => LinkKind::Tcx { ifindex: info[4] },
+        BPF_LINK_TYPE_CGROUP => LinkKind::Cgroup { id: pair(info[4], info[5]) },
+        _ => LinkKind::Other,
+    };
+    Ok(Link { fd, program: info[2], kind })
 }
 
 /// Reads a hash map from the beginning in batches and hands each key and value to `visit`.
@@ -215,6 +288,16 @@ pub fn return_freed_memory() {
     // SAFETY: takes a number, and moves no memory that is in use (malloc_trim(3)).
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Has the allocator ask the kernel for each large piece and give it back when it is freed. Left to itself it learns from the first large piece that is
+/// freed to keep up to 64 MB (`M_MMAP_THRESHOLD`, mallopt(3)), and a request of 60,000 ports is one.
+pub fn keep_no_large_pieces() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes numbers, and sets what later allocations go by.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024);
     }
 }
 

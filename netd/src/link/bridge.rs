@@ -147,6 +147,18 @@ impl Links {
         Ok(repaired)
     }
 
+    /// Puts back what netd needs of the settings of an adopted bridge; returns what somebody had written to.
+    pub async fn repair_adopted_settings(
+        &self,
+        ifname: &IfName,
+        addresses: &[IpNet],
+    ) -> Result<Vec<(String, String)>, Error> {
+        let wanted = vec![adopted_sysctls(ifname, addresses)];
+        let differing: Vec<_> = sysctl::differing(&self.netns, wanted).await?.into_iter().flatten().collect();
+        sysctl::write(&self.netns, differing.clone()).await?;
+        Ok(differing)
+    }
+
     async fn finish_bridge(&self, spec: &BridgeSpec, ifindex: u32) -> Result<(), Error> {
         sysctl::write(&self.netns, bridge_sysctls(spec)).await?;
         self.ensure_addresses(ifindex, &spec.addresses).await?;
@@ -186,13 +198,17 @@ fn bridge_sysctls(spec: &BridgeSpec) -> Vec<(String, String)> {
         set("ipv4", "accept_redirects", 0),
         set("ipv4", "send_redirects", 0),
         set("ipv4", "accept_source_route", 0),
+        // The host speaks for itself alone.
+        set("ipv4", "proxy_arp", 0),
     ];
     if sysctl::has_ipv6() {
         settings.extend([
             set("ipv6", "accept_ra", 0),
+            set("ipv6", "autoconf", 0),
             set("ipv6", "accept_redirects", 0),
             set("ipv6", "accept_source_route", 0),
             set("ipv6", "accept_dad", 0),
+            set("ipv6", "proxy_ndp", 0),
             // Who switches the bridge off and on again (dataplane case 98) does not take the gateway away.
             set("ipv6", "keep_addr_on_down", 1),
             set("ipv6", "forwarding", u8::from(spec.forwarding)),

@@ -39,6 +39,8 @@ pub struct LinkChange {
     pub name: String,
     /// Its alias, which is netd's label; None: nothing was said of it.
     pub alias: Option<String>,
+    /// Index of what it is a port of, 0: of nothing; None: nothing was said of it.
+    pub master: Option<u32>,
     /// Whether it was deleted, or went into another namespace.
     pub gone: bool,
 }
@@ -93,9 +95,9 @@ impl Changes {
     pub fn add(&mut self, later: Self) {
         for (index, change) in later.links {
             let before = self.links.remove(&index).unwrap_or_default();
-            // A word from the bridge says nothing of a port's alias.
-            let alias = change.alias.or(before.alias);
-            self.links.insert(index, LinkChange { alias, ..change });
+            // A word from the bridge says nothing of a port's alias, nor where it is after it has left.
+            let (alias, master) = (change.alias.or(before.alias), change.master.or(before.master));
+            self.links.insert(index, LinkChange { alias, master, ..change });
         }
         self.addresses |= later.addresses;
         self.routes.add(later.routes);
@@ -192,7 +194,9 @@ fn link(kind: u16, payload: &[u8]) -> Option<(u32, LinkChange)> {
     let alias = attribute(payload, IFINFOMSG, libc::IFLA_IFALIAS).map(|alias| text(&alias));
     // A bridge tells of its ports in the same words: what left it is not gone, and it knows of no alias.
     let alias = if of_the_link { Some(alias.unwrap_or_default()) } else { None };
-    Some((index, LinkChange { name, alias, gone: of_the_link && kind == libc::RTM_DELLINK }))
+    let master = attribute(payload, IFINFOMSG, libc::IFLA_MASTER).and_then(|master| number(&master, 0));
+    let master = of_the_link.then(|| master.unwrap_or(0));
+    Some((index, LinkChange { name, alias, master, gone: of_the_link && kind == libc::RTM_DELLINK }))
 }
 
 fn attribute(payload: &[u8], header: usize, wanted: u16) -> Option<Vec<u8>> {

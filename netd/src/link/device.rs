@@ -1,22 +1,30 @@
 //! Links in general: what the kernel says about one, and the steps that every kind shares.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::{AsFd, AsRawFd},
+    time::{Duration, Instant},
+};
 
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    nsid::{NsidAttribute, NsidMessage},
 };
 
 use super::{Error, Links, Mode, PortFlags, Segments, error::gone_is_success, veth};
-use crate::model::{IfName, Mac};
+use crate::{
+    model::{IfName, Mac},
+    netns::Netns,
+};
 
 /// How long a link may take from being switched on to working; the kernel does it in a few milliseconds, in a worker.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the packets of a link begin with, as a program on it sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Framing {
     /// An Ethernet header.
+    #[default]
     Ethernet,
     /// IP itself: tun, `WireGuard`, PPP, IP in IP.
     Bare,
@@ -39,7 +47,7 @@ impl Framing {
 }
 
 /// What the kernel says about a link.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of the kernel's")]
 pub struct HostLink {
     /// Its index, unique in its namespace.
@@ -54,6 +62,8 @@ pub struct HostLink {
     pub master: Option<u32>,
     /// Index of the veth peer, or of the device below.
     pub lower: Option<u32>,
+    /// This namespace's number for the one that it is in, where that is another one.
+    pub lower_netns: Option<i32>,
     /// In bytes.
     pub mtu: u32,
     /// What it takes from the stack in one piece.
@@ -80,21 +90,11 @@ impl HostLink {
     pub(super) fn parse(message: &LinkMessage) -> Self {
         let mut link = Self {
             ifindex: message.header.index,
-            name: String::new(),
-            kind: None,
-            alias: None,
-            master: None,
-            lower: None,
-            mtu: 0,
-            segments: Segments::default(),
-            received: Segments::default(),
-            no_link_local: false,
-            port: None,
-            mac: None,
             up: message.header.flags.contains(LinkFlags::Up),
             running: message.header.flags.contains(LinkFlags::Running),
             framing: Framing::of(message.header.link_layer_type),
             loopback: message.header.flags.contains(LinkFlags::Loopback),
+            ..Self::default()
         };
         for attribute in &message.attributes {
             match attribute {
@@ -102,6 +102,7 @@ impl HostLink {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::Controller(master) => link.master = (*master != 0).then_some(*master),
                 LinkAttribute::Link(lower) => link.lower = Some(*lower),
+                LinkAttribute::LinkNetNsId(number) => link.lower_netns = Some(*number),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::GsoMaxSize(size) => link.segments.ipv6 = *size,
                 LinkAttribute::GsoIpv4MaxSize(size) => link.segments.ipv4 = *size,
@@ -175,6 +176,23 @@ impl Links {
 
     pub(super) async fn existing(&self, doing: &str, ifname: &IfName) -> Result<HostLink, Error> {
         self.link(ifname).await?.ok_or_else(|| Error::no_such_link(doing))
+    }
+
+    /// Returns this namespace's number for another one, if it has one: of the ends of a veth pair, both have.
+    pub async fn number_of(&self, netns: &Netns) -> Result<Option<i32>, Error> {
+        let mut message = NsidMessage::default();
+        message.attributes.push(NsidAttribute::Fd(netns.as_fd().as_raw_fd().cast_unsigned()));
+        let doing = format!("ask for the number of {}", netns.path().display());
+        let Some(RouteNetlinkMessage::NewNsId(answer)) =
+            self.socket.get(&doing, RouteNetlinkMessage::GetNsId(message)).await?
+        else {
+            return Ok(None);
+        };
+        let number = |attribute: &NsidAttribute| match attribute {
+            NsidAttribute::Id(number) => Some(*number).filter(|number| *number >= 0), // NETNSA_NSID_NOT_ASSIGNED
+            _ => None,
+        };
+        Ok(answer.attributes.iter().find_map(number))
     }
 
     /// Reads every link, undisturbed.

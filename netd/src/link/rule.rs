@@ -17,18 +17,19 @@ use super::{Error, Links};
 const PORT_MASKS: [u16; 2] = [28, 29];
 
 /// What a rule does with the packets that it is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RuleDoes {
     /// Asks a table; unless that knows a way, the next rule counts.
     Ask(u32),
     /// Says that there is no way.
     Forbid,
     /// Nothing: the next rule counts.
+    #[default]
     Nothing,
 }
 
-/// A rule of IPv6 policy routing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A rule of IPv6 policy routing; the default is for everything, and does nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostRule {
     /// Its place; the least comes first.
     pub priority: u32,
@@ -64,20 +65,9 @@ impl HostRule {
     fn parse(message: &RuleMessage) -> Self {
         let header = &message.header;
         let mut rule = Self {
-            priority: 0,
-            does: RuleDoes::Nothing,
-            src: Ipv6Net::default(),
-            dst: Ipv6Net::default(),
-            mark: (0, 0),
-            iif: None,
-            sports: None,
-            dports: None,
-            proto: 0,
             class: header.tos & 0xfc,
             inverted: header.flags.contains(RuleFlags::Invert),
-            foreign: false,
-            suppresses: None,
-            strange: false,
+            ..Self::default()
         };
         let mut table = u32::from(header.table);
         for attribute in &message.attributes {

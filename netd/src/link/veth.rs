@@ -142,9 +142,17 @@ impl Links {
         if !set.attributes.is_empty() {
             self.change_link(&format!("configure {}", spec.host_ifname), set).await?;
         }
+        sysctl::write(&self.netns, host_sysctls(&spec.host_ifname)).await?;
         self.set_segments(host, Segments::LARGEST).await;
         Ok(())
     }
+}
+
+/// What a sandbox sends is the bridge's, unless somebody takes the host side off it: then no router's word counts there either (reliability S7).
+fn host_sysctls(ifname: &IfName) -> Vec<(String, String)> {
+    let keys = ["accept_ra", "autoconf", "accept_redirects"];
+    let off = keys.map(|key| (format!("ipv6/conf/{ifname}/{key}"), "0".to_owned()));
+    if sysctl::has_ipv6() { off.into() } else { Vec::new() }
 }
 
 fn peer(spec: &VethSpec) -> LinkMessage {

@@ -137,4 +137,18 @@ both_families! {
         fake.now.set(fake.now.get() + 121);
         assert_eq!(leave::<F>(&fake, ifindex::A1, &late).decision, Err(DropReason::HostAccess), "too late");
     }
+
+    fn the_gate_looks_once_more_at_what_a_neighbour_claims<F>() {
+        let fake = Fake::new(10_000, 100);
+        let gate = |wire: &Wire<F::Addr>| {
+            let mut packet = FakePacket::new(wire.build::<F>(), ifindex::A2);
+            packet.ingress = ifindex::A1;
+            let headers = Headers::<F>::read(&packet).expect("readable");
+            to_endpoint::<F, _, _>(&fake, &mut packet, &headers)
+        };
+        let honest = wire::<F>(Party::A1, 50_000, Party::A2, 80, Kind::Udp);
+        assert_eq!(gate(&honest), Ok(Verdict::Pass));
+        assert_eq!(gate(&Wire { src: F::of(Party::B1), ..honest }), Err(DropReason::SpoofIp));
+        assert_eq!(gate(&Wire { from: mac(Party::B1), ..honest }), Err(DropReason::SpoofMac));
+    }
 }

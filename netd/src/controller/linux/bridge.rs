@@ -40,7 +40,12 @@ impl Linux {
 
     pub(super) async fn repair_bridge_settings(&mut self, bridges: &[Bridge]) -> Result<Vec<String>, Error> {
         let specs: Vec<BridgeSpec> = bridges.iter().map(|bridge| self.bridge_spec(bridge)).collect();
-        let repaired = self.links.repair_bridge_settings(&specs).await?;
+        let mut repaired = self.links.repair_bridge_settings(&specs).await?;
+        for bridge in bridges.iter().filter(|bridge| bridge.adoptable) {
+            if !self.is_labelled(&bridge.ifname).await? {
+                repaired.extend(self.links.repair_adopted_settings(&bridge.ifname, &bridge.addresses).await?);
+            }
+        }
         Ok(repaired.into_iter().map(|(key, value)| format!("{key} = {value}")).collect())
     }
 

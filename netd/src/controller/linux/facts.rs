@@ -11,7 +11,7 @@ use crate::{
     controller::{apply::Owned, host::HostView},
     dataplane::UplinkEntry,
     ipam::{HostPrefix, HostPrefixKind},
-    link::{self, HostLink, HostSnapshot, MAIN, parse_label},
+    link::{self, HostAddress, HostLink, HostSnapshot, MAIN, parse_label},
     model::IfName,
 };
 
@@ -71,8 +71,15 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
     let foreign = |oif: Option<u32>| oif.is_none_or(|oif| !own.contains(&oif));
     let adopted = |link: &HostLink| bridges.iter().any(|bridge| bridge.as_str() == link.name);
     let ours = snapshot.links.iter().filter(|link| own.contains(&link.ifindex) || adopted(link));
+    let ours: Vec<&HostLink> = ours.collect();
+    let names: HashMap<u32, &str> = ours.iter().map(|link| (link.ifindex, link.name.as_str())).collect();
+    let port = |link: &&HostLink| Some((link.name.clone(), (*names.get(&link.master?)?).to_owned()));
+    let address = |address: &HostAddress| Some(((*names.get(&address.ifindex)?).to_owned(), address.net));
     HostView {
-        own: ours.map(|link| link.name.clone()).collect(),
+        own: ours.iter().map(|link| link.name.clone()).collect(),
+        up: ours.iter().filter(|link| link.up).map(|link| link.name.clone()).collect(),
+        ports: ours.iter().filter_map(port).collect(),
+        addresses: snapshot.addresses.iter().filter_map(address).collect(),
         links: snapshot.links.iter().map(|link| (link.name.clone(), link.ifindex)).collect(),
         uplinks: uplinks.collect(),
         unserved,

@@ -5,6 +5,7 @@ mod command;
 mod endpoint;
 mod facts;
 mod files;
+mod namespaces;
 mod ports;
 mod rules;
 
@@ -315,8 +316,14 @@ impl Machine for Linux {
         self.find(ifname).await
     }
 
+    async fn name_again(&mut self, sandbox: &Sandbox) -> Result<bool, Error> {
+        namespaces::name_again(&self.links, &self.netns_dir, sandbox).await
+    }
+
     async fn repair_settings(&mut self, bridges: &[Bridge]) -> Result<Vec<String>, Error> {
-        self.repair_bridge_settings(bridges).await
+        let mut repaired = self.repair_bridge_settings(bridges).await?;
+        repaired.extend(self.reserved.repair().await?);
+        Ok(repaired)
     }
 
     async fn owned(&mut self) -> Result<Vec<Owned>, Error> {

@@ -92,25 +92,10 @@ fn longer(routes: &[HostRoute], table: u32, length: u8) -> Vec<(Ipv6Net, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::{Framing, HostLink, Segments};
+    use crate::link::HostLink;
 
     fn rule(does: RuleDoes) -> HostRule {
-        HostRule {
-            priority: 0,
-            does,
-            src: Ipv6Net::default(),
-            dst: Ipv6Net::default(),
-            mark: (0, 0),
-            iif: None,
-            sports: None,
-            dports: None,
-            proto: 0,
-            class: 0,
-            inverted: false,
-            foreign: false,
-            suppresses: None,
-            strange: false,
-        }
+        HostRule { does, ..HostRule::default() }
     }
 
     fn route(dst: &str, table: u32, oif: u32) -> HostRoute {
@@ -165,24 +150,8 @@ mod tests {
     }
 
     fn bridge() -> HostLink {
-        HostLink {
-            ifindex: 7,
-            name: "br0".to_owned(),
-            kind: Some("bridge".to_owned()),
-            alias: None,
-            master: None,
-            lower: None,
-            mtu: 1500,
-            segments: Segments { ipv4: 65_536, ipv6: 65_536 },
-            received: Segments::default(),
-            no_link_local: false,
-            port: None,
-            mac: None,
-            up: true,
-            running: true,
-            framing: Framing::Ethernet,
-            loopback: false,
-        }
+        let (name, kind) = ("br0".to_owned(), Some("bridge".to_owned()));
+        HostLink { ifindex: 7, name, kind, mtu: 1500, up: true, running: true, ..HostLink::default() }
     }
 
     #[test]

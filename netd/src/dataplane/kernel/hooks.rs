@@ -1,13 +1,13 @@
 //! Programs and pins that somebody else took away come back (reliability F7, F22).
 //!
-//! Who removes a filter or a qdisc is heard of at once; a link that is detached, or a pin that is removed, tells nobody: a part of them is looked at each
+//! Who removes a filter or a qdisc is heard of at once, or the kernel says that it lost some of what it had to say; a link that is detached, or a pin that is removed, tells nobody: a part of them is looked at each
 //! time, so that a few hundred interfaces are looked at every second, and more of them in turns.
 
 use std::collections::BTreeSet;
 
 use super::{
     super::{
-        Error,
+        Error, Unhooked,
         attach::{self, Side},
         layout::{Layout, SCHEMA},
         load, migrate,
@@ -20,21 +20,21 @@ const AT_ONCE: usize = 256;
 
 impl Kernel {
     /// Puts back what is gone. Returns what that was.
-    pub(super) fn put_back(&mut self, unhooked: &BTreeSet<u32>) -> Result<Vec<String>, Error> {
+    pub(super) fn put_back(&mut self, unhooked: &Unhooked) -> Result<Vec<String>, Error> {
         let mut repaired = self.pin_again()?;
         let all: Vec<u32> = self.attached.keys().copied().collect();
         let begin = if self.looked_at < all.len() { self.looked_at } else { 0 };
         self.looked_at = begin + AT_ONCE;
         let turn = all.iter().skip(begin).take(AT_ONCE);
         let due: BTreeSet<u32> =
-            turn.chain(all.iter().filter(|index| unhooked.contains(index))).copied().collect();
+            turn.chain(all.iter().filter(|index| unhooked.includes(**index))).copied().collect();
         let mut result = Ok(());
         for ifindex in due {
             let Some((side, ifname)) = self.attached.get(&ifindex).cloned() else { continue };
             if nix::net::if_::if_nametoindex(ifname.as_str()).ok() != Some(ifindex) {
                 continue; // it has gone or another name, which is somebody else's business to notice
             }
-            match self.put_back_on(side, ifindex, &ifname, unhooked.contains(&ifindex)) {
+            match self.put_back_on(side, ifindex, &ifname, unhooked.includes(ifindex)) {
                 Ok(true) => repaired.push(format!("programs of {ifname}")),
                 Ok(false) => {}
                 // The others are not to wait for it.

@@ -13,8 +13,8 @@ mod subnets;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    fs,
+    collections::{BTreeMap, HashMap, HashSet},
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
@@ -29,10 +29,11 @@ use netd_common::{
     net::{Addr4, Addr6, LOOPBACK_ZONE, Mac as WireMac},
     wire::l4,
 };
+use nix::mount::{MntFlags, umount2};
 
 use super::{
     AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry,
-    OpenEntry, PublishEntry, RuleEntry, Rules, Settings, UplinkEntry,
+    OpenEntry, PublishEntry, RuleEntry, Rules, Settings, Unhooked, UplinkEntry, adopt,
     attach::{self, Side},
     flows::{self, Printable as _},
     host_sockets,
@@ -93,9 +94,14 @@ impl Kernel {
     /// # Errors
     /// Names the program, map or link, and the kernel's reason.
     pub fn open(settings: Settings) -> Result<Self, Error> {
+        raw::keep_no_large_pieces();
         let layout = Layout::of(&settings);
         let pins = layout.pins(&settings.bpffs);
         load::make_dirs(&settings.bpffs, &pins)?;
+        let adopted = adopt::adopt(&pins, &layout)?;
+        if !adopted.is_empty() {
+            tracing::warn!(?adopted, "pins were taken away by others and are put back");
+        }
         let migration = Migration::prepare(&settings.bpffs, &pins, &layout)?;
         let mut ebpf = load::load(&settings, &pins, &layout)?;
         if let Some(migration) = &migration {
@@ -585,7 +591,7 @@ impl Dataplane for Kernel {
         self.count_drops()
     }
 
-    fn put_back_hooks(&mut self, unhooked: &BTreeSet<u32>) -> Result<Vec<String>, Error> {
+    fn put_back_hooks(&mut self, unhooked: &Unhooked) -> Result<Vec<String>, Error> {
         self.put_back(unhooked)
     }
 
@@ -676,10 +682,23 @@ pub fn remove_pins(bpffs: &PathBuf) -> Result<(), Error> {
         attach::detach_links(&layout.path().join("links"))?;
     }
     attach::detach_filters();
-    match fs::remove_dir_all(bpffs) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::kernel(format!("remove the pins in {}", bpffs.display()), error))
+    let failed = |source| Error::kernel(format!("remove the pins in {}", bpffs.display()), source);
+    loop {
+        // Only directories are netd's: a bpffs of its own has files that nobody can remove.
+        for entry in fs::read_dir(bpffs).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                fs::remove_dir_all(entry.path()).map_err(failed)?;
+            }
         }
-        _ => Ok(()),
+        match fs::remove_dir(bpffs) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Mounted here, and it may hide an earlier one's pins.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                umount2(bpffs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+                    .map_err(|errno| failed(errno.into()))?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
     }
 }

@@ -30,6 +30,8 @@ pub struct Machine {
     server_cpu: usize,
     client_cpu: usize,
     load_before: String,
+    /// Whether idle processors poll, and need not be woken.
+    awake: bool,
     /// First lines of `--version`, by program; of those that are there.
     versions: BTreeMap<String, String>,
 }
@@ -55,7 +57,7 @@ fn find(program: &str) -> Option<std::path::PathBuf> {
 
 impl Machine {
     /// Looks around.
-    pub fn look(netd: &Path, layout: &Layout) -> Self {
+    pub fn look(netd: &Path, layout: &Layout, awake: bool) -> Self {
         let mut versions = BTreeMap::new();
         let mut add = |name: &str, path: &Path, option: &str| {
             let output = Command::new(path).arg(option).output();
@@ -91,6 +93,7 @@ impl Machine {
             server_cpu: SERVER_CPU,
             client_cpu: measure::client_cpu(),
             load_before: read("/proc/loadavg").trim().to_owned(),
+            awake,
             versions,
         }
     }
@@ -119,8 +122,10 @@ impl fmt::Display for Machine {
         writeln!(f, "{}, {} GiB; load {}", self.line(), self.memory_gib, self.load_before)?;
         writeln!(
             f,
-            "servers on processor {}, clients on {}; MTU 1500, offloads as the kernel sets them for a veth",
-            self.server_cpu, self.client_cpu
+            "servers on processor {}, clients on {}, {} between packets; MTU 1500, offloads as the kernel sets them for a veth",
+            self.server_cpu,
+            self.client_cpu,
+            if self.awake { "which stay awake" } else { "which may sleep" }
         )?;
         let versions: Vec<String> =
             self.versions.iter().map(|(name, version)| format!("{name}: {version}")).collect();

@@ -1,5 +1,6 @@
 //! `cargo xtask bench path`: every path a packet takes, every workload, netd beside the others.
 
+mod awake;
 mod chart;
 mod check;
 mod field;
@@ -17,6 +18,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{layout::Layout, stage::Stage, ui};
+use awake::Awake;
 use field::Kit;
 use machine::Machine;
 use plan::{Contender, Family, Way, Workload};
@@ -91,8 +93,14 @@ impl Args {
 
 /// Runs the benchmark; fails where something could not be measured at all: prints tables, writes `target/bench/path.json` and `path.svg`.
 pub fn run(args: &Args, netd: &Path, stage: &Stage, layout: &Layout) -> Result<ExitCode> {
-    let machine = Machine::look(netd, layout);
+    let awake = Awake::please();
+    let machine = Machine::look(netd, layout, awake.is_ok());
     println!("{machine}");
+    if let Err(error) = &awake {
+        ui::note(&format!(
+            "processors sleep between two packets ({error}): requests and connections will scatter"
+        ));
+    }
     let programme = Programme::of(args, &machine);
     for line in programme.notes.iter().chain(&machine.busy()) {
         ui::note(line);

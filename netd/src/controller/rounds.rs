@@ -1,0 +1,260 @@
+//! Looks for what others did to what is netd's, and puts it right: programs, interfaces, settings, names of namespaces (reliability F7, F10, F22, F23).
+//!
+//! Most of it is heard of at once. What nobody tells is looked at every second, a part of it each time, so that a few networks and sandboxes are looked
+//! at every second and thousands in turns. Each finding is told once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    World,
+    apply::Machine,
+    object::{self, Bridge, Object},
+    task::Controller,
+};
+use crate::{
+    dataplane::Unhooked,
+    link::{Changes, LinkChange, parse_label},
+    model::{Driver, Id, IfName, Network, Sandbox},
+};
+
+/// Networks whose settings are read in one go: a dozen small files each.
+const NETWORKS_AT_ONCE: usize = 32;
+/// How often the same interfaces are made again.
+const TRIES: u8 = 3;
+/// Namespaces whose names are opened in one go.
+const NAMESPACES_AT_ONCE: usize = 256;
+
+/// How far the rounds have come, and what could not be put right: that is told once, and tried again with less zeal.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    /// Interfaces that were not as they should be at the last look, and how often the same ones were made again: others may change them again
+    /// meanwhile.
+    wrong: BTreeSet<IfName>,
+    tries: u8,
+    /// Sandboxes whose namespaces have no name, and no process by which they could be found.
+    nameless: BTreeSet<Id>,
+    /// Whether programs could not be put back.
+    hooks_failing: bool,
+    /// Whether settings could not be put back.
+    settings_failing: bool,
+    /// Networks, and namespaces, that have been looked at in this turn.
+    networks: usize,
+    namespaces: usize,
+}
+
+/// Takes the next few of many, from the beginning again after the end.
+fn next<T>(all: Vec<T>, seen: &mut usize, at_once: usize) -> Vec<T> {
+    let begin = if *seen < all.len() { *seen } else { 0 };
+    *seen = begin + at_once;
+    all.into_iter().skip(begin).take(at_once).collect()
+}
+
+impl<M: Machine> Controller<M> {
+    /// Looks at what nobody tells of; to be called every second.
+    pub(super) async fn look_around(&mut self) {
+        let all = bridged(&self.world).map(AsRef::as_ref).collect();
+        let turn: Vec<&Network> = next(all, &mut self.rounds.networks, NETWORKS_AT_ONCE);
+        let bridges = turn.into_iter().filter_map(bridge_of).collect();
+        self.repair_settings(bridges).await;
+        self.find_names().await;
+    }
+
+    /// Looks at the host after it has changed: the packet path follows, and what somebody did to netd's interfaces is put right.
+    pub(super) async fn host_changed(&mut self, changes: &Changes) {
+        if changes.lost || !changes.settings.is_empty() {
+            let any = changes.lost || changes.settings.any;
+            let touched = |bridge: &Bridge| {
+                let index = self.host.links.get(bridge.ifname.as_str());
+                any || index.is_none_or(|index| changes.settings.these.contains(index))
+            };
+            let bridges: Vec<Bridge> =
+                bridged(&self.world).filter_map(|network| bridge_of(network)).filter(touched).collect();
+            if !bridges.is_empty() {
+                self.repair_settings(bridges).await;
+            }
+        }
+        if !self.is_news(changes).await {
+            return;
+        }
+        self.sync_host().await;
+        if changes.ways || changes.lost {
+            self.tell_flows_of_routes();
+        }
+        let wrong = self.wrong_interfaces();
+        if wrong != self.rounds.wrong {
+            self.rounds.tries = 0;
+        }
+        // What cannot be put right is not tried at every change for ever.
+        if !wrong.is_empty() && self.rounds.tries < TRIES {
+            tracing::warn!(interfaces = ?wrong, "interfaces were removed or changed by others and are made again");
+            if let Err(error) = self.reconcile().await {
+                tracing::error!(%error, "interfaces not made again");
+            }
+            self.rounds.tries += 1;
+        }
+        self.rounds.wrong = wrong;
+    }
+
+    /// Whether more has changed than what netd itself did to its own links, which takes no look at the whole host: with a thousand sandboxes that is
+    /// what most of the time would go into.
+    async fn is_news(&mut self, changes: &Changes) -> bool {
+        let own_links = self.are_own(&changes.links).await;
+        let own_index = |index: &u32| {
+            let name = self.host.links.iter().find(|(_, known)| *known == index).map(|(name, _)| name);
+            name.is_some_and(|name| self.host.own.contains(name))
+                || changes.links.get(index).is_some_and(|change| change.gone)
+        };
+        let own_routes = !changes.routes.any && changes.routes.these.iter().all(own_index);
+        !own_links || !own_routes || changes.addresses || changes.ways || changes.lost
+    }
+
+    /// Whether each of these links is netd's own and where and what it should be, or was netd's and is no longer wanted. Notes what is there.
+    async fn are_own(&mut self, links: &BTreeMap<u32, LinkChange>) -> bool {
+        let world = Arc::clone(&self.world);
+        let wanted: HashMap<&str, (&IfName, Option<&IfName>)> = if links.is_empty() {
+            HashMap::new()
+        } else {
+            expected(&world).map(|(ifname, bridge)| (ifname.as_str(), (ifname, bridge))).collect()
+        };
+        for (&index, LinkChange { name, alias, master, gone }) in links {
+            match wanted.get(name.as_str()) {
+                Some((ifname, bridge)) if !gone => {
+                    let home = bridge.and_then(|bridge| self.host.links.get(bridge.as_str()));
+                    if home.is_some() && master.is_some_and(|master| Some(&master) != home) {
+                        return false;
+                    }
+                    let labelled = alias.as_ref().is_none_or(|alias| parse_label(alias).is_some());
+                    let is_it = self.machine.index(ifname).await.is_ok_and(|known| known == Some(index));
+                    if !labelled || !is_it {
+                        return false;
+                    }
+                    self.host.own.insert(name.clone());
+                    self.host.links.insert(name.clone(), index);
+                }
+                None if *gone && (self.host.own.contains(name) || !self.host.links.contains_key(name)) => {
+                    self.host.own.remove(name);
+                    self.host.links.remove(name);
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Puts back programs and pins that somebody else took away.
+    pub(super) fn put_back_hooks(&mut self, unhooked: &Unhooked) {
+        match self.machine.dataplane(|dataplane| dataplane.put_back_hooks(unhooked)) {
+            Ok(repaired) if repaired.is_empty() => self.rounds.hooks_failing = false,
+            Ok(repaired) => {
+                tracing::warn!(?repaired, "programs or pins were taken away by others and are put back");
+            }
+            // Tried again every second, told once.
+            Err(error) if !std::mem::replace(&mut self.rounds.hooks_failing, true) => {
+                tracing::error!(%error, "programs or pins were taken away by others and could not be put back");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Gives back settings that others have written to: `net.ipv4.ip_forward=0` clears forwarding on every link, and no route is found from a bridge
+    /// that doesn't forward.
+    async fn repair_settings(&mut self, bridges: Vec<Bridge>) {
+        let repaired = match self.machine.repair_settings(&bridges).await {
+            Ok(repaired) => repaired,
+            Err(error) => {
+                if !std::mem::replace(&mut self.rounds.settings_failing, true) {
+                    tracing::error!(%error, "settings were changed by others and could not be put back");
+                }
+                return;
+            }
+        };
+        self.rounds.settings_failing = false;
+        if repaired.is_empty() {
+            return;
+        }
+        tracing::warn!(settings = ?repaired, "settings were changed by others and are put back");
+        // Flows that found no way meanwhile ask again.
+        self.tell_flows_of_routes();
+    }
+
+    /// Returns what of netd's interfaces is gone, on no bridge or on another one, or without its addresses.
+    fn wrong_interfaces(&self) -> BTreeSet<IfName> {
+        let host = &self.host;
+        let gone = |ifname: &IfName| !host.own.contains(ifname.as_str());
+        let mut wrong = BTreeSet::new();
+        for bridge in bridged(&self.world).filter_map(|network| bridge_of(network)) {
+            let has = |net| host.addresses.contains(&(bridge.ifname.to_string(), net));
+            // The kernel takes IPv6 addresses off a bridge that is down, where nobody told it to keep them.
+            let lacks =
+                host.up.contains(bridge.ifname.as_str()) && !bridge.addresses.iter().all(|net| has(*net));
+            if gone(&bridge.ifname) || lacks {
+                wrong.insert(bridge.ifname);
+            }
+        }
+        for endpoint in self.world.sandboxes().flat_map(|sandbox| &sandbox.endpoints) {
+            let Some(network) = self.world.network_by_id(&endpoint.network) else { continue };
+            let bridge = host.ports.get(endpoint.host_ifname.as_str()).map(String::as_str);
+            if gone(&endpoint.host_ifname) || bridge != Some(network.bridge.ifname.as_str()) {
+                wrong.insert(endpoint.host_ifname.clone());
+            }
+        }
+        wrong
+    }
+
+    /// Gives namespaces their names again that somebody unmounted while processes live in them.
+    async fn find_names(&mut self) {
+        let world = Arc::clone(&self.world);
+        let named =
+            world.sandboxes().filter(|sandbox| sandbox.netns.as_ref().is_some_and(|netns| netns.owned));
+        for sandbox in next(named.collect(), &mut self.rounds.namespaces, NAMESPACES_AT_ONCE) {
+            let there = sandbox.netns.as_ref().is_none_or(|netns| self.machine.inode(netns).is_ok());
+            if there {
+                self.rounds.nameless.remove(&sandbox.id);
+                continue;
+            }
+            // To look through every process takes long.
+            if self.rounds.nameless.contains(&sandbox.id) || self.name_again(sandbox).await {
+                continue;
+            }
+            tracing::warn!(sandbox = %sandbox.name, "its namespace's name was removed by others, and no process in it is found");
+            self.rounds.nameless.insert(sandbox.id.clone());
+        }
+    }
+
+    /// Gives a namespace its name again. Returns whether it has one now.
+    pub(super) async fn name_again(&mut self, sandbox: &Sandbox) -> bool {
+        match self.machine.name_again(sandbox).await {
+            Ok(true) => {
+                tracing::warn!(sandbox = %sandbox.name, "its namespace's name was removed by others and is there again");
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::error!(sandbox = %sandbox.name, %error, "its namespace's name was removed by others");
+                false
+            }
+        }
+    }
+}
+
+fn bridged(world: &World) -> impl Iterator<Item = &Arc<Network>> {
+    world.networks().filter(|network| network.driver == Driver::Bridge)
+}
+
+/// Returns the host's interfaces that the world consists of, and the bridge that each is on.
+fn expected(world: &World) -> impl Iterator<Item = (&IfName, Option<&IfName>)> {
+    let networks = bridged(world).map(|network| (&network.bridge.ifname, None));
+    let endpoints = world.sandboxes().flat_map(|sandbox| &sandbox.endpoints).map(|endpoint| {
+        let network = world.network_by_id(&endpoint.network);
+        (&endpoint.host_ifname, network.map(|network| &network.bridge.ifname))
+    });
+    networks.chain(endpoints)
+}
+
+fn bridge_of(network: &Network) -> Option<Bridge> {
+    let mut objects = object::of_network(network).into_iter();
+    objects.find_map(|object| if let Object::Bridge(bridge) = object { Some(bridge) } else { None })
+}
