@@ -12,7 +12,7 @@ use std::{
 use atomic_write_file::AtomicWriteFile;
 
 #[cfg(test)]
-pub(super) use trace::{Change, record};
+pub(super) use trace::{Change, record, refusing};
 
 /// Outside of tests nobody listens.
 macro_rules! note {
@@ -57,6 +57,8 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    trace::refused()?;
     File::open(path)?.sync_all()?;
     note!(Change::SyncDirectory(path.to_owned()));
     Ok(())
@@ -79,7 +81,11 @@ pub(super) fn sync_data(file: &File, path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod trace {
-    use std::{cell::RefCell, path::PathBuf};
+    use std::{
+        cell::{Cell, RefCell},
+        io,
+        path::PathBuf,
+    };
 
     /// A change of the state directory, as a disk sees it.
     #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +112,19 @@ mod trace {
 
     thread_local! {
         static CHANGES: RefCell<Option<Vec<Change>>> = const { RefCell::new(None) };
+        static REFUSES: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Runs a closure on a disk that does not sync directories.
+    pub fn refusing<T>(act: impl FnOnce() -> T) -> T {
+        REFUSES.set(true);
+        let result = act();
+        REFUSES.set(false);
+        result
+    }
+
+    pub fn refused() -> io::Result<()> {
+        if REFUSES.get() { Err(io::Error::other("the disk refuses")) } else { Ok(()) }
     }
 
     /// Runs a closure and returns the changes that it made on this thread.

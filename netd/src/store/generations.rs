@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Error, disk,
     envelope::{self, Kind},
-    ignore_missing,
+    ignore_missing, remove_temporary_files,
 };
 
 /// What the name of a damaged file goes on with; then comes the time.
@@ -121,7 +121,17 @@ impl Generations {
     fn publish(&self, next: AtomicWriteFile) -> io::Result<()> {
         let kept = ignore_missing(disk::unlink(&self.previous()))
             .and_then(|()| ignore_missing(disk::link(&self.path, &self.previous())));
-        kept.and_then(|()| disk::commit(next, &self.path)).inspect_err(|_| self.restore())
+        kept.and_then(|()| disk::commit(next, &self.path)).inspect_err(|_| {
+            self.restore();
+            // A draft that the disk would not take is not wanted any more.
+            if let Err(error) = remove_temporary_files(self.directory()) {
+                tracing::error!(%error, "file not removed after a failed write");
+            }
+        })
+    }
+
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     /// Returns to the generation before a write that failed half way. Best effort: the disk has just refused to work.
@@ -137,15 +147,31 @@ impl Generations {
         }
     }
 
-    /// Removes both generations; waits for the disk.
+    /// Removes both generations; waits for the disk. Where that fails, the current one is there as before.
     pub(super) fn remove(&self) -> Result<(), Error> {
-        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let gone = self.doomed();
         // The previous generation first: alone it would come back to life.
         ignore_missing(disk::unlink(&self.previous()))
-            .and_then(|()| ignore_missing(disk::unlink(&self.path)))
-            .and_then(|()| self.forget_damaged(directory))
-            .and_then(|()| disk::sync_directory(directory))
-            .map_err(Error::io("remove", &self.path))
+            .and_then(|()| ignore_missing(disk::rename(&self.path, &gone)))
+            .and_then(|()| self.forget_damaged(self.directory()))
+            .and_then(|()| disk::sync_directory(self.directory()))
+            .inspect_err(|_| {
+                if let Err(error) = ignore_missing(disk::rename(&gone, &self.path)) {
+                    tracing::error!(path = %self.path.display(), %error, "state file not restored after a failed removal");
+                }
+            })
+            .map_err(Error::io("remove", &self.path))?;
+        // It is a temporary file by its name: one that stays, or comes back with a power cut, goes at the next start.
+        if let Err(error) = ignore_missing(disk::unlink(&gone)) {
+            tracing::warn!(path = %gone.display(), %error, "removed state file not deleted");
+        }
+        Ok(())
+    }
+
+    /// Where a generation lies that is being removed.
+    fn doomed(&self) -> PathBuf {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.path.with_file_name(format!(".{name}.removed"))
     }
 
     /// Removes what was set aside of an object that is removed now: nothing of it is missed any more.

@@ -68,6 +68,33 @@ fn path_of(dir: &TempDir, network: &Network) -> PathBuf {
 }
 
 #[test]
+fn what_the_disk_would_not_forget_is_still_there() {
+    let dir = TempDir::new().expect("a directory");
+    let (web, one) = (network("web", 1), sandbox(2, 3));
+    let files = || {
+        let names = fs::read_dir(dir.path().join("networks")).expect("lists");
+        names.map(|entry| entry.expect("an entry").file_name()).collect::<Vec<_>>()
+    };
+    let mut store = open(dir.path()).expect("opens");
+    store.put_network(&web).expect("puts");
+    store.put_sandbox(&one).expect("puts");
+    let before = files();
+    disk::refusing(|| {
+        store.remove_network(&web.id).expect_err("refused");
+        store.remove_sandbox(&one.id).expect_err("refused");
+    });
+    assert_eq!(files(), before);
+    drop(store);
+    let loaded = reopened(&dir);
+    assert_eq!((loaded.networks, loaded.sandboxes), (vec![web.clone()], vec![one.clone()]));
+
+    let mut store = open(dir.path()).expect("opens");
+    store.remove_network(&web.id).expect("removes");
+    store.remove_sandbox(&one.id).expect("removes");
+    assert!(files().is_empty(), "{:?}", files());
+}
+
+#[test]
 fn what_was_put_is_there_after_a_restart() {
     let dir = TempDir::new().expect("a directory");
     let (web, one) = (network("web", 1), sandbox(2, 3));

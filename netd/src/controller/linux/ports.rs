@@ -30,10 +30,11 @@ impl Linux {
             listens.iter().filter(|listen| self.guarded.contains(listen)).copied().collect();
         if !held.is_empty() {
             let entries = guard_entries(&held);
-            self.dataplane(|dataplane| dataplane.release_ports(&entries))?;
+            // First: what fails half-way is reserved anew when the operation is undone.
             for listen in &held {
                 self.guarded.remove(listen);
             }
+            self.dataplane(|dataplane| dataplane.release_ports(&entries))?;
         }
         self.reserved.remove(listens).await
     }
