@@ -11,7 +11,7 @@ use std::{
         unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use nix::{
@@ -56,6 +56,44 @@ impl Error {
 pub struct Netns {
     file: Arc<File>,
     path: PathBuf,
+    settings: Arc<OnceLock<SettingsDirs>>,
+}
+
+/// `/proc/sys/net` of a namespace, open.
+///
+/// The kernel keeps the directories of all namespaces under one name, so that to look one up takes the longer the more there are; and only a
+/// thread in the namespace finds it there. Below it neither is so.
+#[derive(Debug)]
+pub struct SettingsDirs {
+    ipv4: File,
+    ipv6: Option<File>,
+}
+
+impl SettingsDirs {
+    /// Opens those of the calling thread's namespace.
+    fn open() -> io::Result<Self> {
+        let open = |family: &str| {
+            let mut options = OpenOptions::new();
+            let options = options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
+            options.open(format!("/proc/sys/net/{family}"))
+        };
+        let ipv6 = match open("ipv6") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
+        Ok(Self { ipv4: open("ipv4")?, ipv6 })
+    }
+
+    /// Returns where any thread finds a setting that is named by its path below `/proc/sys/net`. None: the kernel has none of that family.
+    pub fn find(&self, key: &str) -> Option<PathBuf> {
+        let (family, rest) = key.split_once('/')?;
+        let dir = match family {
+            "ipv4" => &self.ipv4,
+            "ipv6" => self.ipv6.as_ref()?,
+            _ => return None,
+        };
+        Some(PathBuf::from(format!("/proc/self/fd/{}/{rest}", dir.as_raw_fd())))
+    }
 }
 
 impl Netns {
@@ -75,7 +113,7 @@ impl Netns {
             let source = io::Error::new(io::ErrorKind::InvalidInput, "not a namespace");
             return Err(Error::new(doing(), source));
         }
-        Ok(Self { file: Arc::new(file), path: path.to_owned() })
+        Ok(Self { file: Arc::new(file), path: path.to_owned(), settings: Arc::default() })
     }
 
     /// Opens the namespace of a process.
@@ -155,6 +193,21 @@ impl Netns {
         cookie.map_err(|source| {
             Error::new(format!("read cookie of network namespace {}", self.path.display()), source)
         })
+    }
+
+    /// Returns its settings, which stay open for as long as it does.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or has no settings.
+    pub async fn settings(&self) -> Result<&SettingsDirs, Error> {
+        if let Some(dirs) = self.settings.get() {
+            return Ok(dirs);
+        }
+        let opened = self.run_in(SettingsDirs::open).await?;
+        let dirs = opened.map_err(|source| {
+            Error::new(format!("open the settings of network namespace {}", self.path.display()), source)
+        })?;
+        Ok(self.settings.get_or_init(|| dirs))
     }
 
     /// Runs a closure on a thread of its own inside the namespace.

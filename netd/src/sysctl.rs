@@ -1,14 +1,14 @@
-//! Reads and writes `/proc/sys/net`, which shows each thread the settings of its own network namespace.
+//! Reads and writes `/proc/sys/net` of a network namespace.
 
 use std::{
     fmt, fs,
     io::{self, Read as _},
     ops::RangeInclusive,
+    path::PathBuf,
+    sync::OnceLock,
 };
 
-use crate::netns::{self, Netns};
-
-const ROOT: &str = "/proc/sys/net";
+use crate::netns::{self, Netns, SettingsDirs};
 
 /// What went wrong with which setting.
 #[derive(Debug, thiserror::Error)]
@@ -41,22 +41,16 @@ impl Error {
 /// # Errors
 /// Names the first setting that was refused; the ones before it are written.
 pub async fn write(netns: &Netns, settings: Vec<(String, String)>) -> Result<(), Error> {
-    netns
-        .run_in(move || {
-            settings.into_iter().try_for_each(|(key, value)| {
-                // Equal already: nothing for others to notice.
-                if read_here(&key).is_ok_and(|present| present == value) {
-                    return Ok(());
-                }
-                // The newline is what clears a list: nothing at all would not reach the kernel.
-                fs::write(format!("{ROOT}/{key}"), format!("{value}\n")).map_err(|source| Error::Setting {
-                    doing: format!("write {value:?} to"),
-                    key,
-                    source,
-                })
-            })
-        })
-        .await?
+    let dirs = netns.settings().await?;
+    settings.into_iter().try_for_each(|(key, value)| {
+        // Equal already: nothing for others to notice.
+        if read_from(dirs, &key).is_ok_and(|present| present == value) {
+            return Ok(());
+        }
+        // The newline is what clears a list: nothing at all would not reach the kernel.
+        let written = find(dirs, &key).and_then(|path| fs::write(path, format!("{value}\n")));
+        written.map_err(|source| Error::Setting { doing: format!("write {value:?} to"), key, source })
+    })
 }
 
 /// Returns of each group of settings, as `write` takes them, those that are there and have another value.
@@ -67,22 +61,25 @@ pub async fn differing(
     netns: &Netns,
     groups: Vec<Vec<(String, String)>>,
 ) -> Result<Vec<Vec<(String, String)>>, Error> {
-    let differs = |(key, value): &(String, String)| read_here(key).is_ok_and(|present| present != *value);
-    let differing = netns.run_in(move || {
-        groups.into_iter().map(|group| group.into_iter().filter(differs).collect()).collect()
-    });
-    Ok(differing.await?)
+    let dirs = netns.settings().await?;
+    let differs =
+        |(key, value): &(String, String)| read_from(dirs, key).is_ok_and(|present| present != *value);
+    Ok(groups.into_iter().map(|group| group.into_iter().filter(differs).collect()).collect())
 }
 
 /// Reads one setting in a namespace, without the newline.
 pub async fn read(netns: &Netns, key: &str) -> Result<String, Error> {
-    let key = key.to_owned();
-    netns.run_in(move || read_here(&key)).await?
+    read_from(netns.settings().await?, key)
 }
 
-/// Whether the kernel has IPv6 settings at all.
+/// Whether the kernel had IPv6 settings when it was first asked. With a thousand namespaces a look takes milliseconds.
 pub fn has_ipv6() -> bool {
-    fs::exists(format!("{ROOT}/ipv6")).unwrap_or(false)
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| fs::exists("/proc/sys/net/ipv6").unwrap_or(false))
+}
+
+fn find(dirs: &SettingsDirs, key: &str) -> io::Result<PathBuf> {
+    dirs.find(key).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// Longest setting that is read: the kernel's lists of ports take up to 64 KiB, all others a few bytes.
@@ -90,11 +87,11 @@ const LONGEST_LIST: usize = 64 * 1024;
 const LONGEST: usize = 4 * 1024;
 
 /// Reads a setting in one call: the kernel answers a second one with nothing, and a list of ports would be cut where the first ended.
-fn read_here(key: &str) -> Result<String, Error> {
+fn read_from(dirs: &SettingsDirs, key: &str) -> Result<String, Error> {
     let failed = |source| Error::Setting { doing: "read".into(), key: key.into(), source };
     let mut text = vec![0; if key == RESERVED { LONGEST_LIST } else { LONGEST }];
-    let length =
-        fs::File::open(format!("{ROOT}/{key}")).and_then(|mut file| file.read(&mut text)).map_err(failed)?;
+    let file = find(dirs, key).and_then(fs::File::open);
+    let length = file.and_then(|mut file| file.read(&mut text)).map_err(failed)?;
     text.truncate(length);
     Ok(String::from_utf8_lossy(&text).trim_end().to_owned())
 }

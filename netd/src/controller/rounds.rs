@@ -111,7 +111,7 @@ impl<M: Machine> Controller<M> {
         !own_links || !own_routes || changes.addresses || changes.ways || changes.lost
     }
 
-    /// Whether each of these links is netd's own and where and what it should be, or was netd's and is no longer wanted. Notes what is there.
+    /// Whether each of these links is a sandbox's and where and what it should be, or was netd's and is no longer wanted. Notes what is there.
     async fn are_own(&mut self, links: &BTreeMap<u32, LinkChange>) -> bool {
         let world = Arc::clone(&self.world);
         let wanted: HashMap<&str, (&IfName, Option<&IfName>)> = if links.is_empty() {
@@ -121,8 +121,9 @@ impl<M: Machine> Controller<M> {
         };
         for (&index, LinkChange { name, alias, master, gone }) in links {
             match wanted.get(name.as_str()) {
-                Some((ifname, bridge)) if !gone => {
-                    let home = bridge.and_then(|bridge| self.host.links.get(bridge.as_str()));
+                // A bridge has addresses, of which its link-local one comes with its first port and is told of a second later.
+                Some((ifname, Some(bridge))) if !gone => {
+                    let home = self.host.links.get(bridge.as_str());
                     if home.is_some() && master.is_some_and(|master| Some(&master) != home) {
                         return false;
                     }
