@@ -3,35 +3,15 @@
 
 use std::net::IpAddr;
 
-use netd_tests::{Capture, Family, Frame, H, Lab, Ns, PATIENCE, Packet, Proto, R, R2, Sandbox, at};
+use netd_tests::{Capture, Family, Frame, H, Lab, Ns, PATIENCE, Packet, Proto, R, R2, Random, Sandbox, at};
 
 const FRAMES: u64 = 600;
 
-/// `SplitMix64`: one word a call, any seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[usize::try_from(self.next() % from.len() as u64).expect("few")]
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
-    }
-}
-
 /// A random packet between two addresses: protocol, ports, flags, TTL, fragments, options, VLAN tags, and bytes spoilt anywhere behind the addresses.
 fn random_frame(random: &mut Random, frame: &Frame, from: IpAddr, to: IpAddr) -> Vec<u8> {
-    let port = random.pick(&[80, 81, 8080, 22, 53]);
-    let (source, target) = (at(from, random.pick(&[40_000, 80, 53, 8080])), at(to, port));
-    let protocol = random.pick(&[1, 2, 4, 33, 41, 47, 50, 58, 132, 136, 253]);
+    let port = random.one_of(&[80, 81, 8080, 22, 53]);
+    let (source, target) = (at(from, random.one_of(&[40_000, 80, 53, 8080])), at(to, port));
+    let protocol = random.one_of(&[1, 2, 4, 33, 41, 47, 50, 58, 132, 136, 253]);
     let mut bytes = match random.next() % 6 {
         0 => frame.tcp_syn(source, target),
         1 => frame.tcp_ack(source, target),
@@ -43,9 +23,9 @@ fn random_frame(random: &mut Random, frame: &Frame, from: IpAddr, to: IpAddr) ->
     let l3 = 14;
     if to.is_ipv4() {
         match random.next() % 4 {
-            0 => bytes[l3 + 8] = random.pick(&[0, 1, 2, 255]),
-            1 => bytes[l3 + 6] = random.pick(&[0x20, 0x00, 0x40]) | random.byte() & 0x1f, // a fragment
-            2 => bytes[l3] = 0x40 | random.pick(&[5, 6, 8, 15]),
+            0 => bytes[l3 + 8] = random.one_of(&[0, 1, 2, 255]),
+            1 => bytes[l3 + 6] = random.one_of(&[0x20, 0x00, 0x40]) | random.byte() & 0x1f, // a fragment
+            2 => bytes[l3] = 0x40 | random.one_of(&[5, 6, 8, 15]),
             _ => {}
         }
         bytes[l3 + 10..l3 + 12].fill(0);
@@ -54,10 +34,10 @@ fn random_frame(random: &mut Random, frame: &Frame, from: IpAddr, to: IpAddr) ->
         let sum = !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded");
         bytes[l3 + 10..l3 + 12].copy_from_slice(&sum.to_be_bytes());
     } else if random.next().is_multiple_of(3) {
-        bytes[l3 + 6] = random.pick(&[0, 43, 44, 51, 59, 60]); // whatever follows is read as an extension header
+        bytes[l3 + 6] = random.one_of(&[0, 43, 44, 51, 59, 60]); // whatever follows is read as an extension header
     }
     if random.next().is_multiple_of(8) {
-        let tag = [0x81, 0, 0, random.pick(&[0, 1, 7])];
+        let tag = [0x81, 0, 0, random.one_of(&[0, 1, 7])];
         bytes.splice(12..12, tag);
     }
     if random.next().is_multiple_of(4) {
@@ -71,7 +51,7 @@ fn random_frame(random: &mut Random, frame: &Frame, from: IpAddr, to: IpAddr) ->
 fn attack(seed: u64, family: Family, attacker: &Ns, source: IpAddr, dst: [u8; 6], a1: &Sandbox) {
     let wire = Capture::start(attacker, "eth0");
     let frame = Frame { src: attacker.link("eth0").expect("eth0").mac, dst };
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     for _ in 0..FRAMES {
         wire.send(&random_frame(&mut random, &frame, source, a1.ip(family)));
     }

@@ -11,8 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::random::Random;
-use crate::{Lab, Ns, Run, binary};
+use crate::{Lab, Ns, Random, Run, binary};
 
 /// Workers: each has names, subnets and ports of its own.
 const WORKERS: u64 = 3;

@@ -3,7 +3,6 @@
 
 mod churn;
 mod figures;
-mod random;
 mod strikes;
 
 use std::{
@@ -16,14 +15,13 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{
-    Options, PATIENCE, Snapshot,
+    Options, PATIENCE, Random, Snapshot,
     invariants::{self, Instance, MapDump},
     probe::Kind,
     rig::{Rig, World},
 };
 use churn::Crew;
 use figures::{Figures, slope};
-use random::Random;
 use strikes::Strikes;
 
 /// Time of a cycle before everything is taken away and counted.

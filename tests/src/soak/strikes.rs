@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, thread, time::Duration};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::random::Random;
-use crate::Daemon;
+use crate::{Daemon, Random};
 
 /// How often each thing has happened.
 #[derive(Debug, Default)]
