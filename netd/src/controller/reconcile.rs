@@ -269,6 +269,7 @@ impl<M: Machine> Controller<M> {
                 failures.extend(self.machine.kill(pid).err());
             }
         }
+        failures.extend(self.answer_for_nobody().await.err());
         for step in &steps {
             if let Err(error) = self.machine.apply(step).await {
                 tracing::error!(%step, %error, "object not removed");

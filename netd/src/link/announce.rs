@@ -32,6 +32,8 @@ const HOP_LIMIT: u8 = 255;
 const WAITING: usize = 64;
 /// How much longer than sending takes nobody else repeats an announcement.
 const REST: u32 = 9;
+/// And how much at most: on a busy machine sending takes long, and late announcements help nobody.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Option "target link-layer address", its length in units of 8 bytes (RFC 4861 §4.6.1).
 const TARGET_ADDRESS: [u8; 2] = [2, 1];
 
@@ -54,7 +56,7 @@ impl Links {
     /// when the interface is gone.
     ///
     /// A bridge gives each of these frames to all of its ports while the sender waits. So the first goes out at once, and all others take turns:
-    /// whoever has the turn keeps it for [`REST`] times as long as its own frames took, and a thousand sandboxes do not occupy a processor. Where too
+    /// whoever has the turn keeps it for [`REST`] times as long as its own frames took, a second at most, and a thousand sandboxes do not occupy a processor. Where too
     /// many wait, nothing is repeated.
     pub async fn announce(
         &self,
@@ -93,7 +95,7 @@ impl Links {
                 }
             }
             if turn.is_some() {
-                tokio::time::sleep(began.elapsed() * REST).await;
+                tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
             }
         }
         Ok(())

@@ -13,6 +13,7 @@ mod error;
 mod inside;
 mod label;
 mod port;
+mod proxy;
 mod route;
 mod rule;
 mod segments;
@@ -33,6 +34,7 @@ pub use inside::InsideSpec;
 pub use label::{Label, MAX_LABEL, label, parse_label};
 
 pub use port::PortFlags;
+pub use proxy::Proxy;
 pub use route::{HostRoute, MAIN};
 pub use rule::{HostRule, RuleDoes};
 pub use segments::Segments;

@@ -33,6 +33,8 @@ impl BridgeOptions {
     pub const ENABLE_IPV4: &'static str = "com.docker.network.enable_ipv4";
     /// Key that switches IPv6 on or off (B15).
     pub const ENABLE_IPV6: &'static str = "com.docker.network.enable_ipv6";
+    /// Key that makes the host answer neighbours outside for a routed network's endpoints (dataplane 7.5 walk 13).
+    pub const NEIGHBOUR_PROXY: &'static str = "netd.neighbour_proxy";
     /// Mark of the default network (B2).
     pub const DEFAULT_BRIDGE: &'static str = "com.docker.network.bridge.default_bridge";
 
@@ -58,6 +60,7 @@ impl BridgeOptions {
             inhibit_ipv4: false,
             publish_internal: false,
             host_access: HostAccess::All,
+            neighbour_proxy: false,
             announcements: Announcements::default(),
         })
     }
@@ -124,6 +127,9 @@ impl BridgeOptions {
             }
             "netd.publish_internal" => {
                 self.publish_internal = parse_bool(value).map_err(|why| refused(&why))?;
+            }
+            Self::NEIGHBOUR_PROXY => {
+                self.neighbour_proxy = parse_bool(value).map_err(|why| refused(&why))?;
             }
             "netd.host_access" => self.host_access = parse_host_access(value).map_err(|why| refused(&why))?,
             key if key.starts_with("netd.") => {
