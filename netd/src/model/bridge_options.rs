@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{BridgeOptions, GatewayMode, HostAccess, Id, IfName, publish_spec::parse_expose};
+use super::{BridgeOptions, Device, GatewayMode, HostAccess, Id, IfName, publish_spec::parse_expose};
 
 /// Smallest MTU that IPv4 works with (RFC 791).
 const MIN_MTU: u32 = 68;
@@ -32,6 +32,8 @@ impl BridgeOptions {
     pub const ENABLE_IPV4: &'static str = "com.docker.network.enable_ipv4";
     /// Key that switches IPv6 on or off (B15).
     pub const ENABLE_IPV6: &'static str = "com.docker.network.enable_ipv6";
+    /// Key of what joins sandboxes to the bridge.
+    pub const DEVICE: &'static str = "netd.device";
     /// Mark of the default network (B2).
     pub const DEFAULT_BRIDGE: &'static str = "com.docker.network.bridge.default_bridge";
 
@@ -57,6 +59,7 @@ impl BridgeOptions {
             inhibit_ipv4: false,
             publish_internal: false,
             host_access: HostAccess::All,
+            device: Device::Veth,
         })
     }
 
@@ -120,6 +123,7 @@ impl BridgeOptions {
                 self.publish_internal = parse_bool(value).map_err(|why| refused(&why))?;
             }
             "netd.host_access" => self.host_access = parse_host_access(value).map_err(|why| refused(&why))?,
+            Self::DEVICE => self.device = parse_device(value).map_err(|why| refused(&why))?,
             key if key.starts_with("netd.") => {
                 return Err(InvalidOption(format!("unknown option {key}: netd has no such key")));
             }
@@ -200,6 +204,14 @@ fn parse_host_access(value: &str) -> Result<HostAccess, String> {
     }
 }
 
+fn parse_device(value: &str) -> Result<Device, String> {
+    match value {
+        "veth" => Ok(Device::Veth),
+        "netkit" => Ok(Device::Netkit),
+        _ => Err(format!("unknown device {value}: it is veth or netkit")),
+    }
+}
+
 /// Checks that the prefix leaves room for a number of two digits.
 fn parse_iface_prefix(value: &str) -> Result<String, &'static str> {
     let longest = format!("{value}99");
@@ -259,7 +271,15 @@ mod tests {
         assert_eq!(options.gateway_mode_ipv4, GatewayMode::Routed);
         assert_eq!(options.gateway_mode_ipv6, GatewayMode::NatUnprotected);
         assert!(options.host_ipv4.is_some() && options.host_ipv6.is_some());
+        assert_eq!(options.device, Device::Veth);
         assert_eq!(options.trusted_host_interfaces.len(), 2);
+    }
+
+    #[test]
+    fn a_network_of_netkit_pairs_is_asked_for_by_name() {
+        for (value, device) in [("netkit", Device::Netkit), ("veth", Device::Veth)] {
+            assert_eq!(parse(&[(BridgeOptions::DEVICE, value)]).expect("valid").device, device);
+        }
     }
 
     #[test]
@@ -313,6 +333,11 @@ mod tests {
                 "com.docker.network.advertise_addr_ms",
                 "99",
                 "com.docker.network.advertise_addr_ms must be in the range 100ms to 2000ms",
+            ),
+            (
+                "netd.device",
+                "macvlan",
+                "failed to parse netd.device value: macvlan (unknown device macvlan: it is veth or netkit)",
             ),
             ("netd.colour", "red", "unknown option netd.colour: netd has no such key"),
         ] {

@@ -123,6 +123,20 @@ pub struct BridgeOptions {
     /// Which services of the host the network reaches (`netd.host_access`).
     #[serde(default)]
     pub host_access: HostAccess,
+    /// What joins sandboxes to the bridge (`netd.device`).
+    #[serde(default)]
+    pub device: Device,
+}
+
+/// What joins a sandbox to its bridge: a pair of devices, one on the host and one in the sandbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// A veth pair, which every kernel has.
+    #[default]
+    Veth,
+    /// A netkit pair, which runs a program where the sandbox sends (kernel 6.8, `CONFIG_NETKIT`).
+    Netkit,
 }
 
 /// Which services of the host a network reaches. What netd itself needs there (ARP, neighbour discovery) and answers to the host always pass, and so

@@ -18,6 +18,7 @@ impl Linux {
     pub(super) async fn put_veth(&mut self, veth: &Veth) -> Result<(), Error> {
         let inside = self.enter(&veth.netns).await?;
         let spec = VethSpec {
+            device: veth.device,
             host_ifname: veth.host.clone(),
             label: label(&self.instance, "endpoint", veth.endpoint.as_str()),
             host_mac: object::mac_of(&veth.endpoint),

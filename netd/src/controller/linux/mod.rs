@@ -152,9 +152,9 @@ impl Linux {
             Object::Netns(name) => Ok(netns::Netns::create(name, &self.netns_dir).await.map(drop)?),
             Object::Files(files) => self.put_files(None, files),
             Object::Veth(veth) => self.put_veth(veth).await,
-            Object::Programs(host) => {
+            Object::Programs(host, device) => {
                 let index = self.existing(host).await?;
-                Ok(self.dataplane(|dataplane| dataplane.attach_endpoint(host, index))?)
+                Ok(self.dataplane(|dataplane| dataplane.attach_endpoint(host, index, *device))?)
             }
             Object::Inside(inside) => self.put_inside(inside).await,
             Object::Record(record) => {
@@ -189,7 +189,7 @@ impl Linux {
             }
             Object::Files(files) => self.remove_files(&files.sandbox),
             Object::Veth(veth) => self.remove_veth(veth).await,
-            Object::Programs(host) => {
+            Object::Programs(host, _) => {
                 let Some(index) = self.find(host).await? else { return Ok(()) };
                 Ok(self.dataplane(|dataplane| dataplane.detach_endpoint(index))?)
             }
@@ -310,6 +310,10 @@ impl Machine for Linux {
         let of_uplinks = view.uplinks.iter().filter_map(|uplink| sizes.get(&uplink.ifindex).copied());
         self.segments = Segments::common(of_uplinks);
         Ok(view)
+    }
+
+    async fn has_netkit(&mut self) -> Result<bool, Error> {
+        Ok(self.links.has_netkit().await?)
     }
 
     async fn index(&mut self, ifname: &IfName) -> Result<Option<u32>, Error> {
