@@ -2,18 +2,11 @@
 //!
 //! The pair drops what a sandbox sends while no program is there, so that nobody gains by detaching it.
 
-use std::{
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-};
+use std::{os::fd::AsFd, path::Path};
 
-use aya::{Ebpf, programs::loaded_programs};
+use aya::programs::{ProgramInfo, loaded_programs};
 
-use super::{
-    Error, attach,
-    load::{self, program_fd},
-    raw,
-};
+use super::{Error, attach, programs::Programs, raw};
 
 /// The program's name.
 pub const PROGRAM: &str = "from_netkit";
@@ -22,28 +15,26 @@ pub const PROGRAM: &str = "from_netkit";
 ///
 /// # Errors
 /// Names the program and the interface.
-pub fn attach(ebpf: &mut Ebpf, links: &Path, ifname: &str, ifindex: u32) -> Result<(), Error> {
-    load::on_demand(ebpf, PROGRAM)?;
+pub fn attach(programs: &mut Programs, links: &Path, ifname: &str, ifindex: u32) -> Result<(), Error> {
     let path = attach::pin(links, ifindex, PROGRAM);
     if !path.exists() {
         adopt(&path, ifname, ifindex)?;
     }
-    if attach::replace(ebpf, &path, PROGRAM)? {
+    if attach::replace(programs, &path, PROGRAM)? {
         return Ok(());
     }
     let refused = |source| Error::kernel(format!("attach {PROGRAM} to {ifname}"), source);
-    let link = raw::link_netkit(program_fd(ebpf, PROGRAM)?.as_fd(), ifindex).map_err(refused)?;
+    let link = raw::link_netkit(programs.fd(PROGRAM)?.as_fd(), ifindex).map_err(refused)?;
     pin(&link, &path)
 }
 
 /// Pins a link again that has lost its pin and is held by something else. Of a link alone nobody could say which pair it is on: it names the
 /// interface inside the sandbox.
-fn adopt(path: &PathBuf, ifname: &str, ifindex: u32) -> Result<(), Error> {
+fn adopt(path: &Path, ifname: &str, ifindex: u32) -> Result<(), Error> {
     let refused = |source| Error::kernel(format!("list the programs of {ifname}"), source);
     for link in raw::netkit_links(ifindex).map_err(refused)? {
-        let ours = |program: &aya::programs::ProgramInfo| {
-            program.id() == link.program && program.name_as_str() == Some(PROGRAM)
-        };
+        let ours =
+            |program: &ProgramInfo| program.id() == link.program && program.name_as_str() == Some(PROGRAM);
         if loaded_programs().flatten().any(|program| ours(&program)) {
             return pin(&link.fd, path);
         }

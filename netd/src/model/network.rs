@@ -126,6 +126,9 @@ pub struct BridgeOptions {
     /// What joins sandboxes to the bridge (`netd.device`).
     #[serde(default)]
     pub device: Device,
+    /// How a new endpoint tells its neighbours of its addresses (`advertise_addr_nmsgs`, `advertise_addr_ms`).
+    #[serde(default)]
+    pub announcements: Announcements,
 }
 
 /// What joins a sandbox to its bridge: a pair of devices, one on the host and one in the sandbox.
@@ -137,6 +140,22 @@ pub enum Device {
     Veth,
     /// A netkit pair, which runs a program where the sandbox sends (kernel 6.8, `CONFIG_NETKIT`).
     Netkit,
+}
+
+/// How a new interface tells its neighbours of its addresses: one of them may have been another sandbox's a moment ago (Docker semantics B16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcements {
+    /// How often; 0: not at all.
+    pub times: u32,
+    /// How far apart at least, in milliseconds.
+    pub every_ms: u32,
+}
+
+impl Default for Announcements {
+    /// RFC 4861 §10 (`MAX_NEIGHBOR_ADVERTISEMENT`, `RETRANS_TIMER`), as Docker has it.
+    fn default() -> Self {
+        Self { times: 3, every_ms: 1_000 }
+    }
 }
 
 /// Which services of the host a network reaches. What netd itself needs there (ARP, neighbour discovery) and answers to the host always pass, and so

@@ -35,6 +35,8 @@ OPTIONS FOR -o (docker's keys):
   netd.device=netkit                                    netkit pairs in place of veth pairs: a shorter way out, where
                                                         the kernel has them (6.8, CONFIG_NETKIT)
   com.docker.network.driver.mtu=BYTES                   MTU of bridge and interfaces
+  com.docker.network.advertise_addr_nmsgs=0..3          how often a new sandbox tells its neighbours of its addresses (3);
+                                                        advertise_addr_ms=100..2000: milliseconds between (1000)
 
 EXAMPLES:
   netd network create app
