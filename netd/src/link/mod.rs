@@ -25,7 +25,7 @@ mod watch;
 use std::sync::Arc;
 
 pub use address::{HostAddress, Scope};
-pub use announce::Turns;
+pub use announce::{Haste, Turns};
 pub use bridge::BridgeSpec;
 pub use changes::{Changes, Interfaces, LinkChange};
 pub use device::{Framing, HostLink};

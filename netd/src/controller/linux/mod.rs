@@ -7,10 +7,11 @@ mod facts;
 mod files;
 mod namespaces;
 mod ports;
+mod predecessors;
 mod rules;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -24,6 +25,7 @@ use self::{
     endpoint::endpoint_entry,
     files::remove_dir,
     ports::{open_entries, publish_entries},
+    predecessors::Predecessors,
 };
 use super::{
     Code, Error, NetnsRequest,
@@ -41,7 +43,7 @@ use super::{
 use crate::{
     dataplane::Dataplane,
     ipam::HostPrefix,
-    link::{Links, Segments, Turns},
+    link::{Haste, Links, Segments, Turns},
     model::{Announcements, IfName, Name, Netns, Sandbox},
     netns,
     sysctl::ReservedPorts,
@@ -81,9 +83,11 @@ pub struct Linux {
     /// The sandbox that the last step went into: the next one often goes there too.
     inside: Option<(PathBuf, Links)>,
     /// Sandbox sides of pairs that are new and not yet configured: their addresses are announced when the plan is through.
-    fresh: HashSet<IfName>,
+    fresh: HashMap<IfName, Haste>,
     /// Interfaces inside sandboxes to be announced.
-    unannounced: Vec<(Links, IfName, Announcements)>,
+    unannounced: Vec<(Links, IfName, Announcements, Haste)>,
+    /// Who had an address before.
+    predecessors: Predecessors,
     /// Whose turn it is to repeat an announcement.
     announcing: Arc<Turns>,
 }
@@ -113,8 +117,9 @@ impl Linux {
             indexes: HashMap::new(),
             segments: Segments::default(),
             inside: None,
-            fresh: HashSet::new(),
+            fresh: HashMap::new(),
             unannounced: Vec::new(),
+            predecessors: Predecessors::default(),
             announcing: Arc::default(),
         })
     }
@@ -229,13 +234,13 @@ impl Machine for Linux {
     async fn settle(&mut self) {
         self.inside = None;
         self.fresh.clear();
-        for (links, ifname, announcements) in std::mem::take(&mut self.unannounced) {
+        for (links, ifname, announcements, haste) in std::mem::take(&mut self.unannounced) {
             if let Err(error) = links.wait_running(&ifname).await {
                 tracing::debug!(error = chain(&error), "interface not at work");
             }
             let turns = Arc::clone(&self.announcing);
             tokio::spawn(async move {
-                if let Err(error) = links.announce(&ifname, announcements, &turns).await {
+                if let Err(error) = links.announce(&ifname, announcements, haste, &turns).await {
                     tracing::debug!(error = chain(&error), "addresses not announced");
                 }
             });
