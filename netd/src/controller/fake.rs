@@ -6,7 +6,7 @@ use super::{
     Code, Error, NetnsRequest,
     apply::{Machine, Owned, PortFacts},
     host::HostView,
-    object::{Bridge, Listen, Object, Port},
+    object::{Bridge, Listen, Object, Port, Veth},
     plan::Step,
     sandboxes::Place,
 };
@@ -212,6 +212,10 @@ impl Machine for FakeMachine {
     }
 
     async fn settle(&mut self) {}
+
+    async fn remove_together(&mut self, _veths: &[&Veth]) -> Result<(), Error> {
+        Ok(())
+    }
 
     async fn place(&mut self, name: &Name, request: &NetnsRequest) -> Result<Place, Error> {
         let netns = match request {

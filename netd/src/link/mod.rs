@@ -19,6 +19,7 @@ mod rule;
 mod segments;
 mod snapshot;
 mod socket;
+mod together;
 mod veth;
 mod watch;
 
