@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, future::Future, io, net::IpAddr, time::Instant}
 use super::{
     Code, Error, NetnsRequest,
     host::HostView,
-    object::{Bridge, Listen},
+    object::{Bridge, Listen, Veth},
     plan::Step,
     sandboxes::Place,
 };
@@ -24,6 +24,10 @@ pub trait Machine: Send + 'static {
 
     /// Lets go of what was kept open for the next step, once what is new is at work.
     fn settle(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Removes the links of many veths before the steps that remove them one by one: alone each waits for several grace periods, a few dozen
+    /// together no longer than one.
+    fn remove_together(&mut self, veths: &[&Veth]) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Finds and checks the namespace that a request names, and lists the interfaces in it. A namespace still to be made
     /// gets its path, and no inode.
@@ -69,6 +73,9 @@ pub trait Machine: Send + 'static {
         &mut self,
         bridges: &[Bridge],
     ) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
+
+    /// Whether the kernel has netkit devices.
+    fn has_netkit(&mut self) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Lists everything that carries this instance's label, from undisturbed lists.
     fn owned(&mut self) -> impl Future<Output = Result<Vec<Owned>, Error>> + Send;

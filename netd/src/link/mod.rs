@@ -1,4 +1,4 @@
-//! Bridges, veth pairs, addresses, routes and neighbours: the only user of rtnetlink.
+//! Bridges, veth and netkit pairs, addresses, routes and neighbours: the only user of rtnetlink.
 //!
 //! Everything is idempotent. Making what exists is success when it carries the same label (it is then made equal), and
 //! `Error::Foreign` when it does not; deleting what is gone is success.
@@ -12,6 +12,7 @@ mod device;
 mod error;
 mod inside;
 mod label;
+mod netkit;
 mod port;
 mod proxy;
 mod route;
@@ -19,6 +20,7 @@ mod rule;
 mod segments;
 mod snapshot;
 mod socket;
+mod together;
 mod veth;
 mod watch;
 

@@ -6,6 +6,7 @@ use super::Linux;
 use crate::{
     controller::{
         Code, Error,
+        apply::Machine as _,
         object::{self, Gateway, Inside, Record, Veth},
     },
     dataplane::EndpointEntry,
@@ -18,6 +19,7 @@ impl Linux {
     pub(super) async fn put_veth(&mut self, veth: &Veth) -> Result<(), Error> {
         let inside = self.enter(&veth.netns).await?;
         let spec = VethSpec {
+            device: veth.device,
             host_ifname: veth.host.clone(),
             label: label(&self.instance, "endpoint", veth.endpoint.as_str()),
             host_mac: object::mac_of(&veth.endpoint),
@@ -48,6 +50,9 @@ impl Linux {
         let present = self.links.link(&veth.host).await?;
         if present.is_some_and(|link| link.alias.as_deref() == Some(&ours)) {
             self.links.delete_link(&veth.host).await?;
+        }
+        if let Some(index) = self.leaving.remove(&veth.host) {
+            self.dataplane(|dataplane| dataplane.detach_endpoint(index))?;
         }
         if let Some(bridge) = self.find(&veth.bridge).await? {
             for ip in &veth.addresses {
