@@ -13,6 +13,7 @@ use crate::{
     dataplane::Dataplane,
     failpoint,
     ipam::HostPrefix,
+    link::Proxy,
     model::{Id, IfName, Name, Netns, Sandbox},
 };
 
@@ -84,6 +85,15 @@ pub trait Machine: Send + 'static {
 
     /// Gives a link its name back.
     fn rename(&mut self, from: &IfName, to: &IfName) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Makes these the addresses that the host answers for on the links outside.
+    fn answer_for(&mut self, wanted: &BTreeSet<Proxy>) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Reads a setting, by its path below `/proc/sys/net`; None: there is none.
+    fn setting(&mut self, key: &str) -> impl Future<Output = Result<Option<String>, Error>> + Send;
+
+    /// Writes a setting.
+    fn set(&mut self, key: &str, value: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Gives the host its settings back.
     fn restore(&mut self) -> impl Future<Output = Result<(), Error>> + Send;

@@ -18,6 +18,7 @@ pub mod object;
 mod operations;
 pub mod plan;
 mod probe;
+mod proxies;
 mod publish;
 mod reconcile;
 mod request;
@@ -35,6 +36,7 @@ pub use error::{Code, Error};
 pub use files::Renderer;
 pub use handle::{Commands, Handle, NetworkSelector};
 pub use linux::{Linux, SharedDataplane, Site, end_command, remove_owned};
+pub use proxies::PROXY_NDP;
 pub use request::{
     Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, NetnsRequest, PoolRequest, SandboxRemoved,
     Status,

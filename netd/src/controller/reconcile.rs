@@ -273,6 +273,7 @@ impl<M: Machine> Controller<M> {
         if let Err(error) = self.machine.remove_together(&veths).await {
             tracing::warn!(%error, "links are removed one by one");
         }
+        failures.extend(self.answer_for_nobody().await.err());
         for step in &steps {
             if let Err(error) = self.machine.apply(step).await {
                 tracing::error!(%step, %error, "object not removed");

@@ -14,6 +14,7 @@ mod inside;
 mod label;
 mod netkit;
 mod port;
+mod proxy;
 mod route;
 mod rule;
 mod segments;
@@ -35,6 +36,7 @@ pub use inside::InsideSpec;
 pub use label::{Label, MAX_LABEL, label, parse_label};
 
 pub use port::PortFlags;
+pub use proxy::Proxy;
 pub use route::{HostRoute, MAIN};
 pub use rule::{HostRule, RuleDoes};
 pub use segments::Segments;

@@ -43,10 +43,10 @@ use super::{
 use crate::{
     dataplane::Dataplane,
     ipam::HostPrefix,
-    link::{Haste, HostLink, Links, Segments, Turns, label},
+    link::{Haste, HostLink, Links, Proxy, Segments, Turns, label},
     model::{Announcements, IfName, Name, Netns, Sandbox},
     netns,
-    sysctl::ReservedPorts,
+    sysctl::{self, ReservedPorts},
 };
 
 /// The packet path, shared with the task that collects expired flows.
@@ -391,6 +391,21 @@ impl Machine for Linux {
     async fn rename(&mut self, from: &IfName, to: &IfName) -> Result<(), Error> {
         self.indexes.remove(to);
         Ok(self.links.rename(from, to).await?)
+    }
+
+    async fn answer_for(&mut self, wanted: &BTreeSet<Proxy>) -> Result<(), Error> {
+        Ok(self.links.ensure_proxies(wanted, &self.instance).await?)
+    }
+
+    async fn setting(&mut self, key: &str) -> Result<Option<String>, Error> {
+        match sysctl::read(self.links.netns(), key).await {
+            Err(error) if error.is_not_found() => Ok(None),
+            other => Ok(Some(other?)),
+        }
+    }
+
+    async fn set(&mut self, key: &str, value: &str) -> Result<(), Error> {
+        Ok(sysctl::write(self.links.netns(), vec![(key.to_owned(), value.to_owned())]).await?)
     }
 
     async fn restore(&mut self) -> Result<(), Error> {
