@@ -103,9 +103,10 @@ impl Kernel {
         self.collector.entries = [entries4, entries6];
         self.collector.at = Some(Instant::now());
         self.press()?;
-        if std::mem::take(&mut self.stale_interest) {
+        if self.stale_interest {
             let live = live4.union(&live6).copied().collect();
             self.refresh_interest(&live, false)?;
+            self.stale_interest = false;
         }
         Ok(gone4 + gone6)
     }
