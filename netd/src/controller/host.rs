@@ -40,7 +40,7 @@ pub struct HostView {
 }
 
 impl<M: Machine> Controller<M> {
-    /// Brings the packet path in step. What fails now is tried again at the next change.
+    /// Brings the packet path in step. What fails now is tried again at the next change, and after a pause.
     pub(super) async fn sync_host(&mut self) {
         let networks = self.world.networks().filter(|network| network.driver == Driver::Bridge);
         let bridges: Vec<IfName> = networks.map(|network| network.bridge.ifname.clone()).collect();
@@ -48,7 +48,9 @@ impl<M: Machine> Controller<M> {
             Ok(view) => self.follow(view),
             Err(error) => Err(error),
         };
-        if let Err(error) = result {
+        if let Err(error) = result
+            && self.unfinished.note(format!("follow the host's addresses and routes: {error}"))
+        {
             tracing::warn!(%error, "the packet path is not in step with the host's addresses and routes");
         }
     }
@@ -98,7 +100,8 @@ impl<M: Machine> Controller<M> {
             instance: self.settings.instance.clone(),
             state: self
                 .degraded
-                .as_ref()
+                .as_deref()
+                .or(self.unfinished.why())
                 .map_or_else(|| "ready".to_owned(), |why| format!("degraded: {why}")),
             networks: self.world.networks().filter(|network| network.driver == Driver::Bridge).count(),
             sandboxes: self.world.sandboxes().len(),

@@ -27,6 +27,7 @@ mod sandboxes;
 mod task;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 mod words;
 mod world;
 

@@ -14,6 +14,7 @@ use super::{
     plan,
     publish::HostPorts,
     rounds::Rounds,
+    unfinished::Unfinished,
 };
 use crate::{
     dataplane::Unhooked,
@@ -58,6 +59,8 @@ pub struct Controller<M> {
     pub(super) host: HostView,
     /// What of others' changes was looked for, and what could not be put right.
     pub(super) rounds: Rounds,
+    /// What the last look at all of it could not put right.
+    pub(super) unfinished: Unfinished,
     /// The last ephemeral host port handed out.
     pub(super) last_port: u16,
     /// Whether the stored state has lost objects: nothing is swept then.
@@ -93,6 +96,7 @@ impl<M: Machine> Controller<M> {
             renderer,
             host: HostView::default(),
             rounds: Rounds::default(),
+            unfinished: Unfinished::default(),
             last_port: 0,
             incomplete: false,
             degraded: None,
@@ -127,6 +131,7 @@ impl<M: Machine> Controller<M> {
                 _ = collect.tick() => {
                     self.put_back_hooks(&Unhooked::default());
                     self.look_around().await;
+                    self.finish().await;
                     self.machine.collect();
                     continue;
                 }
@@ -158,6 +163,7 @@ impl<M: Machine> Controller<M> {
         self.degraded = Some(format!("an operation panicked ({why}); its changes were repaired"));
         if let Err(error) = self.reconcile().await {
             tracing::error!(%error, "state not repaired after a panic");
+            self.unfinished.note(error.message);
         }
     }
 
@@ -232,8 +238,10 @@ impl<M: Machine> Controller<M> {
         }
         // From here on nothing can fail any more.
         let _ = point("commit.after");
-        if let Err(error) = self.store.journal_clear() {
+        // A disk that refused once may have done so to anybody.
+        if let Err(error) = self.store.journal_clear().or_else(|_| self.store.journal_clear()) {
             tracing::warn!(%error, "journal not cleared");
+            self.unfinished.note(format!("clear the journal: {error}"));
         }
         result?;
         self.show(next);
