@@ -11,6 +11,7 @@ mod exec;
 mod failure;
 mod flow;
 mod inside;
+mod instance;
 mod launch;
 mod logging;
 mod network;
