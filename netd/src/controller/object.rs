@@ -19,8 +19,8 @@ use super::{
 use crate::{
     dataplane::PublishEntry,
     model::{
-        Binding, BridgeOptions, Driver, Endpoint, GatewayMode, HostAccess, Id, IfName, Mac, Name, Netns,
-        Network, Protocol, Sandbox, SandboxMode, Sources,
+        Announcements, Binding, BridgeOptions, Driver, Endpoint, GatewayMode, HostAccess, Id, IfName, Mac,
+        Name, Netns, Network, Protocol, Sandbox, SandboxMode, Sources,
     },
 };
 
@@ -159,6 +159,8 @@ pub struct Inside {
     pub addresses: Vec<IpNet>,
     /// In bytes.
     pub mtu: u32,
+    /// How it tells its neighbours of its addresses when it is new.
+    pub announcements: Announcements,
 }
 
 /// An endpoint in the dataplane.
@@ -409,6 +411,7 @@ fn of_endpoint(netns: &Netns, endpoint: &Endpoint, network: &Network) -> Vec<Obj
             ifname: endpoint.ifname.clone(),
             addresses: endpoint.ipv4.map(IpNet::V4).into_iter().chain(endpoint.ipv6.map(IpNet::V6)).collect(),
             mtu: network.bridge.mtu.unwrap_or(MTU),
+            announcements: network.bridge.announcements,
         }),
     ];
     objects.extend(network.index.map(|index| {

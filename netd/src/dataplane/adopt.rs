@@ -20,12 +20,11 @@ use netd_common::maps::Config;
 use super::{
     Error,
     layout::{Layout, Shape},
-    load::{self, PACKET_PROGRAMS, SOCKET_PROGRAMS},
+    load,
+    programs::{PACKET_PROGRAMS, SOCKET_PROGRAMS, known_name},
     raw,
 };
 
-/// Longest name that the kernel keeps (`BPF_OBJ_NAME_LEN`, without the zero).
-const NAME: usize = 15;
 /// The map that says whose programs use it.
 const CONFIG: &str = "CONFIG";
 
@@ -112,7 +111,7 @@ fn survivor(
 ) -> Option<Survivor> {
     let known = program.name_as_str()?;
     let mut all = PACKET_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS);
-    let name = all.find(|name| name[..name.len().min(NAME)] == *known)?;
+    let name = all.find(|name| known_name(name) == known)?;
     let name_of = |id: u32| {
         let read = || Some(MapInfo::from_id(id).ok()?.name_as_str()?.to_owned());
         names.entry(id).or_insert_with(read).clone().map(|name| (name, id))

@@ -14,18 +14,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{
-    Ebpf,
-    programs::{
-        CgroupAttachMode, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
-        links::FdLink,
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
-    },
+use aya::programs::{
+    CgroupAttachMode, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+    links::FdLink,
+    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
 };
 
 use super::{
     AttachMode, Error,
-    load::{self, PACKET_PROGRAMS, SOCKET_PROGRAMS, packet_program, program_fd, socket_program},
+    programs::{Programs, SOCKET_PROGRAMS},
     raw,
 };
 
@@ -99,7 +96,7 @@ pub fn missing(links: &Path, side: Side, ifindex: u32, mode: AttachMode) -> Vec<
 /// # Errors
 /// Names the program that cannot be loaded.
 pub fn lacks_filter(
-    ebpf: &mut Ebpf,
+    programs: &mut Programs,
     links: &Path,
     side: Side,
     (ifindex, ifname): (u32, &str),
@@ -107,8 +104,7 @@ pub fn lacks_filter(
     let mut lacks = false;
     for &(program, direction) in side.hooks() {
         if !pin(links, ifindex, program).exists() {
-            load::on_demand(ebpf, program)?;
-            lacks |= replace_filter(packet_program(ebpf, program)?, ifname, direction).is_err();
+            lacks |= replace_filter(programs.packet(program)?, ifname, direction).is_err();
         }
     }
     Ok(lacks)
@@ -140,7 +136,7 @@ pub fn endpoints(links: &Path) -> Vec<u32> {
 /// # Errors
 /// Names the program and the interface.
 pub fn interface(
-    ebpf: &mut Ebpf,
+    programs: &mut Programs,
     links: &Path,
     side: Side,
     ifname: &str,
@@ -151,14 +147,13 @@ pub fn interface(
     // An interface that has one of netd's programs has them all, as a rule.
     let mut known = false;
     for &(program, direction) in side.hooks() {
-        load::on_demand(ebpf, program)?;
         let doing = || format!("attach {program} to {ifname}");
         let path = pin(links, ifindex, program);
-        if replace(ebpf, &path, program)? {
+        if replace(programs, &path, program)? {
             (worked, known) = (AttachMode::Tcx, true);
             continue;
         }
-        let classifier = packet_program(ebpf, program)?;
+        let classifier = programs.packet(program)?;
         if worked != AttachMode::Tc && side.takes_tcx(direction) {
             match attach_tcx(classifier, ifname, direction, side.order(), &path) {
                 Ok(()) => {
@@ -252,13 +247,13 @@ fn exists(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// Replaces the program of a pinned link. False: there is no pin, or its interface is gone and so is the pin now.
-fn replace(ebpf: &Ebpf, path: &Path, program: &str) -> Result<bool, Error> {
+fn replace(programs: &mut Programs, path: &Path, program: &str) -> Result<bool, Error> {
     let link = match raw::open_pin(path) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(Error::kernel(format!("open the link {}", path.display()), error)),
     };
-    match raw::update_link(link.as_fd(), program_fd(ebpf, program)?.as_fd()) {
+    match raw::update_link(link.as_fd(), programs.fd(program)?.as_fd()) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
             unpin(path)?;
@@ -281,21 +276,18 @@ pub struct Served {
 ///
 /// # Errors
 /// Names the link or the program.
-pub fn take_over(ebpf: &mut Ebpf, path: &Path, program: &str) -> Result<(), Error> {
-    if ebpf.program(program).is_none() {
+pub fn take_over(programs: &mut Programs, path: &Path, program: &str) -> Result<(), Error> {
+    if !programs.has(program) {
         return unpin(path);
     }
-    if PACKET_PROGRAMS.contains(&program) {
-        load::on_demand(ebpf, program)?;
-    }
-    replace(ebpf, path, program).map(drop)
+    replace(programs, path, program).map(drop)
 }
 
 /// Gives the filters that an earlier daemon put where there is no link the programs of this netd.
 ///
 /// # Errors
 /// Names the program that cannot be loaded.
-pub fn replace_filters(ebpf: &mut Ebpf, links: &Path, served: &Served) -> Result<(), Error> {
+pub fn replace_filters(programs: &mut Programs, links: &Path, served: &Served) -> Result<(), Error> {
     for (ifindex, ifname, bare) in interfaces() {
         let side = match ifindex {
             endpoint if served.endpoints.contains(&endpoint) => Side::Endpoint,
@@ -307,8 +299,7 @@ pub fn replace_filters(ebpf: &mut Ebpf, links: &Path, served: &Served) -> Result
             if pin(links, ifindex, program).exists() {
                 continue;
             }
-            load::on_demand(ebpf, program)?;
-            let classifier = packet_program(ebpf, program)?;
+            let classifier = programs.packet(program)?;
             match replace_filter(classifier, &ifname, direction) {
                 Ok(()) => tracing::debug!(ifname, program, "filter replaced"),
                 Err(error) => tracing::debug!(ifname, program, error = %error.0, "no filter replaced"),
@@ -392,19 +383,19 @@ pub fn detach_filters() {
 ///
 /// # Errors
 /// Names the program and the cgroup.
-pub fn sockets(ebpf: &mut Ebpf, links: &Path, cgroup: &Path) -> Result<(), Error> {
+pub fn sockets(programs: &mut Programs, links: &Path, cgroup: &Path) -> Result<(), Error> {
     let root = File::open(cgroup)
         .map_err(|source| Error::kernel(format!("open the cgroup {}", cgroup.display()), source))?;
     for program in SOCKET_PROGRAMS {
         let path = links.join(program);
-        if replace(ebpf, &path, program)? {
+        if replace(programs, &path, program)? {
             continue;
         }
         let refused = |source: Refused| Error::Kernel {
             doing: format!("attach {program} to the cgroup {}", cgroup.display()),
             source: source.0,
         };
-        let attached = socket_program(ebpf, program)?;
+        let attached = programs.socket(program)?;
         let pinned = (|| -> Result<(), Refused> {
             let id = attached.attach(&root, CgroupAttachMode::Single)?;
             FdLink::try_from(attached.take_link(id)?)?.pin(&path)?;

@@ -1,66 +1,29 @@
 //! Loads the programs against the instance's pinned maps, which are made at the first start and adopted at every later one.
 
-use std::{
-    fs,
-    os::fd::AsFd,
-    path::Path,
-    sync::{Mutex, PoisonError},
-    thread,
-};
+use std::{fs, path::Path};
 
 use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
+    EbpfLoader, VerifierLogLevel,
     maps::{MapInfo, MapType},
-    programs::{CgroupSockAddr, Program, SchedClassifier, TestRun, TestRunOptions},
 };
-use netd_common::{
-    family::{Family, V6},
-    maps::features,
-    net::LOOPBACK_ZONE,
-};
+use netd_common::net::LOOPBACK_ZONE;
 
 use super::{
     Error, Settings, attach,
+    kept::Kept,
     layout::{Kind, Layout, Shape},
     maps, migrate,
     object::OBJECT,
+    programs::Programs,
 };
 
-/// The packet programs, by name.
-pub const PACKET_PROGRAMS: [&str; 7] = [
-    "from_endpoint",
-    "to_endpoint",
-    "from_uplink",
-    "to_uplink",
-    "from_bare_uplink",
-    "to_bare_uplink",
-    "from_loopback",
-];
-/// Those that every host needs; the others are loaded when a device wants them.
-const ALWAYS: usize = 4;
-/// The socket programs, by name.
-pub const SOCKET_PROGRAMS: [&str; 10] = [
-    "bind4",
-    "bind6",
-    "connect4",
-    "connect6",
-    "sendmsg4",
-    "sendmsg6",
-    "recvmsg4",
-    "recvmsg6",
-    "getpeername4",
-    "getpeername6",
-];
 /// Environment variable for who builds netd: the programs then count every verdict, and not drops alone.
 const COUNT_VERDICTS: &str = "NETD_COUNT_VERDICTS";
-/// Asks the kernel for a feature; never attached.
-const PROBE: &str = "probe_csum_ipv6";
-
 /// Makes the pin directories, checks what is pinned there, and loads every program.
 ///
 /// # Errors
 /// One that names the program or map and the kernel's reason.
-pub fn load(settings: &Settings, pins: &Path, layout: &Layout) -> Result<Ebpf, Error> {
+pub fn load(settings: &Settings, pins: &Path, layout: &Layout) -> Result<Programs, Error> {
     // Every kernel that netd runs on has names of programs; where asking for them failed, the next start asks again.
     if !aya::features().bpf_name() {
         let short = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
@@ -75,7 +38,8 @@ pub fn load(settings: &Settings, pins: &Path, layout: &Layout) -> Result<Ebpf, E
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.join(name));
     }
-    if std::env::var_os(COUNT_VERDICTS).is_some() {
+    let counts = std::env::var_os(COUNT_VERDICTS).is_some();
+    if counts {
         loader.override_global("COUNT_VERDICTS", &1_u32, true);
     }
     let (v4, v6) = (settings.flow_entries, settings.flow_entries.div_ceil(super::IPV6_SHARE));
@@ -84,12 +48,12 @@ pub fn load(settings: &Settings, pins: &Path, layout: &Layout) -> Result<Ebpf, E
     {
         loader.map_max_entries(name, entries);
     }
-    let mut ebpf =
+    let object =
         loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
     check_pinned(pins, layout)?;
     let loopback = attach::is_attached(&pins.join("links"), attach::Side::Loopback, LOOPBACK_ZONE);
-    load_together(&mut ebpf, loopback)?;
-    Ok(ebpf)
+    let kept = Kept::open(pins, if counts { "-counting" } else { "" })?;
+    Programs::load(object, kept, loopback)
 }
 
 /// Makes the directories of the pins.
@@ -100,48 +64,11 @@ pub fn make_dirs(bpffs: &Path, pins: &Path) -> Result<(), Error> {
     [bpffs, pins, &pins.join("links")].into_iter().try_for_each(make_dir)
 }
 
-/// Loads what every host needs, and `lo`'s program if this one needs it, on as many threads as there are processors: the kernel verifies each program by itself, most of a second in all.
-fn load_together(ebpf: &mut Ebpf, loopback: bool) -> Result<(), Error> {
-    let wanted = |name: &str| {
-        PACKET_PROGRAMS[..ALWAYS].contains(&name)
-            || name == PROBE
-            || SOCKET_PROGRAMS.contains(&name)
-            || loopback && name == "from_loopback"
-    };
-    let known = ebpf.programs().filter(|(name, _)| wanted(name)).count();
-    if known != ALWAYS + 1 + SOCKET_PROGRAMS.len() + usize::from(loopback) {
-        return Err(Error::Unsupported("the eBPF object lacks programs".to_owned()));
-    }
-    let mut programs: Vec<(&str, &mut Program)> =
-        ebpf.programs_mut().filter(|(name, _)| wanted(name)).collect();
-    // The dearest last: they are taken from there first.
-    programs.sort_by_key(|(name, _)| (PACKET_PROGRAMS.contains(name), name.starts_with("from_")));
-    let waiting = Mutex::new(programs);
-    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    let work = || -> Result<(), Error> {
-        while let Some((name, program)) = next() {
-            let loaded = match program {
-                Program::SchedClassifier(program) => program.load(),
-                Program::CgroupSockAddr(program) => program.load(),
-                _ => return Err(Error::Unsupported(format!("program {name} is of another kind"))),
-            };
-            loaded.map_err(|source| Error::kernel(format!("load program {name}"), source))?;
-        }
-        Ok(())
-    };
-    let others = thread::available_parallelism().map_or(0, |all| all.get().min(4) - 1);
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();
-        let own = work();
-        let joined = threads.into_iter().map(|thread| {
-            thread.join().unwrap_or_else(|_| Err(Error::Unsupported("loading programs failed".to_owned())))
-        });
-        joined.fold(own, Result::and)
-    })
-}
-
 /// Makes a directory on the bpffs, for root alone.
-fn make_dir(dir: &Path) -> Result<(), Error> {
+///
+/// # Errors
+/// Names it.
+pub fn make_dir(dir: &Path) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new()
         .recursive(true)
@@ -201,64 +128,10 @@ const fn map_type(kind: Kind) -> MapType {
     }
 }
 
-/// Loads a packet program that is not loaded yet.
-///
-/// # Errors
-/// Names the program and the kernel's reason.
-pub fn on_demand(ebpf: &mut Ebpf, name: &str) -> Result<(), Error> {
-    let program = packet_program(ebpf, name)?;
-    if program.fd().is_ok() {
-        return Ok(());
-    }
-    program.load().map_err(|source| Error::kernel(format!("load program {name}"), source))
-}
-
-/// Returns a packet program of the object.
-pub fn packet_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
-    ebpf.program_mut(name)
-        .and_then(|program| <&mut SchedClassifier>::try_from(program).ok())
-        .ok_or_else(|| Error::Unsupported(format!("the eBPF object has no packet program {name}")))
-}
-
-/// Returns a socket program of the object.
-pub fn socket_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr, Error> {
-    ebpf.program_mut(name)
-        .and_then(|program| <&mut CgroupSockAddr>::try_from(program).ok())
-        .ok_or_else(|| Error::Unsupported(format!("the eBPF object has no socket program {name}")))
-}
-
-/// Finds out what the kernel can, as `netd_common::maps::features`.
-pub fn probe_features(ebpf: &mut Ebpf) -> u32 {
-    let mut found = 0;
-    if kernel_release().is_some_and(|release| release >= (6, 15)) {
-        found |= features::PEER_SCRUBS;
-    }
-    let mut frame = [0_u8; 128];
-    let [high, low] = V6::ETHERTYPE.to_wire();
-    (frame[12], frame[13], frame[14]) = (high, low, 0x60);
-    let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
-    let answer = packet_program(ebpf, PROBE).ok().and_then(|probe| probe.test_run(options).ok());
-    if answer.is_some_and(|result| result.return_value == 0) {
-        found |= features::CSUM_IPV6;
-    }
-    found
-}
-
 /// Returns (major, minor) of the running kernel.
 pub fn kernel_release() -> Option<(u32, u32)> {
     let name = nix::sys::utsname::uname().ok()?;
     let release = name.release().to_str()?.to_owned();
     let mut numbers = release.split(['.', '-']).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-/// Returns the descriptor of a loaded program.
-pub fn program_fd(ebpf: &Ebpf, name: &str) -> Result<std::os::fd::OwnedFd, Error> {
-    let refused = |source: Box<dyn std::error::Error + Send + Sync>| Error::Kernel {
-        doing: format!("take program {name}"),
-        source,
-    };
-    let program: &Program = ebpf.program(name).ok_or_else(|| refused("no such program".into()))?;
-    let fd = program.fd().map_err(|source| refused(Box::new(source)))?;
-    fd.as_fd().try_clone_to_owned().map_err(|source| refused(Box::new(source)))
 }

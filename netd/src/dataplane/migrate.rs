@@ -15,12 +15,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::Ebpf;
 use netd_common::maps::features;
 
 use super::{
     Error, attach,
     layout::{Conversion, Kind, Layout, SCHEMA, Shape},
+    programs::Programs,
     raw,
 };
 
@@ -189,7 +189,7 @@ impl Migration {
     ///
     /// # Errors
     /// Names the map or the link; the next start goes on from there.
-    pub fn switch(&self, ebpf: &mut Ebpf) -> Result<(), Error> {
+    pub fn switch(&self, programs: &mut Programs) -> Result<(), Error> {
         let mut living = Vec::new();
         for name in LIVING {
             living.extend(self.copy(name)?);
@@ -209,8 +209,8 @@ impl Migration {
         for copy in &mut living {
             copy.round()?;
         }
-        self.switch_links(ebpf)?;
-        attach::replace_filters(ebpf, &self.pins.join("links"), &self.served()?)?;
+        self.switch_links(programs)?;
+        attach::replace_filters(programs, &self.pins.join("links"), &self.served()?)?;
         // A program that was in the middle of opening a flow when it was told not to.
         for copy in &mut living {
             copy.flags = raw::NOEXIST;
@@ -248,7 +248,7 @@ impl Migration {
     }
 
     /// Gives every pinned link this netd's program and a pin of this layout.
-    fn switch_links(&self, ebpf: &mut Ebpf) -> Result<(), Error> {
+    fn switch_links(&self, programs: &mut Programs) -> Result<(), Error> {
         let old: Vec<PathBuf> = self.others.iter().flat_map(|other| links_in(&other.dir)).collect();
         for path in &old {
             let Some(name) = path.file_name() else { continue };
@@ -262,7 +262,7 @@ impl Migration {
         for path in &old {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             let program = name.split_once('-').map_or(name, |(_, program)| program);
-            attach::take_over(ebpf, &self.pins.join("links").join(name), program)?;
+            attach::take_over(programs, &self.pins.join("links").join(name), program)?;
         }
         Ok(())
     }

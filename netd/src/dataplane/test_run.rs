@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aya::programs::{TestRun, TestRunOptions};
 
-use super::{Error, Kernel, load::packet_program};
+use super::{Error, Kernel};
 
 /// `struct __sk_buff` up to `ifindex`, which is as much of it as a packet's way depends on; the rest stays zero.
 const CONTEXT: usize = 192;
@@ -44,7 +44,9 @@ impl Kernel {
             ctx_in: Some(&context),
             ..TestRunOptions::default()
         };
-        let result = packet_program(self.ebpf(), program)?
+        let result = self
+            .programs()
+            .packet(program)?
             .test_run(options)
             .map_err(|source| Error::kernel(format!("run program {program} on a packet"), source))?;
         bytes.truncate(result.data_size_out as usize);

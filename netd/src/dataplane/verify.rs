@@ -4,8 +4,8 @@ use aya::{EbpfLoader, VerifierLogLevel};
 
 use super::{
     Error,
-    load::{PACKET_PROGRAMS, SOCKET_PROGRAMS, packet_program, socket_program},
     object::OBJECT,
+    programs::{PACKET_PROGRAMS, SOCKET_PROGRAMS, packet_program, socket_program},
 };
 
 /// What the verifier says of a program.

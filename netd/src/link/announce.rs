@@ -20,7 +20,7 @@ use nix::{
 use tokio::sync::{Mutex, Semaphore};
 
 use super::{Error, Links};
-use crate::model::{IfName, Mac};
+use crate::model::{Announcements, IfName, Mac};
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 /// All nodes of a link, and their Ethernet address (RFC 4291 §2.7.1, RFC 2464 §7).
@@ -50,8 +50,8 @@ impl Default for Turns {
 }
 
 impl Links {
-    /// Tells the network of an interface's addresses, so many times: neighbours that know an older owner of one learn the new
-    /// one (Docker semantics B16). Ends early when the interface is gone.
+    /// Tells the network of an interface's addresses: neighbours that know an older owner of one learn the new one (Docker semantics B16). Ends early
+    /// when the interface is gone.
     ///
     /// A bridge gives each of these frames to all of its ports while the sender waits. So the first goes out at once, and all others take turns:
     /// whoever has the turn keeps it for [`REST`] times as long as its own frames took, and a thousand sandboxes do not occupy a processor. Where too
@@ -59,10 +59,13 @@ impl Links {
     pub async fn announce(
         &self,
         ifname: &IfName,
-        times: u32,
-        interval: Duration,
+        Announcements { times, every_ms }: Announcements,
         turns: &Turns,
     ) -> Result<(), Error> {
+        if times == 0 {
+            return Ok(());
+        }
+        let interval = Duration::from_millis(every_ms.into());
         let doing = format!("announce {ifname} in {}", self.netns.path().display());
         let failed = |source: io::Error| Error::kernel(&doing, source);
         let opened = self.netns.run_in(|| {

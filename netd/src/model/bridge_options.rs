@@ -3,9 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
 };
 
-use super::{BridgeOptions, GatewayMode, HostAccess, Id, IfName, publish_spec::parse_expose};
+use super::{Announcements, BridgeOptions, GatewayMode, HostAccess, Id, IfName, publish_spec::parse_expose};
 
 /// Smallest MTU that IPv4 works with (RFC 791).
 const MIN_MTU: u32 = 68;
@@ -57,6 +58,7 @@ impl BridgeOptions {
             inhibit_ipv4: false,
             publish_internal: false,
             host_access: HostAccess::All,
+            announcements: Announcements::default(),
         })
     }
 
@@ -114,8 +116,12 @@ impl BridgeOptions {
             Self::DEFAULT_BRIDGE | Self::ENABLE_IPV4 | Self::ENABLE_IPV6 => {
                 parse_bool(value).map_err(|why| refused(&why))?;
             }
-            "com.docker.network.advertise_addr_nmsgs" => check_range(key, value, "", 0, 3)?,
-            "com.docker.network.advertise_addr_ms" => check_range(key, value, "ms", 100, 2000)?,
+            "com.docker.network.advertise_addr_nmsgs" => {
+                self.announcements.times = parse_within(key, value, "an integer", 0..=3)?;
+            }
+            "com.docker.network.advertise_addr_ms" => {
+                self.announcements.every_ms = parse_within(key, value, "integer milliseconds", 100..=2000)?;
+            }
             "netd.publish_internal" => {
                 self.publish_internal = parse_bool(value).map_err(|why| refused(&why))?;
             }
@@ -207,12 +213,19 @@ fn parse_iface_prefix(value: &str) -> Result<String, &'static str> {
     Ok(value.to_owned())
 }
 
-fn check_range(key: &str, value: &str, unit: &str, low: i64, high: i64) -> Result<(), InvalidOption> {
-    match value.parse::<i64>() {
-        Ok(number) if (low..=high).contains(&number) => Ok(()),
-        Ok(_) => Err(InvalidOption(format!("{key} must be in the range {low}{unit} to {high}{unit}"))),
-        Err(_) => Err(InvalidOption(format!("value for option {key:?} {value:?} must be integer"))),
-    }
+/// Parses a number within bounds, or says in Docker's words what it must be (moby `libnetwork/network_unix.go`).
+fn parse_within(
+    key: &str,
+    value: &str,
+    what: &str,
+    range: RangeInclusive<u32>,
+) -> Result<u32, InvalidOption> {
+    let number: i64 = value
+        .parse()
+        .map_err(|_| InvalidOption(format!("value for option {key} {value:?} must be {what}")))?;
+    u32::try_from(number).ok().filter(|number| range.contains(number)).ok_or_else(|| {
+        InvalidOption(format!("{key} must be in the range {} to {}", range.start(), range.end()))
+    })
 }
 
 #[cfg(test)]
@@ -248,7 +261,8 @@ mod tests {
             ("com.docker.network.container_iface_prefix", "net"),
             ("com.docker.network.bridge.inhibit_ipv4", "true"),
             ("com.docker.network.bridge.default_bridge", "true"),
-            ("com.docker.network.advertise_addr_nmsgs", "3"),
+            ("com.docker.network.advertise_addr_nmsgs", "0"),
+            ("com.docker.network.advertise_addr_ms", "2000"),
             ("com.example.other", "kept"),
         ])
         .expect("valid");
@@ -260,6 +274,12 @@ mod tests {
         assert_eq!(options.gateway_mode_ipv6, GatewayMode::NatUnprotected);
         assert!(options.host_ipv4.is_some() && options.host_ipv6.is_some());
         assert_eq!(options.trusted_host_interfaces.len(), 2);
+        assert_eq!(options.announcements, Announcements { times: 0, every_ms: 2000 });
+        assert_eq!(
+            parse(&[]).expect("defaults").announcements,
+            Announcements { times: 3, every_ms: 1000 },
+            "RFC 4861"
+        );
     }
 
     #[test]
@@ -312,7 +332,32 @@ mod tests {
             (
                 "com.docker.network.advertise_addr_ms",
                 "99",
-                "com.docker.network.advertise_addr_ms must be in the range 100ms to 2000ms",
+                "com.docker.network.advertise_addr_ms must be in the range 100 to 2000",
+            ),
+            (
+                "com.docker.network.advertise_addr_ms",
+                "2001",
+                "com.docker.network.advertise_addr_ms must be in the range 100 to 2000",
+            ),
+            (
+                "com.docker.network.advertise_addr_ms",
+                "1s",
+                "value for option com.docker.network.advertise_addr_ms \"1s\" must be integer milliseconds",
+            ),
+            (
+                "com.docker.network.advertise_addr_nmsgs",
+                "-1",
+                "com.docker.network.advertise_addr_nmsgs must be in the range 0 to 3",
+            ),
+            (
+                "com.docker.network.advertise_addr_nmsgs",
+                "4",
+                "com.docker.network.advertise_addr_nmsgs must be in the range 0 to 3",
+            ),
+            (
+                "com.docker.network.advertise_addr_nmsgs",
+                "",
+                "value for option com.docker.network.advertise_addr_nmsgs \"\" must be an integer",
             ),
             ("netd.colour", "red", "unknown option netd.colour: netd has no such key"),
         ] {

@@ -123,6 +123,25 @@ pub struct BridgeOptions {
     /// Which services of the host the network reaches (`netd.host_access`).
     #[serde(default)]
     pub host_access: HostAccess,
+    /// How a new endpoint tells its neighbours of its addresses (`advertise_addr_nmsgs`, `advertise_addr_ms`).
+    #[serde(default)]
+    pub announcements: Announcements,
+}
+
+/// How a new interface tells its neighbours of its addresses: one of them may have been another sandbox's a moment ago (Docker semantics B16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcements {
+    /// How often; 0: not at all.
+    pub times: u32,
+    /// How far apart at least, in milliseconds.
+    pub every_ms: u32,
+}
+
+impl Default for Announcements {
+    /// RFC 4861 §10 (`MAX_NEIGHBOR_ADVERTISEMENT`, `RETRANS_TIMER`), as Docker has it.
+    fn default() -> Self {
+        Self { times: 3, every_ms: 1_000 }
+    }
 }
 
 /// Which services of the host a network reaches. What netd itself needs there (ARP, neighbour discovery) and answers to the host always pass, and so

@@ -1,8 +1,11 @@
 //! Rung: namespaces. Veth pairs and the sandbox side of endpoints.
 
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
-use netd::link::{HostRoute, InsideSpec, Links, MAX_IFINDEX, PortFlags, Turns, VethSpec};
+use netd::{
+    link::{HostRoute, InsideSpec, Links, MAX_IFINDEX, PortFlags, Turns, VethSpec},
+    model::Announcements,
+};
 
 use crate::{answers, bridge, in_new_netns, inside, ip, name, net, sandbox, until, veth};
 
@@ -178,7 +181,9 @@ fn a_neighbour_learns_a_new_owner_by_announcement() {
         // The port forwards a moment after its carrier is there.
         let announcer = within.clone();
         let announcing = tokio::spawn(async move {
-            announcer.announce(&name("eth0"), 1000, Duration::from_millis(20), &Turns::default()).await
+            announcer
+                .announce(&name("eth0"), Announcements { times: 1000, every_ms: 20 }, &Turns::default())
+                .await
         });
         until(async || {
             let shown = ip("neigh show dev br-test");

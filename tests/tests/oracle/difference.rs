@@ -92,6 +92,29 @@ impl Difference<'_> {
         }
     }
 
+    /// Whether who was dialled opens a connection that the kernel lets it open, and netd answers with a reset, if its checksum is right.
+    pub fn is_refused_back(&self) -> bool {
+        let refused = match &self.netd[..] {
+            [] => self.event.twist == Twist::BadChecksum,
+            [seen] => seen.is_host_reset() && Some(seen.edge) == self.sender(),
+            _ => false,
+        };
+        self.is_opened_back() && refused
+    }
+
+    /// Whether who was dialled opens a connection that the kernel takes for the one that was dialled, and netd for one of its own with a neighbour.
+    pub fn is_direct_back(&self) -> bool {
+        let own = |seen: &Delivery| Some(seen.edge) == self.receiver() && seen.source() == self.sender_ip();
+        self.is_opened_back() && self.is_bridged() && matches!(&self.netd[..], [seen] if own(seen))
+    }
+
+    fn is_opened_back(&self) -> bool {
+        self.flow.proto == Proto::Tcp
+            && self.event.back
+            && self.opens()
+            && self.kernel.iter().all(|seen| Some(seen.edge) == self.receiver())
+    }
+
     /// Whether an address of the sender's network may show outside.
     pub fn sender_shows(&self) -> bool {
         self.sender().and_then(Edge::place).is_some_and(|(network, _)| network.shows())

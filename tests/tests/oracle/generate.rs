@@ -54,8 +54,18 @@ fn flow() -> impl Strategy<Value = Flow> {
             Target::Direct(edge, port) if edge == from => Target::Host(HostAddress::Uplink, port),
             to => to,
         };
-        Flow { from, to, proto, slot }
+        Flow { from: alone(from, to, proto), to, proto, slot }
     })
+}
+
+/// Who opens a flow, or who does for all: without ports the network dialled knows one masqueraded sandbox alone, by its gateway's address, and in each
+/// world it would be the first of all sequences since the last flush (dataplane 7.6).
+fn alone(from: Edge, to: Target, proto: Proto) -> Edge {
+    let masquerades = from.place().is_some_and(|(network, _)| network.masquerade);
+    match (to, proto) {
+        (Target::Direct(to, _), Proto::Other(_)) if masquerades && !to.is_neighbour_of(from) => Edge::A1,
+        _ => from,
+    }
 }
 
 fn opener() -> impl Strategy<Value = Edge> {

@@ -66,6 +66,37 @@ const TO_A1: Target = Target::Host(HostAddress::Uplink, 8080);
 const TO_C1: Target = Target::Host(HostAddress::Uplink, 7070);
 const TO_LOOPBACK: Target = Target::Host(HostAddress::Loopback, 8080);
 
+/// A connection that its opener alone has closed.
+const HALF_CLOSE: [Event; 8] = [
+    Event::there(SYN),
+    Event::back(SYN_ACK),
+    Event::there(ACK),
+    Event::there(FIN_ACK),
+    Event::there(FIN_ACK),
+    Event::there(ACK),
+    Event::there(SYN),
+    Event::back(SYN),
+];
+/// One that both sides open.
+const AT_ONCE: [Event; 4] = [Event::there(SYN), Event::back(SYN), Event::back(ACK), Event::back(SYN)];
+
+/// Whether a connection has ended for the kernel, and not for both its sides.
+fn is_half_closed(d: &Difference<'_>) -> bool {
+    const ENDS: u8 = flag::FIN | flag::RST;
+    let ends = |event: &&Event| matches!(event.what, What::Packet { flags, .. } if flags & ENDS != 0);
+    d.before().filter(ends).count() >= 2
+}
+
+/// Whether both sides of a connection have opened it, and who was dialled has acknowledged something.
+fn is_opened_at_once(d: &Difference<'_>) -> bool {
+    const OPENS: u8 = flag::SYN | flag::ACK | flag::RST | flag::FIN;
+    let sent = |wanted: fn(u8) -> bool| {
+        d.before()
+            .any(|event| event.back && matches!(event.what, What::Packet { flags, .. } if wanted(flags)))
+    };
+    sent(|flags| flags & OPENS == flag::SYN) && sent(|flags| flags & flag::ACK != 0) && !d.is_established()
+}
+
 /// All of them.
 pub const INTENDED: &[Intended] = &[
     Intended {
@@ -135,59 +166,31 @@ pub const INTENDED: &[Intended] = &[
         id: "7.7 half-close",
         reason: "the kernel takes a FIN that is sent again for the other side's, and any reset for an end, and lets a SYN open the connection anew; netd \
                  waits for both sides, so that a SYN of the dialled one meets no connection that opens",
-        explains: |d| {
-            const ENDS: u8 = flag::FIN | flag::RST;
-            let ends = |back| {
-                let end =
-                    |event: &&Event| matches!(event.what, What::Packet { flags, .. } if flags & ENDS != 0);
-                d.before().filter(|event| event.back == back).filter(end).count()
-            };
-            let [netd] = &d.netd[..] else { return false };
-            d.flow.proto == Proto::Tcp
-                && d.event.back
-                && d.opens()
-                && ends(false) + ends(true) >= 2
-                && d.kernel.iter().all(|seen| Some(seen.edge) == d.receiver())
-                && (netd.is_host_reset() && Some(netd.edge) == d.sender())
-        },
+        explains: |d| is_half_closed(d) && d.is_refused_back(),
         goes_on: false,
-        example: Example::v4(
-            &[Flow::new(Proto::Tcp, Edge::A1, TO_A1)],
-            &[
-                Event::there(SYN),
-                Event::back(SYN_ACK),
-                Event::there(ACK),
-                Event::there(FIN_ACK),
-                Event::there(FIN_ACK),
-                Event::there(ACK),
-                Event::there(SYN),
-                Event::back(SYN),
-            ],
-        ),
+        example: Example::v4(&[Flow::new(Proto::Tcp, Edge::A1, TO_A1)], &HALF_CLOSE),
+    },
+    Intended {
+        id: "7.7 half-close of neighbours",
+        reason: "as above; and the dialled one's SYN, which belongs to no connection, goes to its neighbour as a connection of its own",
+        explains: |d| is_half_closed(d) && d.is_direct_back(),
+        goes_on: false,
+        example: Example::v4(&[Flow::new(Proto::Tcp, Edge::A2, TO_A1)], &HALF_CLOSE),
     },
     Intended {
         id: "7.7 simultaneous open",
         reason: "of two sandboxes that open at once, who was dialled may repeat its SYN until it has acknowledged anything; the kernel lets it until \
                  both have",
-        explains: |d| {
-            let sent = |event: &Event, wanted: fn(u8) -> bool| {
-                event.back && matches!(event.what, What::Packet { flags, .. } if wanted(flags))
-            };
-            let [netd] = &d.netd[..] else { return false };
-            d.flow.proto == Proto::Tcp
-                && d.event.back
-                && d.opens()
-                && d.before().any(|event| sent(event, |flags| flags == flag::SYN))
-                && d.before().any(|event| sent(event, |flags| flags & flag::ACK != 0))
-                && !d.is_established()
-                && d.kernel.iter().all(|seen| Some(seen.edge) == d.receiver())
-                && (netd.is_host_reset() && Some(netd.edge) == d.sender())
-        },
+        explains: |d| is_opened_at_once(d) && d.is_refused_back(),
         goes_on: false,
-        example: Example::v4(
-            &[Flow::new(Proto::Tcp, Edge::A1, TO_A1)],
-            &[Event::there(SYN), Event::back(SYN), Event::back(ACK), Event::back(SYN)],
-        ),
+        example: Example::v4(&[Flow::new(Proto::Tcp, Edge::A1, TO_A1)], &AT_ONCE),
+    },
+    Intended {
+        id: "7.7 simultaneous open of neighbours",
+        reason: "as above; and the dialled one's SYN, which belongs to no connection, goes to its neighbour as a connection of its own",
+        explains: |d| is_opened_at_once(d) && d.is_direct_back(),
+        goes_on: false,
+        example: Example::v4(&[Flow::new(Proto::Tcp, Edge::A2, TO_A1)], &AT_ONCE),
     },
     Intended {
         id: "T64 published within icc=false",
@@ -276,6 +279,30 @@ pub const INTENDED: &[Intended] = &[
         example: Example::v4(
             &[Flow::new(Proto::Tcp, Edge::A1, TO_R)],
             &[Event::there(SYN), Event::there(RST), Event::there(PORT_UNREACHABLE)],
+        ),
+    },
+    Intended {
+        id: "7.7 opened at the end of its TTL",
+        reason: "a flow opens with its first packet, also when that dies on the host: segments of it are translated and their receiver judges them, where \
+                 the kernel knows no connection and the host answers with a reset",
+        explains: |d| {
+            let died = |event: &Event| {
+                let opened = matches!(event.what, What::Packet { flags, .. } if flags & flag::SYN != 0);
+                opened && !event.back && event.twist == Twist::Ttl(1)
+            };
+            d.flow.proto == Proto::Tcp
+                && !d.is_known
+                && !d.event.back
+                && matches!(d.flow.to, Target::Host(..))
+                && d.before().any(died)
+                && !d.kernel.is_empty()
+                && d.kernel.iter().all(|seen| seen.is_host_reset() && Some(seen.edge) == d.sender())
+                && d.netd.iter().all(|seen| Some(seen.edge) == d.receiver())
+        },
+        goes_on: false,
+        example: Example::v4(
+            &[Flow::new(Proto::Tcp, Edge::R, TO_A1)],
+            &[Event::there(SYN).but(Twist::Ttl(1)), Event::there(IN_ORDER)],
         ),
     },
     Intended {

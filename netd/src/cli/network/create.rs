@@ -33,6 +33,8 @@ OPTIONS FOR -o (docker's keys):
   netd.publish_internal=true                            -p works on an --internal network too
   netd.host_access=none | 53/udp,53/tcp                 reach no service of the host, or these alone
   com.docker.network.driver.mtu=BYTES                   MTU of bridge and interfaces
+  com.docker.network.advertise_addr_nmsgs=0..3          how often a new sandbox tells its neighbours of its addresses (3);
+                                                        advertise_addr_ms=100..2000: milliseconds between (1000)
 
 EXAMPLES:
   netd network create app

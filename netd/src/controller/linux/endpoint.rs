@@ -66,7 +66,7 @@ impl Linux {
         let links = self.enter(&inside.netns).await?;
         links.configure_endpoint(&spec).await?;
         if self.fresh.remove(&inside.ifname) {
-            self.unannounced.push((links, inside.ifname.clone()));
+            self.unannounced.push((links, inside.ifname.clone(), inside.announcements));
         }
         Ok(())
     }

@@ -17,7 +17,6 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 pub use self::command::end_command;
@@ -43,15 +42,10 @@ use crate::{
     dataplane::Dataplane,
     ipam::HostPrefix,
     link::{Links, Segments, Turns},
-    model::{IfName, Name, Netns, Sandbox},
+    model::{Announcements, IfName, Name, Netns, Sandbox},
     netns,
     sysctl::ReservedPorts,
 };
-
-/// How often a new interface tells its neighbours of its addresses, and how far apart (Docker semantics B16): an address may
-/// have been another sandbox's a moment ago.
-const ANNOUNCEMENTS: u32 = 3;
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 /// The packet path, shared with the task that collects expired flows.
 pub type SharedDataplane = Arc<Mutex<Box<dyn Dataplane>>>;
@@ -89,7 +83,7 @@ pub struct Linux {
     /// Sandbox sides of pairs that are new and not yet configured: their addresses are announced when the plan is through.
     fresh: HashSet<IfName>,
     /// Interfaces inside sandboxes to be announced.
-    unannounced: Vec<(Links, IfName)>,
+    unannounced: Vec<(Links, IfName, Announcements)>,
     /// Whose turn it is to repeat an announcement.
     announcing: Arc<Turns>,
 }
@@ -235,13 +229,13 @@ impl Machine for Linux {
     async fn settle(&mut self) {
         self.inside = None;
         self.fresh.clear();
-        for (links, ifname) in std::mem::take(&mut self.unannounced) {
+        for (links, ifname, announcements) in std::mem::take(&mut self.unannounced) {
             if let Err(error) = links.wait_running(&ifname).await {
                 tracing::debug!(error = chain(&error), "interface not at work");
             }
             let turns = Arc::clone(&self.announcing);
             tokio::spawn(async move {
-                if let Err(error) = links.announce(&ifname, ANNOUNCEMENTS, ANNOUNCE_EVERY, &turns).await {
+                if let Err(error) = links.announce(&ifname, announcements, &turns).await {
                     tracing::debug!(error = chain(&error), "addresses not announced");
                 }
             });

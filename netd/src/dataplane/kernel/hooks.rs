@@ -42,7 +42,7 @@ impl Kernel {
             }
         }
         if attach::sockets_missing(&self.links) {
-            attach::sockets(&mut self.ebpf, &self.links, &self.settings.cgroup)?;
+            attach::sockets(&mut self.programs, &self.links, &self.settings.cgroup)?;
             repaired.push("socket programs".to_owned());
         }
         if repaired.is_empty() { result.map(|()| repaired) } else { Ok(repaired) }
@@ -51,9 +51,9 @@ impl Kernel {
     /// Puts back what an interface lacks; its filters are asked for only where one may be gone. Returns whether something was.
     fn put_back_on(&mut self, side: Side, ifindex: u32, ifname: &str, filters: bool) -> Result<bool, Error> {
         let gone = !attach::missing(&self.links, side, ifindex, self.mode).is_empty()
-            || (filters && attach::lacks_filter(&mut self.ebpf, &self.links, side, (ifindex, ifname))?);
+            || (filters && attach::lacks_filter(&mut self.programs, &self.links, side, (ifindex, ifname))?);
         if gone {
-            attach::interface(&mut self.ebpf, &self.links, side, ifname, ifindex, self.mode)?;
+            attach::interface(&mut self.programs, &self.links, side, ifname, ifindex, self.mode)?;
         }
         Ok(gone)
     }
@@ -68,7 +68,7 @@ impl Kernel {
         if !pins.join(SCHEMA).exists() {
             migrate::record(pins, &Layout::of(&self.settings))?;
         }
-        for (name, map) in self.ebpf.maps().filter(|(name, _)| super::super::maps::NAMES.contains(name)) {
+        for (name, map) in self.programs.maps().filter(|(name, _)| super::super::maps::NAMES.contains(name)) {
             let path = pins.join(name);
             if path.exists() {
                 continue;

@@ -19,7 +19,7 @@ use std::{
     path::PathBuf,
 };
 
-use aya::{Ebpf, maps::lpm_trie::Key};
+use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
 use netd_common::{
     maps::{
@@ -42,6 +42,7 @@ use super::{
     maps::{FamilyMaps, Maps, Ports, Table},
     migrate::Migration,
     object::OBJECT_SHA256,
+    programs::Programs,
     raw,
 };
 use crate::model::Mac;
@@ -59,7 +60,7 @@ pub struct Kernel {
     settings: Settings,
     /// Where its links are pinned.
     links: PathBuf,
-    ebpf: Ebpf,
+    programs: Programs,
     maps: Maps,
     mode: AttachMode,
     config: Config,
@@ -103,22 +104,22 @@ impl Kernel {
             tracing::warn!(?adopted, "pins were taken away by others and are put back");
         }
         let migration = Migration::prepare(&settings.bpffs, &pins, &layout)?;
-        let mut ebpf = load::load(&settings, &pins, &layout)?;
+        let mut programs = load::load(&settings, &pins, &layout)?;
         if let Some(migration) = &migration {
             migration.copy_tables()?;
         }
         let mut maps = Maps::open(&pins)?;
-        let config = configure(&mut maps, &settings, load::probe_features(&mut ebpf))?;
+        let config = configure(&mut maps, &settings, programs.probe_features())?;
         if let Some(migration) = &migration {
-            migration.switch(&mut ebpf)?;
+            migration.switch(&mut programs)?;
         }
         let sets = maps.port_sets()?;
-        attach::sockets(&mut ebpf, &pins.join("links"), &settings.cgroup)?;
+        attach::sockets(&mut programs, &pins.join("links"), &settings.cgroup)?;
         let mode = settings.attach;
         let mut kernel = Self {
             settings,
             links: pins.join("links"),
-            ebpf,
+            programs,
             maps,
             mode,
             config,
@@ -145,8 +146,8 @@ impl Kernel {
     }
 
     /// Returns the loaded programs.
-    pub(super) fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    pub(super) fn programs(&mut self) -> &mut Programs {
+        &mut self.programs
     }
 
     /// Gives freed memory back, some time after so many entries came or went: the request and the answer are still in it now.
@@ -161,8 +162,14 @@ impl Kernel {
     fn serve_loopback(&mut self) -> Result<(), Error> {
         if !self.loopback {
             let mode = self.mode;
-            self.mode =
-                attach::interface(&mut self.ebpf, &self.links, Side::Loopback, "lo", LOOPBACK_ZONE, mode)?;
+            self.mode = attach::interface(
+                &mut self.programs,
+                &self.links,
+                Side::Loopback,
+                "lo",
+                LOOPBACK_ZONE,
+                mode,
+            )?;
             self.attached.insert(LOOPBACK_ZONE, (Side::Loopback, "lo".to_owned()));
             self.loopback = true;
             raw::return_freed_memory();
@@ -416,7 +423,7 @@ impl Dataplane for Kernel {
 
     fn attach_endpoint(&mut self, host_side: &crate::model::IfName, ifindex: u32) -> Result<(), Error> {
         self.mode = attach::interface(
-            &mut self.ebpf,
+            &mut self.programs,
             &self.links,
             Side::Endpoint,
             host_side.as_str(),
@@ -441,7 +448,7 @@ impl Dataplane for Kernel {
         self.maps.uplink.put(&uplink.ifindex, &entry)?;
         let side = if uplink.bare { Side::BareUplink } else { Side::Uplink };
         let (ifname, ifindex) = (uplink.ifname.as_str(), uplink.ifindex);
-        self.mode = attach::interface(&mut self.ebpf, &self.links, side, ifname, ifindex, self.mode)?;
+        self.mode = attach::interface(&mut self.programs, &self.links, side, ifname, ifindex, self.mode)?;
         self.attached.insert(ifindex, (side, ifname.to_owned()));
         self.uplinks.insert(uplink.ifindex, uplink.clone());
         self.routes_changed()

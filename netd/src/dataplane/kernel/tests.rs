@@ -182,3 +182,45 @@ fn a_network_goes_with_every_prefix_of_its_slot() {
         assert_eq!(subnets(&kernel), ["10.2.0.0/16 2"]);
     });
 }
+
+/// Returns the kernel's number of each program that every host needs.
+fn programs(kernel: &mut Kernel) -> Vec<u32> {
+    let all = ["from_endpoint", "to_endpoint", "from_uplink", "to_uplink"];
+    all.map(|name| kernel.programs().packet(name).expect("loaded").info().expect("known").id()).to_vec()
+}
+
+/// Returns the pin of a program.
+fn pin_of(bpffs: &Path, name: &str) -> PathBuf {
+    let layout = fs::read_dir(bpffs).expect("listed").next().expect("a layout").expect("read").path();
+    layout.join("programs").join(OBJECT_SHA256).join(name)
+}
+
+#[test]
+fn programs_of_the_same_build_are_used_again_but_none_with_another_name_or_other_maps() {
+    with_bpffs(|bpffs| {
+        let first = programs(&mut open(bpffs));
+        let foreign = pin_of(bpffs, "x").parent().expect("a directory").with_file_name("0123");
+        fs::create_dir(&foreign).expect("as another build's");
+        assert_eq!(programs(&mut open(bpffs)), first, "verified again");
+        assert!(!foreign.exists(), "programs of another build are kept for nobody");
+
+        let put = |from: PathBuf, name: &str| {
+            fs::remove_file(pin_of(bpffs, name)).expect("pinned");
+            let program = raw::open_pin(&from).expect("pinned");
+            raw::pin(std::os::fd::AsFd::as_fd(&program), &pin_of(bpffs, name)).expect("pinned");
+        };
+        put(pin_of(bpffs, "to_endpoint"), "from_endpoint");
+        let second = programs(&mut open(bpffs));
+        assert!(!first.contains(&second[0]), "another program was taken for it");
+        assert_eq!(second[1..], first[1..]);
+
+        // In a namespace of its own, or it would take up the maps that live in this one.
+        unshare(CloneFlags::CLONE_NEWNET).expect("root");
+        let elsewhere = bpffs.with_file_name("elsewhere");
+        let others = programs(&mut open(&elsewhere));
+        put(pin_of(&elsewhere, "from_endpoint"), "from_endpoint");
+        let third = programs(&mut open(bpffs));
+        assert!(third[0] != others[0], "a program with other maps was taken");
+        assert_eq!(programs(&mut open(bpffs)), third, "what was loaded instead is kept");
+    });
+}
