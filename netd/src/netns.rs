@@ -41,7 +41,7 @@ pub struct Error {
 }
 
 impl Error {
-    fn new(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn new(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self { doing: doing.into(), source: source.into() }
     }
 

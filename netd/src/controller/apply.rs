@@ -163,7 +163,7 @@ async fn take<M: Machine>(machine: &mut M, step: &Step) -> Result<(), Error> {
 }
 
 fn broken(step: &Step, error: &io::Error) -> Error {
-    Error::new(Code::Failure, format!("{step}: {error}"))
+    Error { errno: error.raw_os_error(), ..Error::new(Code::Failure, format!("{step}: {error}")) }
 }
 
 /// Takes back every step, last first, whatever fails on the way.
