@@ -37,7 +37,7 @@ pub use files::Renderer;
 pub use handle::{Commands, Handle, NetworkSelector};
 pub use linux::{Linux, SharedDataplane, Site, end_command, remove_owned};
 pub use request::{
-    Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, NetnsRequest, PoolRequest,
+    Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, FlowShare, NetnsRequest, PoolRequest,
     SandboxRemoved, Status,
 };
 pub use reserved::Reserved;

@@ -33,7 +33,7 @@ use nix::mount::{MntFlags, umount2};
 
 use super::{
     AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry,
-    OpenEntry, PublishEntry, RuleEntry, Rules, Settings, Unhooked, UplinkEntry, adopt,
+    Occupancy, OpenEntry, PublishEntry, RuleEntry, Rules, Settings, Unhooked, UplinkEntry, adopt,
     attach::{self, Side},
     flows::{self, Printable as _},
     host_sockets,
@@ -660,6 +660,10 @@ impl Dataplane for Kernel {
             inventory.publishes.extend(published(host_ip, key.port, key.proto, backend, &value));
         }
         Ok(inventory)
+    }
+
+    fn occupancy(&mut self) -> Result<Occupancy, Error> {
+        self.measure()
     }
 
     fn features(&self) -> Vec<(String, String)> {
