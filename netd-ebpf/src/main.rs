@@ -11,6 +11,7 @@ mod hold;
 mod loopback;
 mod maps;
 mod names;
+mod netkit;
 mod report;
 mod skb;
 mod sock;

@@ -107,8 +107,16 @@ impl Capture {
 
     /// Sends a frame out of the interface.
     pub fn send(&self, frame: &[u8]) {
-        let mut address = LinkAddrStorage::new(self.index);
-        sendto(self.fd.as_raw_fd(), frame, address.get(), MsgFlags::empty()).expect("send a frame");
+        self.send_as(0, frame).expect("send a frame");
+    }
+
+    /// Sends a frame and says of which ethertype it is; 0: the one it has.
+    ///
+    /// # Errors
+    /// The kernel's: ENOBUFS also where the device has dropped the frame at once.
+    pub fn send_as(&self, ethertype: u16, frame: &[u8]) -> Result<(), Errno> {
+        let mut address = LinkAddrStorage::new(self.index, ethertype);
+        sendto(self.fd.as_raw_fd(), frame, address.get(), MsgFlags::empty()).map(drop)
     }
 
     /// For `poll`.
@@ -121,13 +129,13 @@ impl Capture {
 struct LinkAddrStorage(libc::sockaddr_ll, Option<LinkAddr>);
 
 impl LinkAddrStorage {
-    fn new(index: usize) -> Self {
+    fn new(index: usize, ethertype: u16) -> Self {
         let index = i32::try_from(index).expect("an interface index");
         let family = u16::try_from(libc::AF_PACKET).expect("an address family");
         Self(
             libc::sockaddr_ll {
                 sll_family: family,
-                sll_protocol: 0,
+                sll_protocol: ethertype.to_be(),
                 sll_ifindex: index,
                 sll_hatype: 0,
                 sll_pkttype: 0,

@@ -25,8 +25,15 @@ pub const COUNT_VERDICTS: &str = "NETD_COUNT_VERDICTS";
 /// How long packets may be under way when a test ends.
 const REST: Duration = Duration::from_secs(5);
 /// The packet programs, as far as the kernel keeps their names (15 bytes).
-const PROGRAMS: [&str; 6] =
-    ["from_endpoint", "to_endpoint", "from_uplink", "to_uplink", "from_bare_uplin", "to_bare_uplink"];
+const PROGRAMS: [&str; 7] = [
+    "from_endpoint",
+    "to_endpoint",
+    "from_uplink",
+    "to_uplink",
+    "from_bare_uplin",
+    "to_bare_uplink",
+    "from_netkit",
+];
 
 /// Slots of the map `DROPS` that are no reasons (`netd_common::verdict::tally`), from the first one on.
 const TALLY: u32 = 56;

@@ -164,7 +164,15 @@ impl Drop for Dirs {
     }
 }
 
-/// Adds every path below a directory that is not itself a directory.
+/// Returns the configuration with what `NETD_TEST_DEVICE` says joins sandboxes to every network that does not say it itself: any test then runs over
+/// other devices than veth pairs (`cargo xtask vm --device netkit`).
+fn with_device(config: &str) -> String {
+    match std::env::var("NETD_TEST_DEVICE") {
+        Ok(device) => format!("{config}\n[default-network-opts.bridge]\n\"netd.device\" = \"{device}\"\n"),
+        Err(_) => config.to_owned(),
+    }
+}
+
 impl Daemon {
     /// Starts a daemon in a namespace with this configuration file, and waits until it is ready.
     pub fn start(ns: &Ns, config: &str) -> Self {
@@ -182,7 +190,7 @@ impl Daemon {
     }
 
     fn new(launcher: &[String], ns: &Ns, dirs: Dirs, config: &str, ledger: Option<Ledger>) -> Self {
-        fs::write(dirs.path("netd.toml"), config).expect("write the configuration");
+        fs::write(dirs.path("netd.toml"), with_device(config)).expect("write the configuration");
         let mut daemon = Self { ns: ns.clone(), dirs, child: None, ledger, launcher: launcher.to_vec() };
         daemon.restart();
         daemon
@@ -236,7 +244,7 @@ impl Daemon {
 
     /// Writes another configuration, for the next start.
     pub fn configure(&self, config: &str) {
-        fs::write(self.dirs.path("netd.toml"), config).expect("write the configuration");
+        fs::write(self.dirs.path("netd.toml"), with_device(config)).expect("write the configuration");
     }
 
     fn wait_until_ready(&mut self) {

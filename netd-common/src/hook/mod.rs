@@ -1,4 +1,4 @@
-//! The four hooks, readable top to bottom.
+//! The hooks, readable top to bottom.
 //!
 //! A packet that arrives takes up to six parts: *fast* moves what is established with one look-up; [`crate::conntrack::examine`] looks at a flow
 //! that is not ordinary, and [`settle`] moves what belongs to it (or is an ICMP error about it); *decide* judges the rest and may leave an opening,
@@ -7,6 +7,7 @@
 
 mod from_endpoint;
 mod from_loopback;
+mod from_netkit;
 mod from_uplink;
 mod stack;
 mod to_endpoint;
@@ -24,6 +25,7 @@ mod conntrack_tests;
 
 pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, from_endpoint_frame};
 pub use from_loopback::{dials_published, from_loopback_decide};
+pub use from_netkit::{check_type, from_netkit};
 pub use from_uplink::{concerns_us, from_uplink_decide, from_uplink_fast};
 pub use stack::{hand_over, may_answer_handed, may_be_own, own, recall_handed, take_back};
 pub use to_endpoint::{to_endpoint, to_endpoint_decide, to_endpoint_frame};

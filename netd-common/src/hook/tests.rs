@@ -142,6 +142,7 @@ pub(super) const TCP_SYN: Kind = Kind::Tcp(SYN);
 mod direct; // behind the macro that they use
 mod empty;
 mod hosts;
+mod netkit;
 mod own;
 
 both_families! {

@@ -72,6 +72,9 @@ pub trait Machine: Send + 'static {
         bridges: &[Bridge],
     ) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
 
+    /// Whether the kernel has netkit devices.
+    fn has_netkit(&mut self) -> impl Future<Output = Result<bool, Error>> + Send;
+
     /// Lists everything that carries this instance's label, from undisturbed lists.
     fn owned(&mut self) -> impl Future<Output = Result<Vec<Owned>, Error>> + Send;
 

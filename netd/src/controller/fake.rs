@@ -33,6 +33,8 @@ pub struct FakeMachine {
     pub dead: BTreeSet<std::path::PathBuf>,
     /// Whether it cannot be told which namespaces and processes are there.
     pub out_of_files: bool,
+    /// Whether the kernel lacks netkit devices.
+    pub no_netkit: bool,
     /// Steps to go until one fails.
     pub fail_in: Option<usize>,
     /// Steps taken.
@@ -54,7 +56,7 @@ impl FakeMachine {
     /// What has to be there before an object comes, in the words of reliability 6.5.
     fn ready_for(&self, object: &Object) -> Result<(), String> {
         let veth = |host: &IfName| self.has(|o| matches!(o, Object::Veth(v) if v.host == *host));
-        let programs = |host: &IfName| self.has(|o| matches!(o, Object::Programs(p) if p == host));
+        let programs = |host: &IfName| self.has(|o| matches!(o, Object::Programs(p, _) if p == host));
         let up = |host: &IfName| self.has(|o| matches!(o, Object::Up(u) if u == host));
         let record = |host: &IfName| self.has(|o| matches!(o, Object::Record(r) if r.host == *host));
         let bridge = |name: &IfName| self.has(|o| matches!(o, Object::Bridge(b) if b.ifname == *name));
@@ -73,7 +75,7 @@ impl FakeMachine {
                     (!up(&v.host), "a new veth is down"),
                 ]
             }
-            Object::Programs(host) => {
+            Object::Programs(host, _) => {
                 vec![(veth(host), "programs need their veth"), (!up(host), "programs come before up")]
             }
             Object::Inside(i) => {
@@ -131,9 +133,9 @@ impl FakeMachine {
             Object::Veth(v) => self.has(|o| {
                 matches!(o, Object::Up(u) if *u == v.host)
                     || matches!(o, Object::Record(r) if r.host == v.host)
-                    || matches!(o, Object::Programs(p) if *p == v.host)
+                    || matches!(o, Object::Programs(p, _) if *p == v.host)
             }),
-            Object::Programs(host) => self.has(|o| {
+            Object::Programs(host, _) => self.has(|o| {
                 matches!(o, Object::Up(u) if u == host) || matches!(o, Object::Record(r) if r.host == *host)
             }),
             Object::Record(r) => {
@@ -259,6 +261,10 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
+    async fn has_netkit(&mut self) -> Result<bool, Error> {
+        Ok(!self.no_netkit)
+    }
+
     async fn index(&mut self, ifname: &IfName) -> Result<Option<u32>, Error> {
         let there = self.has(|o| matches!(o, Object::Veth(v) if v.host == *ifname));
         Ok(there.then_some(Self::INDEX))
@@ -312,7 +318,7 @@ impl Machine for FakeMachine {
             (Owned::Veth { ifname, .. }, Object::Veth(v)) => v.host != *ifname,
             (Owned::Veth { ifname, .. }, Object::Record(r)) => r.host != *ifname,
             (Owned::Veth { ifname, .. }, Object::Open(open)) => open.host != *ifname,
-            (Owned::Veth { ifname, .. }, Object::Programs(host) | Object::Up(host)) => host != ifname,
+            (Owned::Veth { ifname, .. }, Object::Programs(host, _) | Object::Up(host)) => host != ifname,
             (Owned::Netns(name), Object::Netns(other)) => other != name,
             (Owned::Files(id), Object::Files(files)) => files.sandbox != *id,
             _ => true,

@@ -19,8 +19,8 @@ use super::{
 use crate::{
     dataplane::PublishEntry,
     model::{
-        Announcements, Binding, BridgeOptions, Driver, Endpoint, GatewayMode, HostAccess, Id, IfName, Mac,
-        Name, Netns, Network, Protocol, Sandbox, SandboxMode, Sources,
+        Announcements, Binding, BridgeOptions, Device, Driver, Endpoint, GatewayMode, HostAccess, Id, IfName,
+        Mac, Name, Netns, Network, Protocol, Sandbox, SandboxMode, Sources,
     },
 };
 
@@ -38,7 +38,7 @@ pub enum Object {
     /// A veth pair, host side down and on its bridge, the other side in the sandbox.
     Veth(Veth),
     /// The programs on a veth's host side.
-    Programs(IfName),
+    Programs(IfName, Device),
     /// Addresses of the sandbox side, which is up.
     Inside(Inside),
     /// An endpoint's record in the dataplane.
@@ -125,9 +125,11 @@ pub struct Files {
     pub resolv: String,
 }
 
-/// A veth pair.
+/// A veth pair, or a netkit pair in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Veth {
+    /// Which of the two.
+    pub device: Device,
     /// The endpoint, for the label.
     pub endpoint: Id,
     /// Its host side.
@@ -231,7 +233,7 @@ impl Object {
             Self::Netns(_) => "netns",
             Self::Files(_) => "files",
             Self::Veth(_) => "veth",
-            Self::Programs(_) => "programs",
+            Self::Programs(..) => "programs",
             Self::Inside(_) => "inside",
             Self::Record(_) => "record",
             Self::Guard(_) => "guard",
@@ -251,7 +253,7 @@ impl Object {
             (Self::Netns(a), Self::Netns(b)) => a == b,
             (Self::Files(a), Self::Files(b)) => a.sandbox == b.sandbox,
             (Self::Veth(a), Self::Veth(b)) => a.host == b.host,
-            (Self::Programs(a), Self::Programs(b)) | (Self::Up(a), Self::Up(b)) => a == b,
+            (Self::Programs(a, _), Self::Programs(b, _)) | (Self::Up(a), Self::Up(b)) => a == b,
             (Self::Inside(a), Self::Inside(b)) => a.netns == b.netns && a.ifname == b.ifname,
             (Self::Record(a), Self::Record(b)) => a.host == b.host,
             (Self::Open(a), Self::Open(b)) => a.host == b.host,
@@ -271,7 +273,7 @@ impl fmt::Display for Object {
             Self::Netns(name) => write!(f, "namespace {name}"),
             Self::Files(files) => write!(f, "files of {}", files.sandbox.short()),
             Self::Veth(veth) => write!(f, "veth {}", veth.host),
-            Self::Programs(host) => write!(f, "programs on {host}"),
+            Self::Programs(host, _) => write!(f, "programs on {host}"),
             Self::Inside(inside) => {
                 write!(f, "addresses of {} in {}", inside.ifname, inside.netns.path.display())
             }
@@ -394,6 +396,7 @@ fn of_endpoint(netns: &Netns, endpoint: &Endpoint, network: &Network) -> Vec<Obj
     let addresses = ipv4.into_iter().chain(endpoint.ipv6.map(|net| IpAddr::V6(net.addr())));
     let mut objects = vec![
         Object::Veth(Veth {
+            device: network.bridge.device,
             endpoint: endpoint.id.clone(),
             host: host.clone(),
             bridge: network.bridge.ifname.clone(),
@@ -405,7 +408,7 @@ fn of_endpoint(netns: &Netns, endpoint: &Endpoint, network: &Network) -> Vec<Obj
             inside: endpoint.ifname.clone(),
             mac: endpoint.mac,
         }),
-        Object::Programs(host.clone()),
+        Object::Programs(host.clone(), network.bridge.device),
         Object::Inside(Inside {
             netns: netns.clone(),
             ifname: endpoint.ifname.clone(),

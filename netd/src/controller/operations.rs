@@ -13,7 +13,9 @@ use super::{
 use crate::{
     dataplane::PublishEntry,
     ipam,
-    model::{Binding, Id, Name, Netns, Network, PublishSpec, Sandbox, SandboxMode, Sources},
+    model::{
+        Binding, BridgeOptions, Device, Id, Name, Netns, Network, PublishSpec, Sandbox, SandboxMode, Sources,
+    },
     store::Intent,
 };
 
@@ -25,7 +27,18 @@ impl<M: Machine> Controller<M> {
             request.options.entry(key.clone()).or_insert_with(|| value.clone());
         }
         let network = self.plan_network(&host, |facts| create_network(&request, facts))?;
+        self.check_device(network.bridge.device).await?;
         self.add_network(network).await
+    }
+
+    /// Fails where the kernel cannot make what shall join sandboxes to their bridge.
+    async fn check_device(&mut self, device: Device) -> Result<(), Error> {
+        if device != Device::Netkit || self.machine.has_netkit().await? {
+            return Ok(());
+        }
+        let text = format!("{}=netkit: this kernel has no netkit devices", BridgeOptions::DEVICE);
+        Err(Error::new(Code::Unsupported, text)
+            .hint("they take Linux 6.8 with CONFIG_NETKIT; veth works everywhere"))
     }
 
     /// Lets a closure make a network from the facts about the world.

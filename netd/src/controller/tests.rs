@@ -16,7 +16,7 @@ use super::{
 use crate::{
     ipam::{docker_default_pools, ula_pool},
     link::{Changes, Interfaces, LinkChange},
-    model::{Binding, Id, Protocol, PublishSpec, Sandbox},
+    model::{Binding, BridgeOptions, Device, Id, IfName, Protocol, PublishSpec, Sandbox},
     store::Store,
 };
 
@@ -160,6 +160,35 @@ where
 }
 
 #[tokio::test]
+async fn a_network_says_what_joins_its_sandboxes_and_the_kernel_has_to_have_it() {
+    let kit = |name: &str| {
+        let options = [(BridgeOptions::DEVICE.to_owned(), "netkit".to_owned())];
+        CreateNetwork { name: name.into(), options: options.into(), ..CreateNetwork::default() }
+    };
+    let mut bench = Bench::new().await;
+    bench.controller.machine.no_netkit = true;
+    let before = bench.dump();
+    let error = bench.controller.create_network(&kit("kit")).await.expect_err("no netkit");
+    assert_eq!((error.code, bench.dump()), (Code::Unsupported, before), "{error}");
+    bench.network("pairs").await;
+
+    bench.controller.machine.no_netkit = false;
+    bench.controller.create_network(&kit("kit")).await.expect("netkit");
+    let devices = |bench: &Bench, host: &IfName| -> Vec<Device> {
+        let of = |object: &Object| match object {
+            Object::Veth(veth) if veth.host == *host => Some(veth.device),
+            Object::Programs(at, device) if at == host => Some(*device),
+            _ => None,
+        };
+        bench.controller.machine.objects.iter().filter_map(of).collect()
+    };
+    for (network, device) in [("kit", Device::Netkit), ("pairs", Device::Veth)] {
+        let sandbox = bench.sandbox(&format!("on-{network}"), &[network], &[]).await.expect("sandbox");
+        assert_eq!(devices(&bench, &sandbox.endpoints[0].host_ifname), [device; 2], "{network}");
+    }
+}
+
+#[tokio::test]
 async fn an_operation_that_fails_at_any_step_has_changed_nothing() {
     let mut bench = Bench::new().await;
     fails_clean(&mut bench, async |controller| {
@@ -285,7 +314,7 @@ async fn what_somebody_deletes_is_made_again_at_once() {
     let of_veth = |object: &Object| match object {
         Object::Veth(veth) => veth.host == gone,
         Object::Record(record) => record.host == gone,
-        Object::Programs(host) | Object::Up(host) => *host == gone,
+        Object::Programs(host, _) | Object::Up(host) => *host == gone,
         _ => false,
     };
     bench.controller.machine.objects.retain(|object| !of_veth(object));

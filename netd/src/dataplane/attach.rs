@@ -21,7 +21,7 @@ use aya::programs::{
 };
 
 use super::{
-    AttachMode, Error,
+    AttachMode, Error, netkit,
     programs::{Programs, SOCKET_PROGRAMS},
     raw,
 };
@@ -36,6 +36,8 @@ const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 pub enum Side {
     /// The host side of an endpoint's veth: netd's own, so its programs run first.
     Endpoint,
+    /// That of its netkit, which has one program more, where the sandbox sends.
+    Netkit,
     /// A device of the host: programs of others run before netd's.
     Uplink,
     /// The same, with packets that begin with IP.
@@ -45,12 +47,13 @@ pub enum Side {
 }
 
 impl Side {
+    /// Every set of hooks: a netkit's host side has those of a veth's.
     const ALL: [Self; 4] = [Self::Endpoint, Self::Uplink, Self::BareUplink, Self::Loopback];
 
     /// Returns (program, direction) of each hook. A veth's ingress is what its sandbox sends.
     const fn hooks(self) -> &'static [(&'static str, TcAttachType)] {
         match self {
-            Self::Endpoint => {
+            Self::Endpoint | Self::Netkit => {
                 &[("from_endpoint", TcAttachType::Ingress), ("to_endpoint", TcAttachType::Egress)]
             }
             Self::Uplink => &[("from_uplink", TcAttachType::Ingress), ("to_uplink", TcAttachType::Egress)],
@@ -63,19 +66,23 @@ impl Side {
 
     /// Whether a hook is worth a TCX link: each costs the creation of a sandbox a grace period.
     fn takes_tcx(self, direction: TcAttachType) -> bool {
-        !(self == Self::Endpoint && matches!(direction, TcAttachType::Egress))
+        !(self.is_of_a_sandbox() && matches!(direction, TcAttachType::Egress))
+    }
+
+    fn is_of_a_sandbox(self) -> bool {
+        matches!(self, Self::Endpoint | Self::Netkit)
     }
 
     fn order(self) -> LinkOrder {
         match self {
-            Self::Endpoint => LinkOrder::first(),
+            Self::Endpoint | Self::Netkit => LinkOrder::first(),
             Self::Uplink | Self::BareUplink | Self::Loopback => LinkOrder::last(),
         }
     }
 }
 
 /// Returns the pin of a program's link.
-fn pin(links: &Path, ifindex: u32, program: &str) -> PathBuf {
+pub(super) fn pin(links: &Path, ifindex: u32, program: &str) -> PathBuf {
     links.join(format!("{ifindex}-{program}"))
 }
 
@@ -88,7 +95,9 @@ pub fn is_attached(links: &Path, side: Side, ifindex: u32) -> bool {
 pub fn missing(links: &Path, side: Side, ifindex: u32, mode: AttachMode) -> Vec<&'static str> {
     let linked =
         side.hooks().iter().filter(|(_, direction)| mode != AttachMode::Tc && side.takes_tcx(*direction));
-    linked.map(|(program, _)| *program).filter(|program| !is_linked(&pin(links, ifindex, program))).collect()
+    let sends = (side == Side::Netkit).then_some(netkit::PROGRAM);
+    let all = linked.map(|(program, _)| *program).chain(sends);
+    all.filter(|program| !is_linked(&pin(links, ifindex, program))).collect()
 }
 
 /// Whether a filter of a side is not there any more; one that is gets this program again.
@@ -123,7 +132,9 @@ fn is_linked(path: &Path) -> bool {
 /// Lists the interfaces that have pins of an endpoint's programs, there or gone.
 pub fn endpoints(links: &Path) -> Vec<u32> {
     let names = fs::read_dir(links).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let is_endpoint = |program: &str| Side::Endpoint.hooks().iter().any(|(name, _)| *name == program);
+    let is_endpoint = |program: &str| {
+        program == netkit::PROGRAM || Side::Endpoint.hooks().iter().any(|(name, _)| *name == program)
+    };
     let index = |name: &std::ffi::OsStr| {
         let (index, program) = name.to_str()?.split_once('-')?;
         index.parse().ok().filter(|_| is_endpoint(program))
@@ -169,6 +180,10 @@ pub fn interface(
         }
         attach_filter(classifier, ifname, direction)
             .map_err(|error| Error::Kernel { doing: doing(), source: error.0 })?;
+    }
+    if side == Side::Netkit {
+        // Last: until then the device drops what the sandbox sends.
+        netkit::attach(programs, links, ifname, ifindex)?;
     }
     Ok(worked)
 }
@@ -247,7 +262,7 @@ fn exists(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// Replaces the program of a pinned link. False: there is no pin, or its interface is gone and so is the pin now.
-fn replace(programs: &mut Programs, path: &Path, program: &str) -> Result<bool, Error> {
+pub(super) fn replace(programs: &mut Programs, path: &Path, program: &str) -> Result<bool, Error> {
     let link = match raw::open_pin(path) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -341,6 +356,10 @@ fn unpin(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// Names the pin that stays.
 pub fn detach(links: &Path, side: Side, ifindex: u32) -> Result<(), Error> {
+    if side.is_of_a_sandbox() {
+        // First, and whatever the pair was: what it left behind is all that is known of one that has gone.
+        unpin(&pin(links, ifindex, netkit::PROGRAM))?;
+    }
     for &(program, direction) in side.hooks() {
         let path = pin(links, ifindex, program);
         if path.exists() {

@@ -9,7 +9,7 @@ use super::{
     Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry, OpenEntry,
     PublishEntry, Rules, UplinkEntry,
 };
-use crate::model::{IfName, Protocol};
+use crate::model::{Device, IfName, Protocol};
 
 type PortKey = (IpAddr, u16, Protocol);
 
@@ -79,7 +79,7 @@ impl Dataplane for Fake {
         Ok(())
     }
 
-    fn attach_endpoint(&mut self, _host_side: &IfName, ifindex: u32) -> Result<(), Error> {
+    fn attach_endpoint(&mut self, _host_side: &IfName, ifindex: u32, _device: Device) -> Result<(), Error> {
         self.attached.insert(ifindex);
         Ok(())
     }

@@ -13,6 +13,7 @@ mod layout;
 mod load;
 mod maps;
 mod migrate;
+mod netkit;
 mod object;
 mod occupancy;
 mod pinned;
@@ -43,7 +44,7 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::model::{GatewayMode, IfName, Mac, Protocol, Sources};
+use crate::model::{Device, GatewayMode, IfName, Mac, Protocol, Sources};
 
 /// The IPv6 flow table, and what one endpoint may have of it, is this many times smaller than IPv4's (spec: dataplane.md 7.2).
 const IPV6_SHARE: u32 = 4;
@@ -338,8 +339,8 @@ pub trait Dataplane: Send {
     fn put_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), Error>;
     /// Removes an endpoint and every flow from or to it.
     fn remove_endpoint(&mut self, endpoint: &EndpointEntry) -> Result<(), Error>;
-    /// Puts the programs on the host side of a veth and pins the links. To be called while the veth is down.
-    fn attach_endpoint(&mut self, host_side: &IfName, ifindex: u32) -> Result<(), Error>;
+    /// Puts the programs on the host side of a pair, of a netkit's also where the sandbox sends, and pins the links. To be called while the pair is down.
+    fn attach_endpoint(&mut self, host_side: &IfName, ifindex: u32, device: Device) -> Result<(), Error>;
     /// Removes the pins of an endpoint's programs; the kernel detaches them with the interface.
     fn detach_endpoint(&mut self, ifindex: u32) -> Result<(), Error>;
     /// Puts the programs on an uplink, pins the links, and records its addresses.

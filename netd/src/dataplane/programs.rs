@@ -19,7 +19,7 @@ use netd_common::{
 use super::{Error, kept::Kept, load::kernel_release};
 
 /// The packet programs, by name.
-pub const PACKET_PROGRAMS: [&str; 7] = [
+pub const PACKET_PROGRAMS: [&str; 8] = [
     "from_endpoint",
     "to_endpoint",
     "from_uplink",
@@ -27,6 +27,7 @@ pub const PACKET_PROGRAMS: [&str; 7] = [
     "from_bare_uplink",
     "to_bare_uplink",
     "from_loopback",
+    "from_netkit",
 ];
 /// Those that every host needs; the others are loaded when a device wants them.
 const ALWAYS: usize = 4;

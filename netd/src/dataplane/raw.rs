@@ -1,4 +1,4 @@
-//! The `bpf(2)` calls that aya has not: opening a pin as it is, replacing a link's program, and batches of map entries.
+//! The `bpf(2)` calls that aya has not: opening a pin as it is, replacing a link's program, links on netkit devices, and batches of map entries.
 //!
 //! The only place in the daemon with raw system calls; all take and give owned descriptors and byte slices.
 
@@ -23,11 +23,17 @@ const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
 const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
 const BPF_LINK_TYPE_TCX: u32 = 11;
+/// The attach type: where the other side of a pair sends, named by the side that is on the host.
+const BPF_NETKIT_PEER: u32 = 55;
+/// Programs on one hook at most (`BPF_MPROG_MAX`).
+const MOST_PROGRAMS: usize = 64;
 /// Makes an entry or replaces it (`BPF_ANY`).
 pub const ANY: u64 = 0;
 /// Makes an entry that is not there (`BPF_NOEXIST`).
@@ -134,6 +140,29 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     let mut attr = Attr::default();
     attr.0[0] = pair(number(link), number(program));
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Puts a program where the sandbox side of a netkit pair sends. The calling thread is in the namespace of its host side.
+pub fn link_netkit(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    let mut attr = Attr::default();
+    attr.0[0] = pair(number(program), ifindex);
+    attr.0[1] = pair(BPF_NETKIT_PEER, 0);
+    let fd = i32::try_from(bpf(BPF_LINK_CREATE, &mut attr)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lists the links of programs where the sandbox side of a netkit pair sends.
+pub fn netkit_links(ifindex: u32) -> io::Result<Vec<Link>> {
+    let (mut programs, mut links) = ([0_u32; MOST_PROGRAMS], [0_u32; MOST_PROGRAMS]);
+    let mut attr = Attr::default();
+    attr.0[0] = pair(ifindex, BPF_NETKIT_PEER);
+    attr.0[2] = programs.as_mut_ptr() as u64;
+    attr.0[3] = pair(u32::try_from(MOST_PROGRAMS).map_err(io::Error::other)?, 0);
+    attr.0[5] = links.as_mut_ptr() as u64;
+    bpf(BPF_PROG_QUERY, &mut attr)?;
+    // A program that was attached without a link has 0 there.
+    Ok(links.into_iter().filter(|id| *id != 0).filter_map(|id| link_by_id(id).ok()).collect())
 }
 
 /// Takes a link's program off its hook at once; closing or unpinning it would leave that to a worker of the kernel.

@@ -17,7 +17,10 @@ use nix::{
     errno::Errno,
     sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, sendto, socket},
 };
-use tokio::sync::{Mutex, Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, Semaphore},
+};
 
 use super::{Error, Links};
 use crate::model::{Announcements, IfName, Mac};
@@ -35,7 +38,16 @@ const REST: u32 = 9;
 /// Option "target link-layer address", its length in units of 8 bytes (RFC 4861 §4.6.1).
 const TARGET_ADDRESS: [u8; 2] = [2, 1];
 
-/// Who repeats announcements, one at a time.
+/// How soon an address is announced first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// Neighbours may know an older owner of it.
+    AtOnce,
+    /// Nobody had it before.
+    InTurn,
+}
+
+/// Who announces in turn, one at a time.
 #[derive(Debug)]
 pub struct Turns {
     /// Each that waits holds descriptors.
@@ -53,15 +65,22 @@ impl Links {
     /// Tells the network of an interface's addresses: neighbours that know an older owner of one learn the new one (Docker semantics B16). Ends early
     /// when the interface is gone.
     ///
-    /// A bridge gives each of these frames to all of its ports while the sender waits. So the first goes out at once, and all others take turns:
-    /// whoever has the turn keeps it for [`REST`] times as long as its own frames took, and a thousand sandboxes do not occupy a processor. Where too
-    /// many wait, nothing is repeated.
+    /// A bridge gives each of these frames to all of its ports while the sender waits. So only the first goes out at once, if there is any haste,
+    /// and all others take turns: whoever has the turn keeps it for [`REST`] times as long as its own frames took, and a thousand sandboxes do not
+    /// occupy a processor. Where too many wait, none takes a turn.
     pub async fn announce(
         &self,
         ifname: &IfName,
         Announcements { times, every_ms }: Announcements,
+        haste: Haste,
         turns: &Turns,
     ) -> Result<(), Error> {
+        let place = turns.places.try_acquire();
+        let times = match haste {
+            _ if place.is_ok() => times,
+            Haste::AtOnce => times.min(1),
+            Haste::InTurn => 0,
+        };
         if times == 0 {
             return Ok(());
         }
@@ -72,15 +91,13 @@ impl Links {
             // Protocol 0: it receives nothing.
             socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
         });
-        let socket = opened.await?.map_err(|errno| failed(errno.into()))?;
-        let place = turns.places.try_acquire();
-        for time in 0..if place.is_ok() { times } else { times.min(1) } {
-            let turn = if time == 0 {
-                None
-            } else {
+        let socket = Socket(Some(opened.await?.map_err(|errno| failed(errno.into()))?));
+        for time in 0..times {
+            if time > 0 {
                 tokio::time::sleep(interval).await;
-                Some(turns.turn.lock().await)
-            };
+            }
+            let at_once = time == 0 && haste == Haste::AtOnce;
+            let turn = if at_once { None } else { Some(turns.turn.lock().await) };
             let began = Instant::now();
             let Some(present) = self.link(ifname).await? else { return Ok(()) };
             let Some(mac) = present.mac else { return Ok(()) };
@@ -97,6 +114,18 @@ impl Links {
             }
         }
         Ok(())
+    }
+}
+
+/// A packet socket. To close one waits for a grace period, 10 ms and more, which is not for a thread that has other tasks.
+struct Socket(Option<OwnedFd>);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let socket = self.0.take();
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(socket));
+        }
     }
 }
 
@@ -128,8 +157,9 @@ fn gratuitous_request(mac: Mac, address: Ipv4Addr) -> io::Result<ArpPacket> {
         .map_err(io::Error::other)
 }
 
-fn send(socket: &OwnedFd, ifindex: u32, frame: &[u8]) -> Result<(), Errno> {
+fn send(Socket(socket): &Socket, ifindex: u32, frame: &[u8]) -> Result<(), Errno> {
     let at = interface(ifindex).ok_or(Errno::ENODEV)?;
+    let socket = socket.as_ref().ok_or(Errno::EBADF)?;
     sendto(socket.as_raw_fd(), frame, &at, MsgFlags::empty()).map(drop)
 }
 

@@ -1,4 +1,4 @@
-//! Bridges, veth pairs, addresses, routes and neighbours: the only user of rtnetlink.
+//! Bridges, veth and netkit pairs, addresses, routes and neighbours: the only user of rtnetlink.
 //!
 //! Everything is idempotent. Making what exists is success when it carries the same label (it is then made equal), and
 //! `Error::Foreign` when it does not; deleting what is gone is success.
@@ -12,6 +12,7 @@ mod device;
 mod error;
 mod inside;
 mod label;
+mod netkit;
 mod port;
 mod route;
 mod rule;
@@ -24,7 +25,7 @@ mod watch;
 use std::sync::Arc;
 
 pub use address::{HostAddress, Scope};
-pub use announce::Turns;
+pub use announce::{Haste, Turns};
 pub use bridge::BridgeSpec;
 pub use changes::{Changes, Interfaces, LinkChange};
 pub use device::{Framing, HostLink};

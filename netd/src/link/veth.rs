@@ -1,4 +1,4 @@
-//! Veth pairs: an endpoint's two interfaces, one on the host and one in the sandbox.
+//! Veth pairs, and netkit pairs in their place: an endpoint's two interfaces, one on the host and one in the sandbox.
 
 use std::{
     collections::HashSet,
@@ -10,9 +10,9 @@ use rtnetlink::packet_route::link::{
     LinkMessage,
 };
 
-use super::{Error, HostLink, Links, Segments, device};
+use super::{Error, HostLink, Links, Segments, device, netkit};
 use crate::{
-    model::{IfName, Mac},
+    model::{Device, IfName, Mac},
     netns::Netns,
     sysctl,
 };
@@ -22,9 +22,11 @@ pub const MAX_IFINDEX: u32 = 65_536;
 /// How often an index that was free is found taken before giving up.
 const INDEX_TRIES: usize = 8;
 
-/// How an endpoint's veth pair shall be.
+/// How an endpoint's pair shall be.
 #[derive(Debug, Clone)]
 pub struct VethSpec {
+    /// What it is a pair of.
+    pub device: Device,
     /// Name of the host side.
     pub host_ifname: IfName,
     /// Its owner's label.
@@ -41,7 +43,7 @@ pub struct VethSpec {
     pub mtu: u32,
 }
 
-/// A veth pair as it was found or made.
+/// A pair as it was found or made.
 #[derive(Debug)]
 pub struct Veth {
     /// Its host side, before what was wrong with it was put right.
@@ -51,7 +53,7 @@ pub struct Veth {
 }
 
 impl Links {
-    /// Makes a veth pair, both sides down, or makes netd's own equal to the description; returns the host side's index,
+    /// Makes a pair, both sides down, or makes netd's own equal to the description; returns the host side's index,
     /// which is below `MAX_IFINDEX`.
     ///
     /// # Errors
@@ -67,10 +69,10 @@ impl Links {
     /// # Errors
     /// As [`Links::create_veth`].
     pub async fn ensure_veth(&self, spec: &VethSpec, inside: &Self, limit: u32) -> Result<Veth, Error> {
-        let doing = format!("create veth {}", spec.host_ifname);
+        let doing = format!("create {} {}", kind(spec.device), spec.host_ifname);
         let mut present = self.link(&spec.host_ifname).await?;
         if let Some(host) = &present {
-            host.check_owner(&InfoKind::Veth, &spec.label)?;
+            host.check_owner(&kind(spec.device), &spec.label)?;
             if host.ifindex >= limit || !inside.has_peer(host, spec).await? {
                 self.delete_link(&spec.host_ifname).await?;
                 present = None;
@@ -105,8 +107,11 @@ impl Links {
             LinkAttribute::Address(spec.host_mac.0.to_vec()),
             LinkAttribute::Mtu(spec.mtu),
             LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Veth),
-                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer(spec)))),
+                LinkInfo::Kind(kind(spec.device)),
+                LinkInfo::Data(match spec.device {
+                    Device::Veth => InfoData::Veth(InfoVeth::Peer(peer(spec))),
+                    Device::Netkit => netkit::pair(peer(spec)),
+                }),
             ]),
         ]);
         let mut mark = device::named(&spec.host_ifname);
@@ -119,7 +124,7 @@ impl Links {
     async fn has_peer(&self, host: &HostLink, spec: &VethSpec) -> Result<bool, Error> {
         let peer = self.link(&spec.peer_ifname).await?;
         Ok(peer.is_some_and(|peer| {
-            peer.kind.as_deref() == Some("veth")
+            peer.kind == Some(kind(spec.device).to_string())
                 && peer.lower == Some(host.ifindex)
                 && host.lower == Some(peer.ifindex)
                 && peer.mac == Some(spec.peer_mac)
@@ -153,6 +158,13 @@ fn host_sysctls(ifname: &IfName) -> Vec<(String, String)> {
     let keys = ["accept_ra", "autoconf", "accept_redirects"];
     let off = keys.map(|key| (format!("ipv6/conf/{ifname}/{key}"), "0".to_owned()));
     if sysctl::has_ipv6() { off.into() } else { Vec::new() }
+}
+
+const fn kind(device: Device) -> InfoKind {
+    match device {
+        Device::Veth => InfoKind::Veth,
+        Device::Netkit => InfoKind::Netkit,
+    }
 }
 
 fn peer(spec: &VethSpec) -> LinkMessage {
@@ -197,6 +209,7 @@ mod tests {
         in_new_netns(async || {
             let links = Links::open().await.expect("socket");
             let mut spec = VethSpec {
+                device: Device::Veth,
                 host_ifname: "veth0".parse().expect("valid"),
                 label: label("test", "endpoint", "0"),
                 host_mac: Mac([2, 0, 0, 0, 0, 1]),

@@ -6,7 +6,9 @@ use std::{
     ops::RangeInclusive,
 };
 
-use super::{Announcements, BridgeOptions, GatewayMode, HostAccess, Id, IfName, publish_spec::parse_expose};
+use super::{
+    Announcements, BridgeOptions, Device, GatewayMode, HostAccess, Id, IfName, publish_spec::parse_expose,
+};
 
 /// Smallest MTU that IPv4 works with (RFC 791).
 const MIN_MTU: u32 = 68;
@@ -33,6 +35,8 @@ impl BridgeOptions {
     pub const ENABLE_IPV4: &'static str = "com.docker.network.enable_ipv4";
     /// Key that switches IPv6 on or off (B15).
     pub const ENABLE_IPV6: &'static str = "com.docker.network.enable_ipv6";
+    /// Key of what joins sandboxes to the bridge.
+    pub const DEVICE: &'static str = "netd.device";
     /// Mark of the default network (B2).
     pub const DEFAULT_BRIDGE: &'static str = "com.docker.network.bridge.default_bridge";
 
@@ -58,6 +62,7 @@ impl BridgeOptions {
             inhibit_ipv4: false,
             publish_internal: false,
             host_access: HostAccess::All,
+            device: Device::Veth,
             announcements: Announcements::default(),
         })
     }
@@ -126,6 +131,7 @@ impl BridgeOptions {
                 self.publish_internal = parse_bool(value).map_err(|why| refused(&why))?;
             }
             "netd.host_access" => self.host_access = parse_host_access(value).map_err(|why| refused(&why))?,
+            Self::DEVICE => self.device = parse_device(value).map_err(|why| refused(&why))?,
             key if key.starts_with("netd.") => {
                 return Err(InvalidOption(format!("unknown option {key}: netd has no such key")));
             }
@@ -206,6 +212,14 @@ fn parse_host_access(value: &str) -> Result<HostAccess, String> {
     }
 }
 
+fn parse_device(value: &str) -> Result<Device, String> {
+    match value {
+        "veth" => Ok(Device::Veth),
+        "netkit" => Ok(Device::Netkit),
+        _ => Err(format!("unknown device {value}: it is veth or netkit")),
+    }
+}
+
 /// Checks that the prefix leaves room for a number of two digits.
 fn parse_iface_prefix(value: &str) -> Result<String, &'static str> {
     let longest = format!("{value}99");
@@ -273,6 +287,7 @@ mod tests {
         assert_eq!(options.gateway_mode_ipv4, GatewayMode::Routed);
         assert_eq!(options.gateway_mode_ipv6, GatewayMode::NatUnprotected);
         assert!(options.host_ipv4.is_some() && options.host_ipv6.is_some());
+        assert_eq!(options.device, Device::Veth);
         assert_eq!(options.trusted_host_interfaces.len(), 2);
         assert_eq!(options.announcements, Announcements { times: 0, every_ms: 2000 });
         assert_eq!(
@@ -280,6 +295,13 @@ mod tests {
             Announcements { times: 3, every_ms: 1000 },
             "RFC 4861"
         );
+    }
+
+    #[test]
+    fn a_network_of_netkit_pairs_is_asked_for_by_name() {
+        for (value, device) in [("netkit", Device::Netkit), ("veth", Device::Veth)] {
+            assert_eq!(parse(&[(BridgeOptions::DEVICE, value)]).expect("valid").device, device);
+        }
     }
 
     #[test]
@@ -358,6 +380,11 @@ mod tests {
                 "com.docker.network.advertise_addr_nmsgs",
                 "",
                 "value for option com.docker.network.advertise_addr_nmsgs \"\" must be an integer",
+            ),
+            (
+                "netd.device",
+                "macvlan",
+                "failed to parse netd.device value: macvlan (unknown device macvlan: it is veth or netkit)",
             ),
             ("netd.colour", "red", "unknown option netd.colour: netd has no such key"),
         ] {

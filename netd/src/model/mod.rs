@@ -13,7 +13,9 @@ mod sources;
 
 pub use bridge_options::{InvalidOption, parse_bool};
 pub use names::{Id, IfName, IfPattern, InvalidName, Name};
-pub use network::{Announcements, BridgeOptions, Driver, GatewayMode, HostAccess, Ipam, Network, Pool};
+pub use network::{
+    Announcements, BridgeOptions, Device, Driver, GatewayMode, HostAccess, Ipam, Network, Pool,
+};
 pub use port_text::{port_lines, ports_column, public_addresses};
 pub use publish_spec::{InvalidPorts, PublishPort, parse_expose};
 pub use sandbox::{

@@ -123,9 +123,23 @@ pub struct BridgeOptions {
     /// Which services of the host the network reaches (`netd.host_access`).
     #[serde(default)]
     pub host_access: HostAccess,
+    /// What joins sandboxes to the bridge (`netd.device`).
+    #[serde(default)]
+    pub device: Device,
     /// How a new endpoint tells its neighbours of its addresses (`advertise_addr_nmsgs`, `advertise_addr_ms`).
     #[serde(default)]
     pub announcements: Announcements,
+}
+
+/// What joins a sandbox to its bridge: a pair of devices, one on the host and one in the sandbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// A veth pair, which every kernel has.
+    #[default]
+    Veth,
+    /// A netkit pair, which runs a program where the sandbox sends (kernel 6.8, `CONFIG_NETKIT`).
+    Netkit,
 }
 
 /// How a new interface tells its neighbours of its addresses: one of them may have been another sandbox's a moment ago (Docker semantics B16).

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netd::{
-    link::{HostRoute, InsideSpec, Links, MAX_IFINDEX, PortFlags, Turns, VethSpec},
+    link::{Haste, HostRoute, InsideSpec, Links, MAX_IFINDEX, PortFlags, Turns, VethSpec},
     model::Announcements,
 };
 
@@ -182,7 +182,12 @@ fn a_neighbour_learns_a_new_owner_by_announcement() {
         let announcer = within.clone();
         let announcing = tokio::spawn(async move {
             announcer
-                .announce(&name("eth0"), Announcements { times: 1000, every_ms: 20 }, &Turns::default())
+                .announce(
+                    &name("eth0"),
+                    Announcements { times: 1000, every_ms: 20 },
+                    Haste::AtOnce,
+                    &Turns::default(),
+                )
                 .await
         });
         until(async || {

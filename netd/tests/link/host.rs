@@ -10,7 +10,7 @@ use std::{
 };
 
 use netd::{
-    link::{BridgeSpec, InsideSpec, Links, PortFlags, Turns, local_addresses, uplinks},
+    link::{BridgeSpec, Haste, InsideSpec, Links, PortFlags, Turns, local_addresses, uplinks},
     model::{Announcements, Mac},
 };
 
@@ -166,7 +166,7 @@ fn a_vanished_interface_is_not_found_at_every_step() {
             links.remove_address(index, net("10.89.0.2/24")).await,
             links.remove_default_route(true).await,
             links.release_bridge(&gone).await,
-            links.announce(&gone, Announcements::default(), &Turns::default()).await,
+            links.announce(&gone, Announcements::default(), Haste::AtOnce, &Turns::default()).await,
         ];
         for result in results {
             result.expect("gone is success");

@@ -14,7 +14,7 @@ use std::{
 use ipnet::IpNet;
 use netd::{
     link::{BridgeSpec, InsideSpec, VethSpec, label},
-    model::{IfName, Mac},
+    model::{Device, IfName, Mac},
     netns::Netns,
 };
 use nix::sched::{CloneFlags, unshare};
@@ -76,6 +76,7 @@ fn bridge() -> BridgeSpec {
 
 fn veth(netns: &Netns) -> VethSpec {
     VethSpec {
+        device: Device::Veth,
         host_ifname: name("veth0000001"),
         label: label("test", "endpoint", "0123"),
         host_mac: Mac([2, 0x42, 0, 0, 1, 1]),

@@ -65,6 +65,9 @@ pub struct Args {
     /// Run this file of tests/tests instead of parity and smoke; may be repeated
     #[arg(long = "test", value_name = "FILE")]
     tests: Vec<String>,
+    /// Run the tests over networks of these devices
+    #[arg(long, value_name = "veth|netkit")]
+    device: Option<String>,
     /// Arguments for the test binaries, such as a part of a test's name
     #[arg(last = true)]
     rest: Vec<String>,
@@ -182,9 +185,13 @@ impl Load {
             ("doctor".to_owned(), "netd doctor --format jsonl".to_owned()),
             ("programs".to_owned(), "netd debug programs --format jsonl".to_owned()),
         ];
+        let device =
+            args.device.as_ref().map_or_else(String::new, |device| format!("NETD_TEST_DEVICE={device} "));
         let rest: String = args.rest.iter().flat_map(|word| [" '", word, "'"]).collect();
         steps.extend(
-            wanted.iter().map(|name| ((*name).to_owned(), format!("test-{name} --test-threads 2{rest}"))),
+            wanted
+                .iter()
+                .map(|name| ((*name).to_owned(), format!("{device}test-{name} --test-threads 2{rest}"))),
         );
         if bench {
             // The console is a terminal: without the pipe it would be full of progress.

@@ -26,6 +26,8 @@ impl Linux {
 
     pub(super) async fn put_bridge(&mut self, bridge: &Bridge) -> Result<(), Error> {
         let spec = self.bridge_spec(bridge);
+        let new = self.links.link(&bridge.ifname).await?.is_none();
+        self.predecessors.begin(&bridge.ifname, new);
         let index = match self.links.ensure_bridge(&spec).await {
             Err(link::Error::Foreign { .. })
                 if bridge.adoptable && !self.is_labelled(&bridge.ifname).await? =>
@@ -56,6 +58,7 @@ impl Linux {
 
     pub(super) async fn remove_bridge(&mut self, bridge: &Bridge) -> Result<(), Error> {
         self.indexes.remove(&bridge.ifname);
+        self.predecessors.end(&bridge.ifname);
         let ours = label(&self.instance, "network", bridge.network.as_str());
         match self.links.link(&bridge.ifname).await?.map(|link| link.alias) {
             Some(alias) if alias.as_deref() == Some(&ours) => {

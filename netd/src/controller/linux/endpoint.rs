@@ -9,7 +9,7 @@ use crate::{
         object::{self, Gateway, Inside, Record, Veth},
     },
     dataplane::EndpointEntry,
-    link::{InsideSpec, Links, MAX_IFINDEX, PortFlags, VethSpec, label},
+    link::{Haste, InsideSpec, Links, MAX_IFINDEX, PortFlags, VethSpec, label},
     model::Netns,
     netns,
 };
@@ -18,6 +18,7 @@ impl Linux {
     pub(super) async fn put_veth(&mut self, veth: &Veth) -> Result<(), Error> {
         let inside = self.enter(&veth.netns).await?;
         let spec = VethSpec {
+            device: veth.device,
             host_ifname: veth.host.clone(),
             label: label(&self.instance, "endpoint", veth.endpoint.as_str()),
             host_mac: object::mac_of(&veth.endpoint),
@@ -29,7 +30,8 @@ impl Linux {
         let bridge = self.existing(&veth.bridge).await?;
         let made = self.links.ensure_veth(&spec, &inside, MAX_IFINDEX).await?;
         if made.fresh {
-            self.fresh.insert(veth.inside.clone());
+            let had = self.predecessors.had(&veth.bridge, &veth.addresses);
+            self.fresh.insert(veth.inside.clone(), if had { Haste::AtOnce } else { Haste::InTurn });
         }
         let host = made.host;
         self.indexes.insert(veth.host.clone(), host.ifindex);
@@ -42,6 +44,7 @@ impl Linux {
 
     pub(super) async fn remove_veth(&mut self, veth: &Veth) -> Result<(), Error> {
         self.indexes.remove(&veth.host);
+        self.predecessors.remember(&veth.bridge, &veth.addresses);
         let ours = label(&self.instance, "endpoint", veth.endpoint.as_str());
         let present = self.links.link(&veth.host).await?;
         if present.is_some_and(|link| link.alias.as_deref() == Some(&ours)) {
@@ -65,8 +68,8 @@ impl Linux {
         };
         let links = self.enter(&inside.netns).await?;
         links.configure_endpoint(&spec).await?;
-        if self.fresh.remove(&inside.ifname) {
-            self.unannounced.push((links, inside.ifname.clone(), inside.announcements));
+        if let Some(haste) = self.fresh.remove(&inside.ifname) {
+            self.unannounced.push((links, inside.ifname.clone(), inside.announcements, haste));
         }
         Ok(())
     }

@@ -7,10 +7,11 @@ mod facts;
 mod files;
 mod namespaces;
 mod ports;
+mod predecessors;
 mod rules;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -24,6 +25,7 @@ use self::{
     endpoint::endpoint_entry,
     files::remove_dir,
     ports::{open_entries, publish_entries},
+    predecessors::Predecessors,
 };
 use super::{
     Code, Error, NetnsRequest,
@@ -41,7 +43,7 @@ use super::{
 use crate::{
     dataplane::Dataplane,
     ipam::HostPrefix,
-    link::{Links, Segments, Turns},
+    link::{Haste, Links, Segments, Turns},
     model::{Announcements, IfName, Name, Netns, Sandbox},
     netns,
     sysctl::ReservedPorts,
@@ -81,9 +83,11 @@ pub struct Linux {
     /// The sandbox that the last step went into: the next one often goes there too.
     inside: Option<(PathBuf, Links)>,
     /// Sandbox sides of pairs that are new and not yet configured: their addresses are announced when the plan is through.
-    fresh: HashSet<IfName>,
+    fresh: HashMap<IfName, Haste>,
     /// Interfaces inside sandboxes to be announced.
-    unannounced: Vec<(Links, IfName, Announcements)>,
+    unannounced: Vec<(Links, IfName, Announcements, Haste)>,
+    /// Who had an address before.
+    predecessors: Predecessors,
     /// Whose turn it is to repeat an announcement.
     announcing: Arc<Turns>,
 }
@@ -113,8 +117,9 @@ impl Linux {
             indexes: HashMap::new(),
             segments: Segments::default(),
             inside: None,
-            fresh: HashSet::new(),
+            fresh: HashMap::new(),
             unannounced: Vec::new(),
+            predecessors: Predecessors::default(),
             announcing: Arc::default(),
         })
     }
@@ -146,9 +151,9 @@ impl Linux {
             Object::Netns(name) => Ok(netns::Netns::create(name, &self.netns_dir).await.map(drop)?),
             Object::Files(files) => self.put_files(None, files),
             Object::Veth(veth) => self.put_veth(veth).await,
-            Object::Programs(host) => {
+            Object::Programs(host, device) => {
                 let index = self.existing(host).await?;
-                Ok(self.dataplane(|dataplane| dataplane.attach_endpoint(host, index))?)
+                Ok(self.dataplane(|dataplane| dataplane.attach_endpoint(host, index, *device))?)
             }
             Object::Inside(inside) => self.put_inside(inside).await,
             Object::Record(record) => {
@@ -183,7 +188,7 @@ impl Linux {
             }
             Object::Files(files) => self.remove_files(&files.sandbox),
             Object::Veth(veth) => self.remove_veth(veth).await,
-            Object::Programs(host) => {
+            Object::Programs(host, _) => {
                 let Some(index) = self.find(host).await? else { return Ok(()) };
                 Ok(self.dataplane(|dataplane| dataplane.detach_endpoint(index))?)
             }
@@ -229,13 +234,13 @@ impl Machine for Linux {
     async fn settle(&mut self) {
         self.inside = None;
         self.fresh.clear();
-        for (links, ifname, announcements) in std::mem::take(&mut self.unannounced) {
+        for (links, ifname, announcements, haste) in std::mem::take(&mut self.unannounced) {
             if let Err(error) = links.wait_running(&ifname).await {
                 tracing::debug!(error = chain(&error), "interface not at work");
             }
             let turns = Arc::clone(&self.announcing);
             tokio::spawn(async move {
-                if let Err(error) = links.announce(&ifname, announcements, &turns).await {
+                if let Err(error) = links.announce(&ifname, announcements, haste, &turns).await {
                     tracing::debug!(error = chain(&error), "addresses not announced");
                 }
             });
@@ -311,6 +316,10 @@ impl Machine for Linux {
         let of_uplinks = view.uplinks.iter().filter_map(|uplink| sizes.get(&uplink.ifindex).copied());
         self.segments = Segments::common(of_uplinks);
         Ok(view)
+    }
+
+    async fn has_netkit(&mut self) -> Result<bool, Error> {
+        Ok(self.links.has_netkit().await?)
     }
 
     async fn index(&mut self, ifname: &IfName) -> Result<Option<u32>, Error> {

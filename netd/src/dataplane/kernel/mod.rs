@@ -45,7 +45,7 @@ use super::{
     programs::Programs,
     raw,
 };
-use crate::model::Mac;
+use crate::model::{Device, IfName, Mac};
 use collector::Collector;
 use config::configure;
 use ports::published;
@@ -421,16 +421,14 @@ impl Dataplane for Kernel {
         self.end_flows(|flow| flow.zone == ifindex || (flow.to_sandbox && flow.out == ifindex)).map(drop)
     }
 
-    fn attach_endpoint(&mut self, host_side: &crate::model::IfName, ifindex: u32) -> Result<(), Error> {
-        self.mode = attach::interface(
-            &mut self.programs,
-            &self.links,
-            Side::Endpoint,
-            host_side.as_str(),
-            ifindex,
-            self.mode,
-        )?;
-        self.attached.insert(ifindex, (Side::Endpoint, host_side.to_string()));
+    fn attach_endpoint(&mut self, host_side: &IfName, ifindex: u32, device: Device) -> Result<(), Error> {
+        let side = match device {
+            Device::Veth => Side::Endpoint,
+            Device::Netkit => Side::Netkit,
+        };
+        self.mode =
+            attach::interface(&mut self.programs, &self.links, side, host_side.as_str(), ifindex, self.mode)?;
+        self.attached.insert(ifindex, (side, host_side.to_string()));
         Ok(())
     }
 

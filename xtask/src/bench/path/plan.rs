@@ -26,6 +26,8 @@ pub enum Contender {
     DockerProxy,
     /// netd
     Netd,
+    /// netd on a network of netkit pairs; only where it is asked for
+    NetdNetkit,
 }
 
 /// From where to where.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     Args,
-    field::docker_proxy,
+    field::{self, docker_proxy},
     machine::Machine,
     plan::{Contender, Family, Setting, Way, Workload},
     results::{Discipline, Runner},
@@ -36,7 +36,7 @@ pub struct Race {
     pub disciplines: Vec<Discipline>,
 }
 
-const ALL: [Contender; 8] = [
+const ALL: [Contender; 9] = [
     Contender::Host,
     Contender::Route,
     Contender::IptablesLegacy,
@@ -45,6 +45,7 @@ const ALL: [Contender; 8] = [
     Contender::Netavark,
     Contender::DockerProxy,
     Contender::Netd,
+    Contender::NetdNetkit,
 ];
 const PLAIN: [Workload; 4] = [Workload::Stream, Workload::Rr, Workload::Connect, Workload::Udp];
 const EVERY: [Workload; 5] =
@@ -103,10 +104,13 @@ fn contenders(args: &Args, machine: &Machine, notes: &mut Vec<String>) -> Vec<Co
                 || args.ways.iter().any(|way| way.reference() == Contender::Route)
         }
         other if !args.contenders.is_empty() => args.contenders.contains(other),
+        Contender::NetdNetkit => false,
         other => !args.quick || quick.contains(other),
     };
     let mut runs = |contender: &Contender| {
         let needs = match contender {
+            Contender::NetdNetkit if field::has_netkit() => return true,
+            Contender::NetdNetkit => "netkit in the kernel",
             Contender::IptablesLegacy => "iptables-legacy-restore",
             Contender::IptablesNft => "iptables-nft-restore",
             Contender::DockerNft | Contender::Netavark => "nft",

@@ -19,6 +19,7 @@ use super::{
     results::Runner,
 };
 use crate::stage::{Stage, cable, netns::Netns};
+pub use own::has_netkit;
 pub use server::Server;
 
 /// What a published port leads to, and where host networking serves.
@@ -107,7 +108,8 @@ impl Field {
         let build = || {
             let places = match contender {
                 Contender::Host => bridged::host()?,
-                Contender::Netd => own::build(setting, kit)?,
+                Contender::Netd => own::build("veth", setting, kit)?,
+                Contender::NetdNetkit => own::build("netkit", setting, kit)?,
                 Contender::DockerProxy => docker_proxy::build(kit)?,
                 _ => bridged::build(contender, setting)?,
             };
@@ -167,7 +169,9 @@ impl Field {
             (_, Way::Direct) => Some(inside(host, of(&addresses.serving)?, gateway?)),
             (contender, Way::Loopback) => {
                 // Docker without its proxy and netavark reach [::1] not at all: the kernel routes no ::1 (docker-semantics E18).
-                let none = family == Family::V6 && !proxied && contender != Contender::Netd;
+                let none = family == Family::V6
+                    && !proxied
+                    && !matches!(contender, Contender::Netd | Contender::NetdNetkit);
                 (!none).then_some(published(host, family.loopback(), gateway?))
             }
             (contender, Way::Hairpin) => {

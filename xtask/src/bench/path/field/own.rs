@@ -19,8 +19,14 @@ const ASKING: &str = "asking";
 /// Seconds that a flow of another client lives at least: longer than a benchmark.
 const KEEP: u32 = 7200;
 
-/// Starts a daemon and makes everything by its command line.
-pub fn build(setting: Setting, kit: Kit) -> Result<Places> {
+/// Whether the kernel makes netkit pairs.
+pub fn has_netkit() -> bool {
+    let made = |netns: Netns| netns.ip(&["link", "add", "kit0", "type", "netkit"]);
+    Netns::new().and_then(made).is_ok()
+}
+
+/// Starts a daemon and makes everything by its command line, the network of pairs of this device.
+pub fn build(device: &str, setting: Setting, kit: Kit) -> Result<Places> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = format!("netd-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let World { host, outside, .. } = World::around(Netns::new()?)?;
@@ -40,7 +46,8 @@ pub fn build(setting: Setting, kit: Kit) -> Result<Places> {
             &format!("more{number}"),
         ])?;
     }
-    daemon.run(&["network", "create", "--ipv6", NETWORK])?;
+    let device = format!("netd.device={device}");
+    daemon.run(&["network", "create", "--ipv6", "-o", &device, NETWORK])?;
     let publish = [
         format!("{PUBLISHED}:{PORT}"),
         format!("{PUBLISHED}:{PORT}/udp"),
