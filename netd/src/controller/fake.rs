@@ -6,13 +6,14 @@ use super::{
     Code, Error, NetnsRequest,
     apply::{Machine, Owned, PortFacts},
     host::HostView,
-    object::{Bridge, Listen, Object, Port},
+    object::{Bridge, Listen, Object, Port, Veth},
     plan::Step,
     sandboxes::Place,
 };
 use crate::{
-    dataplane::{Dataplane, fake::Fake},
+    dataplane::{Dataplane, UplinkEntry, fake::Fake},
     ipam::HostPrefix,
+    link::Proxy,
     model::{IfName, Name, Netns, Sandbox},
 };
 
@@ -39,6 +40,14 @@ pub struct FakeMachine {
     pub fail_in: Option<usize>,
     /// Steps taken.
     pub steps: usize,
+    /// What the host answers for on the links outside.
+    pub proxies: BTreeSet<Proxy>,
+    /// Settings below `/proc/sys/net`.
+    pub settings: BTreeMap<String, String>,
+    /// What neighbours of uplinks ask for there.
+    pub on_link: BTreeSet<(u32, ipnet::IpNet)>,
+    /// Interfaces to the outside.
+    pub uplinks: Vec<UplinkEntry>,
     /// Times that the whole host was looked at.
     pub looks: usize,
     /// The packet path, for what is not an object.
@@ -215,6 +224,10 @@ impl Machine for FakeMachine {
 
     async fn settle(&mut self) {}
 
+    async fn remove_together(&mut self, _veths: &[&Veth]) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn place(&mut self, name: &Name, request: &NetnsRequest) -> Result<Place, Error> {
         let netns = match request {
             NetnsRequest::Create => {
@@ -289,7 +302,8 @@ impl Machine for FakeMachine {
             Object::Veth(veth) => Some((veth.host.to_string(), veth.bridge.to_string())),
             _ => None,
         });
-        Ok(HostView { own: own.collect(), ports: ports.collect(), ..HostView::default() })
+        let (uplinks, on_link) = (self.uplinks.clone(), self.on_link.clone());
+        Ok(HostView { own: own.collect(), ports: ports.collect(), uplinks, on_link, ..HostView::default() })
     }
 
     async fn name_again(&mut self, _sandbox: &Sandbox) -> Result<bool, Error> {
@@ -323,6 +337,20 @@ impl Machine for FakeMachine {
             (Owned::Files(id), Object::Files(files)) => files.sandbox != *id,
             _ => true,
         });
+        Ok(())
+    }
+
+    async fn answer_for(&mut self, wanted: &BTreeSet<Proxy>) -> Result<(), Error> {
+        self.proxies.clone_from(wanted);
+        Ok(())
+    }
+
+    async fn setting(&mut self, key: &str) -> Result<Option<String>, Error> {
+        Ok(self.settings.get(key).cloned())
+    }
+
+    async fn set(&mut self, key: &str, value: &str) -> Result<(), Error> {
+        self.settings.insert(key.to_owned(), value.to_owned());
         Ok(())
     }
 

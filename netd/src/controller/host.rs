@@ -38,6 +38,8 @@ pub struct HostView {
     pub ports: BTreeMap<String, String>,
     /// Their addresses.
     pub addresses: BTreeSet<(String, IpNet)>,
+    /// What neighbours of uplinks ask for there instead of a router: interface and network, where it has link addresses at all.
+    pub on_link: BTreeSet<(u32, IpNet)>,
     /// Every link by name, with its index: networks may trust some of them.
     pub links: BTreeMap<String, u32>,
 }
@@ -56,6 +58,7 @@ impl<M: Machine> Controller<M> {
         {
             tracing::warn!(%error, "the packet path is not in step with the host's addresses and routes");
         }
+        self.sync_proxies(false).await;
     }
 
     pub(super) fn tell_flows_of_routes(&mut self) {

@@ -18,6 +18,7 @@ pub mod object;
 mod operations;
 pub mod plan;
 mod probe;
+mod proxies;
 mod publish;
 mod reconcile;
 mod request;
@@ -36,6 +37,7 @@ pub use error::{Code, Error, Phase};
 pub use files::Renderer;
 pub use handle::{Commands, Handle, NetworkSelector};
 pub use linux::{Linux, SharedDataplane, Site, end_command, remove_owned};
+pub use proxies::PROXY_NDP;
 pub use request::{
     Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, FlowShare, NetnsRequest, PoolRequest,
     SandboxRemoved, Status,

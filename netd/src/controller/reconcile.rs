@@ -15,7 +15,7 @@ use super::{
     apply::{Machine, Owned},
     default_bridge,
     flows::addresses,
-    object::{Listen, Object},
+    object::{Listen, Object, Veth},
     plan,
     plan::Step,
     pseudo_network,
@@ -302,6 +302,11 @@ impl<M: Machine> Controller<M> {
                 failures.extend(ended.err());
             }
         }
+        let veths: Vec<&Veth> = steps.iter().filter_map(removed_veth).collect();
+        if let Err(error) = self.machine.remove_together(&veths).await {
+            tracing::warn!(%error, "links are removed one by one");
+        }
+        failures.extend(self.answer_for_nobody().await.err());
         for step in &steps {
             if let Err(error) = self.machine.apply(step).await {
                 tracing::error!(%step, %error, "object not removed");
@@ -325,6 +330,13 @@ impl<M: Machine> Controller<M> {
         self.show(World::default());
         tracing::info!("everything removed");
         Ok(())
+    }
+}
+
+fn removed_veth(step: &Step) -> Option<&Veth> {
+    match step {
+        Step::Remove(Object::Veth(veth)) => Some(veth),
+        _ => None,
     }
 }
 

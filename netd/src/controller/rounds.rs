@@ -40,6 +40,8 @@ pub struct Rounds {
     hooks_failing: bool,
     /// Whether settings could not be put back.
     settings_failing: bool,
+    /// Whether what the host answers for outside could not be brought in step.
+    pub(super) proxies_failing: bool,
     /// Networks, and namespaces, that have been looked at in this turn.
     networks: usize,
     namespaces: usize,
@@ -59,6 +61,7 @@ impl<M: Machine> Controller<M> {
         let turn: Vec<&Network> = next(all, &mut self.rounds.networks, NETWORKS_AT_ONCE);
         let bridges = turn.into_iter().filter_map(bridge_of).collect();
         self.repair_settings(bridges).await;
+        self.sync_proxies(true).await;
         self.find_names().await;
     }
 

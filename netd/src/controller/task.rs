@@ -1,6 +1,12 @@
 //! The controller's task: takes one command after the other, plans it, journals it, applies it, commits it and answers.
 
-use std::{any::Any, collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -20,7 +26,7 @@ use crate::{
     dataplane::Unhooked,
     failpoint,
     ipam::DefaultPool,
-    link::Changes,
+    link::{Changes, Proxy},
     store::{Intent, Store},
 };
 
@@ -57,6 +63,8 @@ pub struct Controller<M> {
     pub(super) renderer: Renderer,
     /// The host as the packet path knows it.
     pub(super) host: HostView,
+    /// What the host answers for on the links outside; None: not known.
+    pub(super) proxies: Option<BTreeSet<Proxy>>,
     /// What of others' changes was looked for, and what could not be put right.
     pub(super) rounds: Rounds,
     /// What the last look at all of it could not put right.
@@ -95,6 +103,7 @@ impl<M: Machine> Controller<M> {
             settings,
             renderer,
             host: HostView::default(),
+            proxies: None,
             rounds: Rounds::default(),
             unfinished: Unfinished::default(),
             last_port: 0,
@@ -251,6 +260,7 @@ impl<M: Machine> Controller<M> {
         }
         result?;
         self.show(next);
+        self.sync_proxies(false).await;
         Ok(())
     }
 
