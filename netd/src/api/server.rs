@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::AsyncWriteExt,
     net::{UnixListener, UnixStream},
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -40,6 +41,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_QUEUED: usize = 64;
 /// Pause after a failed accept: without it a process out of descriptors would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long the answer to a connection too many may take: its buffer is empty.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long requests in flight may go on once the daemon stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -100,7 +103,7 @@ impl Server {
         let caller = Caller::of(&stream);
         let Some(slot) = self.connections.open() else {
             tracing::warn!(%caller, "connection refused: too many requests in flight");
-            refuse(&stream);
+            refuse(stream).await;
             return;
         };
         let service = service_fn(|request| {
@@ -184,14 +187,14 @@ fn number() -> String {
     getrandom::u64().map(|number| format!("{number:016x}")).unwrap_or_default()
 }
 
-/// Says why a connection is closed, without a place, a request or a wait for it.
-fn refuse(stream: &UnixStream) {
+/// Says why a connection is closed, without waiting for a request.
+async fn refuse(mut stream: UnixStream) {
     let message = format!("{MAX_CONNECTIONS} connections have requests in flight; try again");
     let error = Error::new(Code::NotReady, message).in_phase(Phase::Request);
     let body = serde_json::to_string(&ErrorBody::from(error)).unwrap_or_default();
     let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n";
     let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-    let _ = stream.try_write(answer.as_bytes()); // the socket is empty; who has gone needs no answer
+    let _ = timeout(REFUSAL_TIMEOUT, stream.write_all(answer.as_bytes())).await; // who has gone needs no answer
 }
 
 fn refused(why: String) -> Response<Body> {
