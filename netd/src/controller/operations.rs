@@ -185,7 +185,7 @@ impl<M: Machine> Controller<M> {
             return Err(Error::new(Code::Conflict, text).hint("remove that one first, or use -f"));
         }
         if let Some(pid) = sandbox.pid
-            && self.machine.is_running(&sandbox, pid)
+            && self.machine.is_running(&sandbox, pid)?
         {
             if !force {
                 let text =
