@@ -43,11 +43,14 @@ pub trait Machine: Send + 'static {
     /// Returns the inode of the namespace at this path.
     fn inode(&mut self, netns: &Netns) -> Result<u64, Error>;
 
+    /// Returns the inode of the namespace at this path; None: there is none. Fails when that cannot be told.
+    fn found(&mut self, netns: &Netns) -> Result<Option<u64>, Error>;
+
     /// Whether no socket of the host holds any of these.
     fn free(&mut self, listens: &[Listen]) -> bool;
 
-    /// Whether a process runs and belongs to this sandbox.
-    fn is_running(&self, sandbox: &Sandbox, pid: u32) -> bool;
+    /// Whether a process runs and belongs to this sandbox; fails when that cannot be told.
+    fn is_running(&self, sandbox: &Sandbox, pid: u32) -> Result<bool, Error>;
 
     /// Ends a process at once.
     fn kill(&mut self, pid: u32) -> Result<(), Error>;
@@ -177,7 +180,7 @@ async fn take<M: Machine>(machine: &mut M, step: &Step) -> Result<(), Error> {
 }
 
 fn broken(step: &Step, error: &io::Error) -> Error {
-    Error::new(Code::Failure, format!("{step}: {error}"))
+    Error { errno: error.raw_os_error(), ..Error::new(Code::Failure, format!("{step}: {error}")) }
 }
 
 /// Takes back every step, last first, whatever fails on the way.

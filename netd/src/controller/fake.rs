@@ -32,6 +32,8 @@ pub struct FakeMachine {
     pub disturbed: Vec<String>,
     /// Namespaces that are gone.
     pub dead: BTreeSet<std::path::PathBuf>,
+    /// Whether it cannot be told which namespaces and processes are there.
+    pub out_of_files: bool,
     /// Whether the kernel lacks netkit devices.
     pub no_netkit: bool,
     /// Steps to go until one fails.
@@ -250,12 +252,22 @@ impl Machine for FakeMachine {
         Ok(if netns.inode == 0 { 7 } else { netns.inode })
     }
 
+    fn found(&mut self, netns: &Netns) -> Result<Option<u64>, Error> {
+        if self.out_of_files {
+            return Err(Error::new(Code::Failure, "too many open files"));
+        }
+        Ok(self.inode(netns).ok())
+    }
+
     fn free(&mut self, listens: &[Listen]) -> bool {
         !listens.iter().any(|listen| self.busy.contains(listen))
     }
 
-    fn is_running(&self, _sandbox: &Sandbox, pid: u32) -> bool {
-        pid == 1
+    fn is_running(&self, _sandbox: &Sandbox, pid: u32) -> Result<bool, Error> {
+        if self.out_of_files {
+            return Err(Error::new(Code::Failure, "too many open files"));
+        }
+        Ok(pid == 1)
     }
 
     fn kill(&mut self, _pid: u32) -> Result<(), Error> {

@@ -28,8 +28,8 @@ impl<M: Machine> Controller<M> {
         }
         proxies::allow_within(&mut host, &request, &self.host);
         let network = self.plan_network(&host, |facts| create_network(&request, facts))?;
-        self.check_proxies(&network).await?;
         self.check_device(network.bridge.device).await?;
+        self.check_proxies(&network).await?;
         self.add_network(network).await
     }
 
@@ -185,7 +185,7 @@ impl<M: Machine> Controller<M> {
             return Err(Error::new(Code::Conflict, text).hint("remove that one first, or use -f"));
         }
         if let Some(pid) = sandbox.pid
-            && self.machine.is_running(&sandbox, pid)
+            && self.machine.is_running(&sandbox, pid)?
         {
             if !force {
                 let text =

@@ -3,6 +3,7 @@
 mod access;
 mod limits;
 mod proxies;
+mod shortage;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

@@ -35,10 +35,10 @@ impl BridgeOptions {
     pub const ENABLE_IPV4: &'static str = "com.docker.network.enable_ipv4";
     /// Key that switches IPv6 on or off (B15).
     pub const ENABLE_IPV6: &'static str = "com.docker.network.enable_ipv6";
-    /// Key that makes the host answer neighbours outside for a routed network's endpoints (dataplane 7.5 walk 13).
-    pub const NEIGHBOUR_PROXY: &'static str = "netd.neighbour_proxy";
     /// Key of what joins sandboxes to the bridge.
     pub const DEVICE: &'static str = "netd.device";
+    /// Key that makes the host answer neighbours outside for a routed network's endpoints (dataplane 7.5 walk 13).
+    pub const NEIGHBOUR_PROXY: &'static str = "netd.neighbour_proxy";
     /// Mark of the default network (B2).
     pub const DEFAULT_BRIDGE: &'static str = "com.docker.network.bridge.default_bridge";
 
@@ -64,8 +64,8 @@ impl BridgeOptions {
             inhibit_ipv4: false,
             publish_internal: false,
             host_access: HostAccess::All,
-            neighbour_proxy: false,
             device: Device::Veth,
+            neighbour_proxy: false,
             announcements: Announcements::default(),
         })
     }

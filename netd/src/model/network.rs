@@ -123,12 +123,12 @@ pub struct BridgeOptions {
     /// Which services of the host the network reaches (`netd.host_access`).
     #[serde(default)]
     pub host_access: HostAccess,
-    /// Whether the host answers neighbours outside for its endpoints (`netd.neighbour_proxy`).
-    #[serde(default)]
-    pub neighbour_proxy: bool,
     /// What joins sandboxes to the bridge (`netd.device`).
     #[serde(default)]
     pub device: Device,
+    /// Whether the host answers neighbours outside for its endpoints (`netd.neighbour_proxy`).
+    #[serde(default)]
+    pub neighbour_proxy: bool,
     /// How a new endpoint tells its neighbours of its addresses (`advertise_addr_nmsgs`, `advertise_addr_ms`).
     #[serde(default)]
     pub announcements: Announcements,

@@ -309,6 +309,13 @@ impl Machine for Linux {
         Ok(netns::Netns::open_path(&netns.path)?.inode()?)
     }
 
+    fn found(&mut self, netns: &Netns) -> Result<Option<u64>, Error> {
+        match netns::Netns::open_path(&netns.path).and_then(|found| found.inode()) {
+            Err(error) if error.is_shortage() => Err(error.into()),
+            found => Ok(found.ok()),
+        }
+    }
+
     fn free(&mut self, listens: &[Listen]) -> bool {
         probe::probe(listens).is_ok()
     }
@@ -413,7 +420,7 @@ impl Machine for Linux {
         self.reserved.restore().await
     }
 
-    fn is_running(&self, sandbox: &Sandbox, pid: u32) -> bool {
+    fn is_running(&self, sandbox: &Sandbox, pid: u32) -> Result<bool, Error> {
         command::is_running(self.links.netns(), sandbox, pid)
     }
 
