@@ -24,7 +24,7 @@ use nix::{
     },
 };
 
-use crate::model::Name;
+use crate::{model::Name, sysctl};
 
 /// The calling thread's namespace; `/proc/self` would be the main thread's.
 const CURRENT: &str = "/proc/thread-self/ns/net";
@@ -41,8 +41,14 @@ pub struct Error {
 }
 
 impl Error {
-    fn new(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn new(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self { doing: doing.into(), source: source.into() }
+    }
+
+    /// Whether this process or the kernel has run out of something, which says nothing of the namespace.
+    pub fn is_shortage(&self) -> bool {
+        let number = self.source.raw_os_error();
+        matches!(number, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO | libc::EINTR))
     }
 
     /// Whether the path or process does not exist.
@@ -66,22 +72,28 @@ pub struct Netns {
 #[derive(Debug)]
 pub struct SettingsDirs {
     ipv4: File,
-    ipv6: Option<File>,
+    /// Empty until the kernel has IPv6.
+    ipv6: OnceLock<File>,
 }
 
 impl SettingsDirs {
     /// Opens those of the calling thread's namespace.
     fn open() -> io::Result<Self> {
-        let open = |family: &str| {
-            let mut options = OpenOptions::new();
-            let options = options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
-            options.open(format!("/proc/sys/net/{family}"))
-        };
-        let ipv6 = match open("ipv6") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            opened => Some(opened?),
-        };
-        Ok(Self { ipv4: open("ipv4")?, ipv6 })
+        let ipv6 = Self::open_ipv6()?.map_or_else(OnceLock::new, OnceLock::from);
+        Ok(Self { ipv4: Self::open_family("ipv4")?, ipv6 })
+    }
+
+    fn open_ipv6() -> io::Result<Option<File>> {
+        match Self::open_family("ipv6") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    fn open_family(family: &str) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
+        options.open(format!("/proc/sys/net/{family}"))
     }
 
     /// Returns where any thread finds a setting that is named by its path below `/proc/sys/net`. None: the kernel has none of that family.
@@ -89,7 +101,7 @@ impl SettingsDirs {
         let (family, rest) = key.split_once('/')?;
         let dir = match family {
             "ipv4" => &self.ipv4,
-            "ipv6" => self.ipv6.as_ref()?,
+            "ipv6" => self.ipv6.get()?,
             _ => return None,
         };
         Some(PathBuf::from(format!("/proc/self/fd/{}/{rest}", dir.as_raw_fd())))
@@ -200,13 +212,19 @@ impl Netns {
     /// # Errors
     /// When the namespace cannot be entered, or has no settings.
     pub async fn settings(&self) -> Result<&SettingsDirs, Error> {
+        let failed = |source| {
+            Error::new(format!("open the settings of network namespace {}", self.path.display()), source)
+        };
         if let Some(dirs) = self.settings.get() {
+            if dirs.ipv6.get().is_none()
+                && sysctl::has_ipv6()
+                && let Some(ipv6) = self.run_in(SettingsDirs::open_ipv6).await?.map_err(failed)?
+            {
+                let _ = dirs.ipv6.set(ipv6); // another task was quicker
+            }
             return Ok(dirs);
         }
-        let opened = self.run_in(SettingsDirs::open).await?;
-        let dirs = opened.map_err(|source| {
-            Error::new(format!("open the settings of network namespace {}", self.path.display()), source)
-        })?;
+        let dirs = self.run_in(SettingsDirs::open).await?.map_err(failed)?;
         Ok(self.settings.get_or_init(|| dirs))
     }
 

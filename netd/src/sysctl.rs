@@ -72,10 +72,15 @@ pub async fn read(netns: &Netns, key: &str) -> Result<String, Error> {
     read_from(netns.settings().await?, key)
 }
 
-/// Whether the kernel had IPv6 settings when it was first asked. With a thousand namespaces a look takes milliseconds.
+/// Whether the kernel has IPv6. Its module may be loaded later, and is never unloaded: only a yes is final.
 pub fn has_ipv6() -> bool {
-    static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| fs::exists("/proc/sys/net/ipv6").unwrap_or(false))
+    static FOUND: OnceLock<()> = OnceLock::new();
+    // Among the settings, a look takes milliseconds with a thousand namespaces.
+    once_there(&FOUND, || fs::exists("/proc/self/net/if_inet6").unwrap_or(false))
+}
+
+fn once_there(found: &OnceLock<()>, look: impl FnOnce() -> bool) -> bool {
+    found.get().is_some() || (look() && found.set(()).is_ok()) || found.get().is_some()
 }
 
 fn find(dirs: &SettingsDirs, key: &str) -> io::Result<PathBuf> {
@@ -197,6 +202,16 @@ impl fmt::Display for ReservedPorts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ipv6_that_comes_later_is_noticed() {
+        let found = OnceLock::new();
+        assert!(!once_there(&found, || false));
+        assert!(!once_there(&found, || false));
+        assert!(once_there(&found, || true));
+        assert!(once_there(&found, || unreachable!("asked again")));
+        assert_eq!(has_ipv6(), fs::exists("/proc/sys/net/ipv6").expect("procfs"));
+    }
 
     #[test]
     fn reserved_ports_come_back_as_they_were() {

@@ -1,13 +1,15 @@
 //! Rung: namespaces. The API as docker's own clients and scripts speak it: raw HTTP on the socket, and the stock docker command.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::net::UnixStream,
     process::Command,
     time::{Duration, Instant},
 };
 
-use netd_tests::Lab;
+use netd_tests::{Lab, eventually};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// What the daemon answered.
@@ -30,8 +32,12 @@ fn send(socket: &mut UnixStream, method: &str, path: &str, body: &str) {
 }
 
 fn call(lab: &Lab, method: &str, path: &str, body: &Value) -> Answer {
+    call_with(lab, method, path, &if body.is_null() { String::new() } else { body.to_string() })
+}
+
+fn call_with(lab: &Lab, method: &str, path: &str, body: &str) -> Answer {
     let mut socket = open(lab);
-    send(&mut socket, method, path, &if body.is_null() { String::new() } else { body.to_string() });
+    send(&mut socket, method, path, body);
     let mut text = Vec::new();
     let _ = socket.read_to_end(&mut text); // the end may be a reset when the daemon has not read everything
     let text = String::from_utf8(text).expect("UTF-8");
@@ -187,6 +193,125 @@ fn a_request_may_not_be_too_long() {
     let _ = socket.read_to_string(&mut answer);
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     assert_eq!(get(&lab, "/networks").as_array().map(Vec::len), Some(3), "nothing was made");
+}
+
+#[test]
+fn s36_what_is_at_a_limit_passes_and_one_more_is_refused_by_name() {
+    let lab = Lab::new();
+    let network = |name: &str, key: &str, value: Value| json!({"Name": name, key: value}).to_string();
+    let padded = |length: usize| {
+        let body = json!({"Name": "padded"}).to_string();
+        format!("{body}{}", " ".repeat(length - body.len()))
+    };
+    let nested = |levels: usize| (1..levels).fold(json!([]), |inner, _| json!([inner]));
+    let labels = |count: usize| {
+        (0..count).map(|number| (format!("label{number}"), Value::from("x"))).collect::<Value>()
+    };
+    let text = |length: usize| json!({"key": "x".repeat(length)});
+    for (passes, refused, status, word) in [
+        (padded(1 << 20), padded((1 << 20) + 1), 413, "longer than 1048576 bytes"),
+        // The body itself is a level.
+        (network("deep", "X", nested(31)), network("deeper", "X", nested(32)), 400, "32 levels"),
+        (network("text", "Options", text(4096)), network("texts", "Options", text(4097)), 400, "4096"),
+        (network("few", "Labels", labels(64)), network("many", "Labels", labels(65)), 400, "the limit is 64"),
+        (
+            network(&"n".repeat(128), "X", json!(1)),
+            network(&"n".repeat(129), "X", json!(1)),
+            400,
+            "at most 127",
+        ),
+    ] {
+        let answer = call_with(&lab, "POST", "/networks/create", &passes);
+        assert_eq!(answer.status, 201, "{word}: {}", answer.body);
+        let id = answer.body["Id"].as_str().expect("an id").to_owned();
+        let answer = call_with(&lab, "POST", "/networks/create", &refused);
+        assert_eq!(answer.status, status, "{word}: {}", answer.body);
+        assert_eq!((&answer.body["code"], &answer.body["retryable"]), (&json!("INVALID"), &json!(false)));
+        let message = answer.body["message"].as_str().expect("a message");
+        assert!(message.contains(word) && message.len() < 400, "{message}");
+        assert_eq!(call(&lab, "DELETE", &format!("/networks/{id}"), &Value::Null).status, 204);
+    }
+    assert_eq!(
+        get(&lab, "/networks").as_array().map(Vec::len),
+        Some(3),
+        "nothing was made of what was refused"
+    );
+    for (headers, status) in [(80, "200"), (200, "431")] {
+        let mut socket = open(&lab);
+        let many = (0..headers).map(|number| format!("X-{number}: x\r\n")).collect::<Vec<_>>().concat();
+        let head = format!("GET /networks HTTP/1.1\r\nHost: netd\r\nConnection: close\r\n{many}\r\n");
+        socket.write_all(head.as_bytes()).expect("a head");
+        let mut answer = String::new();
+        let _ = socket.read_to_string(&mut answer); // the end may be a reset
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{headers} headers: {answer}");
+    }
+}
+
+#[test]
+fn s36_a_connection_too_many_is_told_so() {
+    let lab = Lab::new();
+    let mut streams: Vec<UnixStream> = (0..256)
+        .map(|number| {
+            let mut socket = open(&lab);
+            send(&mut socket, "GET", "/events", "");
+            let mut first = [0; 12];
+            socket.read_exact(&mut first).unwrap_or_else(|error| panic!("stream {number}: {error}"));
+            assert_eq!(&first, b"HTTP/1.1 200", "stream {number}");
+            socket
+        })
+        .collect();
+    let answer = call(&lab, "GET", "/networks", &Value::Null);
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert_eq!((&answer.body["code"], &answer.body["retryable"]), (&json!("NOT_READY"), &json!(true)));
+    assert!(answer.body["message"].as_str().is_some_and(|text| text.contains("256 connections")));
+    // The control: with one less, there is room.
+    streams.pop();
+    eventually("a place for a request", || call(&lab, "GET", "/networks", &Value::Null).status == 200);
+}
+
+#[test]
+fn an_error_says_what_it_was_about_how_far_it_came_and_whether_to_try_again() {
+    let mut lab = Lab::new();
+    lab.daemon.end(Signal::SIGTERM);
+    lab.daemon.restart_with(&[("NETD_FAILPOINTS", "bridge.put.before=return:ENOMEM")]);
+    let mut numbers = BTreeSet::new();
+    for (method, path, body, wanted) in [
+        ("DELETE", "/networks/nope", Value::Null, json!(["NOT_FOUND", "plan", "network nope", null, false])),
+        (
+            "GET",
+            "/containers/nope/json",
+            Value::Null,
+            json!(["NOT_FOUND", "plan", "sandbox nope", null, false]),
+        ),
+        ("POST", "/networks/create", json!("text"), json!(["INVALID", "request", null, null, false])),
+        (
+            "POST",
+            "/networks/create",
+            json!({"Name": "host"}),
+            json!(["CONFLICT", "plan", "network host", null, false]),
+        ),
+        (
+            "POST",
+            "/networks/create",
+            json!({"Name": "app"}),
+            json!(["INTERNAL", "apply", "network app", 12, true]),
+        ),
+    ] {
+        let answer = call(&lab, method, path, &body);
+        let of = |key: &str| answer.body[key].clone();
+        let said = json!([of("code"), of("phase"), of("object"), of("errno"), of("retryable")]);
+        assert_eq!(said, wanted, "{method} {path}: {}", answer.body);
+        let number = of("op_id").as_str().expect("a number").to_owned();
+        assert!(number.len() == 16 && number.bytes().all(|byte| byte.is_ascii_hexdigit()), "{number}");
+        let audited = lab.daemon.log().contains(&format!("op=\"{number}\""));
+        assert_eq!(audited, method != "GET", "{number} in\n{}", lab.daemon.log());
+        numbers.insert(number);
+    }
+    assert_eq!(numbers.len(), 5, "each request has its own: {numbers:?}");
+    // The control: the same request succeeds a moment later.
+    lab.daemon.end(Signal::SIGTERM);
+    lab.daemon.restart();
+    assert_eq!(call(&lab, "POST", "/networks/create", &json!({"Name": "app"})).status, 201);
 }
 
 #[test]

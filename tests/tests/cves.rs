@@ -4,7 +4,9 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{IpAddr, UdpSocket},
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
+    process::Command,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
@@ -12,7 +14,7 @@ use std::{
 
 use aya::maps::MapInfo;
 use netd_tests::{
-    Capture, Family, Frame, H, Lab, Outcome, PATIENCE, Proto, R, Sandbox, Server, Silence, at, files,
+    Capture, Family, Frame, H, Lab, Outcome, PATIENCE, Proto, R, R2, Sandbox, Server, Silence, at, files,
 };
 use nix::sys::signal::Signal;
 
@@ -83,6 +85,119 @@ fn s09_cve_2024_32473_ipv6_does_not_pass_on_a_network_of_ipv4() {
     a1.capture().send(&frame.udp(at(a1.ip(Family::V4), 5), at(a2.ip(Family::V4), 9), b"behind"));
     let seen = victim.until("the datagram behind", PATIENCE, |p| p.is_to(Proto::Udp, 9));
     assert!(!seen.iter().any(is_it), "IPv6 arrived on a network of IPv4");
+}
+
+/// What a name server gets to see: queries, whatever they ask.
+fn ask(from: &Sandbox, proto: Proto, server: IpAddr) -> Outcome {
+    from.probe(proto, at(server, 53))
+}
+
+#[test]
+fn s10_cve_2024_29018_nobody_outside_is_asked_for_names_by_an_internal_network() {
+    let lab = Lab::new();
+    // The host's own resolver, as systemd's, and one that the host's resolv.conf may name.
+    lab.h.ip_batch("addr add 127.0.0.53/8 dev lo");
+    let own = [H.v4.into(), H.v6.into(), IpAddr::from([127, 0, 0, 53])];
+    let own: Vec<_> = own.iter().flat_map(|ip| Proto::BOTH.map(|proto| (proto, at(*ip, 53)))).collect();
+    let (on_host, outside) = (Server::bind(&lab.h, &own), Server::start(&lab.r2, &[53]));
+    let internal = lab.network("netI", 30, &["--internal"]);
+    let open = lab.network("netA", 20, &[]);
+    let inside = lab.sandbox("inside", internal, 2, &["--dns", &R2.v4.to_string()]);
+    let control = lab.sandbox("control", open, 2, &["--dns", &R2.v4.to_string()]);
+    // Its resolver is configured as every other's: what keeps the queries in is the packet path, not an empty file.
+    let resolv = lab.netd(&["exec", "inside", "cat", "/etc/resolv.conf"]).ok();
+    assert_eq!(resolv, lab.netd(&["exec", "control", "cat", "/etc/resolv.conf"]).ok());
+    inside.ip_batch(&format!("route replace default via {} dev eth0", internal.gateway(Family::V4)));
+    inside.ip_batch(&format!("route replace default via {} dev eth0", internal.gateway(Family::V6)));
+    for family in Family::BOTH {
+        let (host, there) = (H.ip(family), R2.ip(family));
+        for proto in Proto::BOTH {
+            assert_eq!(control.reach(proto, at(there, 53)).server, "R2", "{proto:?}");
+            assert_eq!(control.reach(proto, at(host, 53)).server, "H", "{proto:?}");
+        }
+        let silence = Silence::watch(&lab.r2);
+        for proto in Proto::BOTH {
+            let outcome = ask(&inside, proto, there);
+            assert!(!matches!(outcome, Outcome::Ok(_)), "{proto:?} {family:?}: {outcome:?}");
+        }
+        silence.assert("queries of an internal network");
+    }
+    for proto in Proto::BOTH {
+        // In the sandbox this is its own loopback, where nobody listens.
+        let outcome = ask(&inside, proto, IpAddr::from([127, 0, 0, 53]));
+        assert!(!matches!(outcome, Outcome::Ok(_)), "{proto:?}: {outcome:?}");
+    }
+    // One network more, and it is the external path that is used.
+    lab.netd(&["network", "connect", "netA", "inside"]).ok();
+    assert_eq!(inside.reach(Proto::Udp, at(R2.ip(Family::V4), 53)).server, "R2");
+    lab.netd(&["network", "disconnect", "netA", "inside"]).ok();
+    let silence = Silence::watch(&lab.r2);
+    let outcome = ask(&inside, Proto::Udp, R2.ip(Family::V4));
+    assert!(!matches!(outcome, Outcome::Ok(_)), "{outcome:?}");
+    silence.assert("queries of a sandbox whose external network is gone");
+    drop((on_host, outside));
+    lab.h.ip_batch("addr del 127.0.0.53/8 dev lo");
+}
+
+/// Makes one bpf(2) call in a process of this user. Returns what the kernel answered.
+fn bpf_as(uid: u32, command: libc::c_long, attribute: [u64; 4]) -> std::io::Result<()> {
+    let mut process = Command::new("true");
+    process.uid(uid).gid(uid);
+    let call = move || {
+        let size = size_of_val(&attribute);
+        // SAFETY: the attribute is 32 readable bytes and lives for the call; what it points at is the caller's, which waits.
+        match unsafe { libc::syscall(libc::SYS_bpf, command, &raw const attribute, size) } {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: between fork and exec the closure makes one system call and owns its data.
+    unsafe { process.pre_exec(call) };
+    process.status().map(drop)
+}
+
+#[test]
+fn s34_unprivileged_ebpf_reaches_none_of_netds_maps_programs_and_links() {
+    const BPF_OBJ_GET: libc::c_long = 7; // linux/bpf.h, enum bpf_cmd
+    const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+    const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
+    const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+    const NOBODY: u32 = 65_534;
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let _a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80"]);
+    let dir = lab.daemon.dirs().bpffs().to_owned();
+    assert_eq!(fs::metadata(&dir).expect("the pins").permissions().mode() & 0o077, 0, "for root alone");
+    let pins = files(&dir);
+    let refused = |result: std::io::Result<()>, what: &str| {
+        let error = result.expect_err(what);
+        assert!(matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)), "{what}: {error}");
+    };
+    let mut kinds = BTreeSet::new();
+    for pin in &pins {
+        let path = std::ffi::CString::new(pin.as_os_str().as_encoded_bytes()).expect("a path");
+        let by_path = [path.as_ptr() as u64, 0, 0, 0];
+        let what = pin.display().to_string();
+        bpf_as(0, BPF_OBJ_GET, by_path).unwrap_or_else(|error| panic!("root opens {what}: {error}"));
+        refused(bpf_as(NOBODY, BPF_OBJ_GET, by_path), &what);
+        // Maps are named as in the programs, links as the programs themselves.
+        let is_map = pin.file_name().is_some_and(|name| !name.to_string_lossy().contains(char::is_lowercase));
+        if let Some(map) = MapInfo::from_pin(pin).ok().filter(|_| is_map) {
+            let by_id = [u64::from(map.id()), 0, 0, 0];
+            bpf_as(0, BPF_MAP_GET_FD_BY_ID, by_id).expect("root finds it by its number");
+            refused(bpf_as(NOBODY, BPF_MAP_GET_FD_BY_ID, by_id), &what);
+            kinds.insert("map");
+        }
+    }
+    let own = netd_tests::invariants::program_ids(lab.daemon.dirs());
+    for id in &own {
+        let by_id = [u64::from(*id), 0, 0, 0];
+        bpf_as(0, BPF_PROG_GET_FD_BY_ID, by_id).expect("root finds it by its number");
+        refused(bpf_as(NOBODY, BPF_PROG_GET_FD_BY_ID, by_id), "a program");
+        kinds.insert("program");
+    }
+    refused(bpf_as(NOBODY, BPF_LINK_GET_FD_BY_ID, [1, 0, 0, 0]), "a link");
+    assert_eq!(kinds, ["map", "program"].into(), "{} pins, {} programs", pins.len(), own.len());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Rung: namespaces. `netd run` and `netd exec`: exit codes, output, signals, terminal, name files.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     process::{Command, Stdio},
     thread,
@@ -8,7 +9,11 @@ use std::{
 };
 
 use netd_tests::{Child, Family, H, Lab, PATIENCE, Proto, R, Server, at, binary};
-use nix::{pty::openpty, sys::signal::Signal};
+use nix::{
+    mount::{MntFlags, umount2},
+    pty::openpty,
+    sys::signal::Signal,
+};
 
 fn lab() -> Lab {
     let lab = Lab::new();
@@ -243,6 +248,24 @@ fn a_command_that_starts_while_the_daemon_dies_ends_with_its_sandbox() {
         lab.netd(&["sandbox", "rm", "-f", "c1"]).ok();
         assert!(supervisor.wait_for(PATIENCE).is_some(), "the command goes on without its sandbox");
     }
+}
+
+#[test]
+fn a_command_ends_with_the_run_directory_of_its_instance() {
+    let mut lab = lab();
+    lab.netd(&["sandbox", "create", "--network", "netA", "c1"]).ok();
+    let mut command = lab.command(&["supervise", "c1", "--", "sleep", "600"]);
+    let mut supervisor: Child = lab.h.spawn(command.stdout(Stdio::piped())).into();
+    let mut said = String::new();
+    supervisor.stdout.take().expect("its output").read_to_string(&mut said).expect("read it");
+    assert_eq!(said, "started \n");
+    lab.daemon.end(Signal::SIGKILL);
+    assert!(supervisor.wait_for(Duration::from_secs(1)).is_none(), "a daemon's end is not the instance's");
+    let run = lab.daemon.dirs().run();
+    umount2(&run.join("netns/c1"), MntFlags::MNT_DETACH).expect("the namespace loses its name");
+    fs::remove_dir_all(&run).expect("the run directory goes");
+    assert!(supervisor.wait_for(PATIENCE).is_some(), "the command goes on without its instance");
+    lab.daemon.restart();
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {

@@ -11,6 +11,7 @@ mod layout;
 mod oracle;
 mod peer;
 mod quickstart;
+mod scale;
 mod soak;
 mod stage;
 mod test;
@@ -40,6 +41,7 @@ enum Command {
     Oracle(oracle::Args),
     Fuzz(fuzz::Args),
     Crash(crash::Args),
+    Scale(scale::Args),
     Soak(soak::Args),
     Bench(Box<bench::Args>),
     Vm(vm::Args),
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Oracle(args) => oracle::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Crash(args) => crash::run(&args),
+        Command::Scale(args) => scale::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Vm(args) => vm::run(&args),
         Command::Ci(args) => ci::run(&args),

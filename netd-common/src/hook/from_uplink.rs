@@ -13,6 +13,9 @@ use crate::{
     wire::{Fragment, Headers},
 };
 
+/// Neighbour discovery from farther away than the link has less, and is nobody's business (RFC 4861 §7.1).
+const LINK_LOCAL_TTL: u8 = 255;
+
 /// The ordinary packet: for the host alone, or of an established flow. None: the next part goes on.
 #[inline(always)]
 pub fn from_uplink_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) -> Option<Decision<F>> {
@@ -103,6 +106,10 @@ fn to_sandbox<F: Ip, P: Packet, E: Env<F>>(
     owner: &Owner,
     opening: &mut Opening<F::Addr>,
 ) -> Decided {
+    let shows = has(owner.flags, F::ROUTED) || has(owner.flags, F::UNPROTECTED);
+    if shows && policy::is_neighbour_discovery(headers) && headers.ttl == LINK_LOCAL_TTL {
+        return Ok(Some(Verdict::Pass)); // asks whether the address is still here: the host may answer for it (walk 13)
+    }
     let access = policy::direct(env, packet, headers, (owner.flags, owner.network), packet.ifindex())?;
     let config = env.config().ok_or(DropReason::EndpointDown)?;
     if !may_be_remote(env, config, &headers.src) {

@@ -26,9 +26,11 @@ impl Caller {
         }
     }
 
-    pub(super) fn log(&self, method: &Method, path: &str, status: StatusCode) {
+    /// Logs a call by its number.
+    pub(super) fn log(&self, number: &str, method: &Method, path: &str, status: StatusCode) {
         tracing::info!(
             target: "netd::audit",
+            op = number,
             uid = self.uid,
             gid = self.gid,
             pid = self.pid,

@@ -204,6 +204,12 @@ impl Client {
         self.get("/netd/v1/status").await
     }
 
+    /// Returns numbers for monitoring, as `OpenMetrics` text.
+    pub async fn metrics(&self) -> Result<String> {
+        let text = self.bytes(Method::GET, "/netd/v1/metrics", NOTHING).await?;
+        String::from_utf8(text.to_vec()).map_err(|error| self.no_answer(&error))
+    }
+
     /// Returns the daemon's version.
     pub async fn version(&self) -> Result<Version> {
         self.get("/version").await

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::Notify;
 
 /// Connections at one time (reliability.md 8.3).
-const MAX: usize = 256;
+pub(super) const MAX: usize = 256;
 
 /// Every open connection, the oldest first.
 #[derive(Default)]

@@ -10,7 +10,7 @@ use axum::{
 use serde::de::DeserializeOwned;
 
 use super::{dto::ErrorBody, limits};
-use crate::controller::{Code, Error};
+use crate::controller::{Code, Error, Phase};
 
 /// A request's body, parsed as JSON whatever its Content-Type says.
 pub(super) struct Body<T>(pub T);
@@ -28,10 +28,21 @@ impl From<Error> for Failure {
     }
 }
 
+impl Failure {
+    /// A request that makes no sense.
+    pub(super) fn request(why: String) -> Self {
+        Self(Error::new(Code::Usage, why).in_phase(Phase::Request))
+    }
+}
+
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(ErrorBody::from(self.0))).into_response()
+        let body = ErrorBody::from(self.0);
+        let mut response = (status, Json(&body)).into_response();
+        // The server adds the request's number.
+        response.extensions_mut().insert(body);
+        response
     }
 }
 
@@ -39,7 +50,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        let refused = |why: String| Failure(Error::new(Code::Usage, format!("request body: {why}")));
+        let refused = |why: String| Failure::request(format!("request body: {why}"));
         let bytes = Bytes::from_request(request, state).await.map_err(|error| refused(error.to_string()))?;
         parse(&bytes).map(Self).map_err(refused)
     }
@@ -59,7 +70,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let query = Query::<T>::from_request_parts(parts, state).await;
-        let refused = |why: String| Failure(Error::new(Code::Usage, format!("query: {why}")));
+        let refused = |why: String| Failure::request(format!("query: {why}"));
         query.map(|Query(params)| Self(params)).map_err(|error| refused(error.body_text()))
     }
 }

@@ -10,6 +10,7 @@ mod events;
 mod extract;
 mod filters;
 mod limits;
+mod metrics;
 mod networks;
 mod router;
 mod sandboxes;

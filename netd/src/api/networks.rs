@@ -21,7 +21,7 @@ use super::{
     router::Api,
 };
 use crate::{
-    controller::{Code, CreateNetwork, Error, World},
+    controller::{Code, CreateNetwork, Error, Phase, World},
     model::{Driver, Network, Sandbox, SandboxMode},
 };
 
@@ -98,7 +98,8 @@ pub(super) async fn create_or_prune(
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    extract::parse(body).map_err(|why| Error::new(Code::Usage, format!("request body: {why}")))
+    extract::parse(body)
+        .map_err(|why| Error::new(Code::Usage, format!("request body: {why}")).in_phase(Phase::Request))
 }
 
 async fn create(api: &Api, request: NetworkCreateRequest) -> Result<Json<NetworkCreated>, Error> {

@@ -11,7 +11,7 @@ use axum::{
 };
 use tokio::sync::watch;
 
-use super::{events, extract::Failure, networks, sandboxes, system};
+use super::{events, extract::Failure, metrics, networks, sandboxes, system};
 use crate::controller::{Code, Error, Handle};
 
 /// Newest Docker API version that is spoken (docker 28.2).
@@ -72,6 +72,7 @@ fn netd() -> Router<Arc<Api>> {
         .route("/flows", get(system::flows).delete(system::flush_flows))
         .route("/drops", get(system::drops))
         .route("/status", get(system::status))
+        .route("/metrics", get(metrics::metrics))
         .route("/down", post(system::down));
     Router::new().nest("/netd/v1", v1)
 }

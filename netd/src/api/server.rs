@@ -5,13 +5,14 @@ use std::{convert::Infallible, future, path::PathBuf, sync::Arc, time::Duration}
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response},
+    http::{Request, Response, header},
     response::IntoResponse,
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::AsyncWriteExt,
     net::{UnixListener, UnixStream},
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -21,11 +22,12 @@ use tower::ServiceExt;
 
 use super::{
     audit::Caller,
-    connections::{Connections, Slot},
+    connections::{Connections, MAX as MAX_CONNECTIONS, Slot},
+    dto::ErrorBody,
     extract::Failure,
     router::{self, Api},
 };
-use crate::controller::{Code, Error, Handle};
+use crate::controller::{Code, Error, Handle, Phase};
 
 /// Longest request body in bytes (reliability.md 8.3).
 const MAX_BODY: usize = 1 << 20;
@@ -39,6 +41,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_QUEUED: usize = 64;
 /// Pause after a failed accept: without it a process out of descriptors would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long the answer to a connection too many may take: its buffer is empty.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long requests in flight may go on once the daemon stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -99,6 +103,7 @@ impl Server {
         let caller = Caller::of(&stream);
         let Some(slot) = self.connections.open() else {
             tracing::warn!(%caller, "connection refused: too many requests in flight");
+            refuse(stream).await;
             return;
         };
         let service = service_fn(|request| {
@@ -124,13 +129,34 @@ impl Server {
         }
     }
 
+    /// Answers a request, and puts its number on a refusal.
     async fn answer(&self, request: Request<Incoming>, slot: &Slot, caller: &Caller) -> Response<Body> {
+        let number = number();
+        let mut response = self.handle(request, slot, caller, &number).await;
+        if let Some(mut body) = response.extensions_mut().remove::<ErrorBody>() {
+            body.op_id = number;
+            if let Ok(text) = serde_json::to_vec(&body) {
+                // The length is another one now.
+                response.headers_mut().remove(header::CONTENT_LENGTH);
+                *response.body_mut() = Body::from(text);
+            }
+        }
+        response
+    }
+
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        slot: &Slot,
+        caller: &Caller,
+        number: &str,
+    ) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
         let body = match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
-            Ok(Err(error)) => return refused(Code::Usage, format!("request body: {error}")),
-            Err(_) => return refused(Code::Usage, "request body: not received within 10 s".into()),
+            Ok(Err(error)) => return refused(format!("request body: {error}")),
+            Err(_) => return refused("request body: not received within 10 s".into()),
         };
         router::strip_version(&mut parts.uri);
         let busy = slot.busy();
@@ -144,7 +170,7 @@ impl Server {
         let request = Request::from_parts(parts, Body::from(body));
         let Ok(response) = self.router.clone().oneshot(request).await;
         if mutating {
-            caller.log(&method, &path, response.status());
+            caller.log(number, &method, &path, response.status());
         }
         response.map(|body| {
             // The connection is busy until the last byte has gone, which for /events may be hours.
@@ -156,19 +182,32 @@ impl Server {
     }
 }
 
-fn refused(code: Code, message: String) -> Response<Body> {
-    Failure::from(Error::new(code, message)).into_response()
+/// Returns a number by which a request is found again: 16 hexadecimal digits.
+fn number() -> String {
+    getrandom::u64().map(|number| format!("{number:016x}")).unwrap_or_default()
+}
+
+/// Says why a connection is closed, without waiting for a request.
+async fn refuse(mut stream: UnixStream) {
+    let message = format!("{MAX_CONNECTIONS} connections have requests in flight; try again");
+    let error = Error::new(Code::NotReady, message).in_phase(Phase::Request);
+    let body = serde_json::to_string(&ErrorBody::from(error)).unwrap_or_default();
+    let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    let _ = timeout(REFUSAL_TIMEOUT, stream.write_all(answer.as_bytes())).await; // who has gone needs no answer
+}
+
+fn refused(why: String) -> Response<Body> {
+    Failure::request(why).into_response()
 }
 
 fn too_large() -> Response<Body> {
-    let mut response = refused(Code::Usage, format!("request body: longer than {MAX_BODY} bytes"));
+    let mut response = refused(format!("request body: longer than {MAX_BODY} bytes"));
     *response.status_mut() = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
     response
 }
 
 fn too_many() -> Response<Body> {
-    let mut response =
-        refused(Code::Failure, format!("{MAX_QUEUED} operations are already waiting; try again"));
-    *response.status_mut() = axum::http::StatusCode::SERVICE_UNAVAILABLE;
-    response
+    let message = format!("{MAX_QUEUED} operations are already waiting; try again");
+    Failure::from(Error::new(Code::NotReady, message).in_phase(Phase::Request)).into_response()
 }

@@ -7,6 +7,7 @@ use clap::{Args, builder::NonEmptyStringValueParser};
 use super::{
     Outcome, block_on,
     failure::Doing,
+    instance::Instance,
     launch::{self, Terminal},
     wait::Signals,
 };
@@ -42,6 +43,6 @@ impl Exec {
             let sandbox = client.sandbox(&self.sandbox).await.doing(&doing)?;
             launch::launch(&sandbox, &self.command, Terminal::Inherited, &signals).await
         })?;
-        signals.wait(process)
+        signals.wait(process, &Instance::watch(client))
     }
 }

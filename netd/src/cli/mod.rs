@@ -11,8 +11,10 @@ mod exec;
 mod failure;
 mod flow;
 mod inside;
+mod instance;
 mod launch;
 mod logging;
+mod metrics;
 mod network;
 mod output;
 mod ports;
@@ -120,6 +122,7 @@ enum Command {
     Flow(flow::Flow),
     Drops(flow::Drops),
     Events(events::Events),
+    Metrics(metrics::Metrics),
     Completion(completion::Completion),
     Man(completion::Man),
     Debug(debug::Debug),
@@ -171,6 +174,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Flow(command) => block_on(command.run(client)),
         Command::Drops(command) => block_on(command.run(client)),
         Command::Events(command) => block_on(command.run(client)),
+        Command::Metrics(command) => block_on(command.run(client)),
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     Outcome, block_on,
     endpoint::EndpointOptions,
     failure::{Doing, Failure},
+    instance::Instance,
     launch::{self, Terminal},
     output::print,
     sandbox,
@@ -96,9 +97,10 @@ impl Run {
         }
         let process =
             block_on(launch::launch(&sandbox, &command, Terminal::Inherited, &signals)).map_err(undone)?;
+        let instance = Instance::watch(client);
         let told = Told::started(client, &sandbox.id, process);
-        let code = signals.wait(process)?;
-        told.ended();
+        let code = signals.wait(process, &instance)?;
+        told.ended(process);
         report(block_on(async { client.exited(&sandbox.id, code).await.doing("report the command's end") }));
         if rm {
             remove(client, &sandbox);

@@ -7,7 +7,10 @@ use super::{
     failure::Doing,
     output::{FormatOption, facts},
 };
-use crate::{api::Client, controller};
+use crate::{
+    api::Client,
+    controller::{self, FlowShare},
+};
 
 /// The daemon's state in a few lines
 #[derive(Debug, Args)]
@@ -40,6 +43,16 @@ fn text(status: &controller::Status) -> String {
         ("Uplinks", listed(&status.uplinks)),
         ("Host addresses", listed(&addresses)),
     ];
+    for table in &status.flows.tables {
+        let used = format!("{} of {} entries, {} reclaimed", table.entries, table.capacity, table.reclaimed);
+        lines.push((table.map.as_str(), used));
+    }
+    let refused = status.flows.refused.iter().map(|(reason, packets)| format!("{packets} {reason}"));
+    lines.push(("Refused for room", refused.collect::<Vec<_>>().join(", ")));
+    if let Some(first) = status.fullest.first() {
+        let FlowShare { sandbox, network, entries } = first;
+        lines.push(("Most flows", format!("{sandbox} on {network}, {entries} entries")));
+    }
     lines.extend(status.features.iter().map(|(key, value)| (key.as_str(), value.clone())));
     facts(&lines)
 }

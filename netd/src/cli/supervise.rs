@@ -11,6 +11,7 @@ use nix::{
 use super::{
     Outcome, block_on,
     failure::{Doing, Failure},
+    instance::Instance,
     launch::{self, Terminal},
     told::{Told, patiently},
     wait::Signals,
@@ -43,6 +44,7 @@ impl Supervise {
                 return Ok(failure.exit);
             }
         };
+        let instance = Instance::watch(client);
         let told = Told::started(client, &self.sandbox, process);
         // Whoever typed `netd run -d` reads until here.
         say("started \n")?;
@@ -50,8 +52,8 @@ impl Supervise {
         let null = null.map_err(|error| Failure::io("open /dev/null", &error))?;
         dup2_stdout(&null).map_err(|error| Failure::io("close stdout", &error.into()))?;
 
-        let code = signals.wait(process)?;
-        told.ended();
+        let code = signals.wait(process, &instance)?;
+        told.ended(process);
         let id = self.sandbox.as_str();
         last("report the command's end", client, || client.exited(id, code));
         if self.rm {

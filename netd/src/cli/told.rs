@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,6 +18,8 @@ use nix::{
 use super::{
     block_on,
     failure::{Doing, Failure},
+    instance::Instance,
+    wait,
 };
 use crate::{
     api::{Client, ClientError},
@@ -64,12 +65,13 @@ impl Told {
         Self { ended, teller }
     }
 
-    /// The command has ended: from now on its number may be another's.
-    pub(super) fn ended(self) {
+    /// The command has ended. It is reaped when nobody is left who may signal it.
+    pub(super) fn ended(self, process: Pid) {
         self.ended.store(true, Ordering::Release);
         if let Some(teller) = self.teller {
             let _ = teller.join(); // what it had to say is in the log
         }
+        wait::reap(process);
     }
 }
 
@@ -77,7 +79,7 @@ impl Told {
 fn settle(told: Result<Result<(), ClientError>, Failure>, process: Pid) {
     match told.map(|told| (is_gone(&told), told.doing("report the command's start"))) {
         Ok((true, _)) => {
-            let _ = kill(process, Signal::SIGKILL); // it has ended by itself
+            let _ = kill(process, Signal::SIGKILL); // a zombie does not mind
         }
         Ok((false, Ok(()))) => {}
         Ok((false, Err(failure))) | Err(failure) => eprintln!("netd: {}", failure.message),
@@ -104,10 +106,10 @@ pub(super) async fn patiently<F: Future<Output = Result<(), ClientError>>>(
     is_over: impl Fn() -> bool,
 ) -> Result<(), ClientError> {
     let start = Instant::now();
-    let is_down = || !client.socket().parent().is_some_and(Path::exists);
+    let is_hopeless = || start.elapsed() >= PATIENCE || Instance::of(client).is_gone() || is_over();
     loop {
         match call().await {
-            Err(error) if may_come_back(&error) && start.elapsed() < PATIENCE && !is_down() && !is_over() => {
+            Err(error) if may_come_back(&error) && !is_hopeless() => {
                 tokio::time::sleep(PAUSE).await;
             }
             result => return result,

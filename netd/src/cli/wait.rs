@@ -1,5 +1,7 @@
 //! Waits for a command as if netd were not between it and the caller: signals go on, stops are shared.
 
+use std::os::fd::AsFd as _;
+
 use nix::{
     errno::Errno,
     libc::SI_KERNEL,
@@ -7,12 +9,12 @@ use nix::{
     sys::{
         signal::{SigSet, SigmaskHow, Signal, kill},
         signalfd::{SfdFlags, SignalFd, siginfo},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::{Pid, getpgid, getpgrp},
 };
 
-use super::failure::Failure;
+use super::{failure::Failure, instance::Instance};
 
 /// What is passed on to the command.
 const PASSED: [Signal; 7] = [
@@ -59,18 +61,27 @@ impl Signals {
         Ok(asked)
     }
 
-    /// Waits for the command's end and returns its exit code, or 128 and the signal that killed it.
-    pub(super) fn wait(&self, command: Pid) -> Result<u8, Failure> {
+    /// Waits for the command's end and returns its exit code, or 128 and the signal that killed it. The command is not reaped: its number stays its
+    /// own. It is killed when the instance that its sandbox belongs to is gone.
+    pub(super) fn wait(&self, command: Pid, instance: &Instance) -> Result<u8, Failure> {
+        let look = |flags| waitid(Id::Pid(command), flags | WaitPidFlag::WNOHANG).map_err(failed);
         loop {
             let continued = self.pass_on(command)?;
-            match waitpid(command, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)).map_err(failed)? {
+            if instance.is_gone() {
+                kill(command, Signal::SIGKILL).map_err(failed)?;
+            }
+            let looking = WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
+            match look(looking)? {
                 WaitStatus::Exited(_, code) => return Ok(u8::try_from(code).unwrap_or(u8::MAX)),
                 WaitStatus::Signaled(_, signal, _) => return Ok(killed_by(signal)),
-                // The shell must see its job stopped. It continues the job by SIGCONT, which is then passed on.
-                WaitStatus::Stopped(..) if !continued => {
-                    kill(Pid::this(), Signal::SIGSTOP).map_err(failed)?;
+                WaitStatus::Stopped(..) => {
+                    let taken = look(WaitPidFlag::WSTOPPED)?;
+                    // The shell must see its job stopped. It continues the job by SIGCONT, which is then passed on.
+                    if matches!(taken, WaitStatus::Stopped(..)) && !continued {
+                        kill(Pid::this(), Signal::SIGSTOP).map_err(failed)?;
+                    }
                 }
-                WaitStatus::StillAlive => self.sleep()?,
+                WaitStatus::StillAlive => self.sleep(instance)?,
                 _ => {}
             }
         }
@@ -94,13 +105,19 @@ impl Signals {
         Ok(continued)
     }
 
-    fn sleep(&self) -> Result<(), Failure> {
-        let mut files = [PollFd::new(std::os::fd::AsFd::as_fd(&self.incoming), PollFlags::POLLIN)];
+    fn sleep(&self, instance: &Instance) -> Result<(), Failure> {
+        let mut files = vec![PollFd::new(self.incoming.as_fd(), PollFlags::POLLIN)];
+        files.extend(instance.news().map(|news| PollFd::new(news, PollFlags::POLLIN)));
         match poll(&mut files, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(failed(error)),
         }
     }
+}
+
+/// Reaps a command that has ended: from now on its number may be another's.
+pub(super) fn reap(command: Pid) {
+    let _ = waitpid(command, None); // a zombie needs no waiting
 }
 
 /// Returns the exit code of a process that a signal ended, as shells report it.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, future::Future, io, net::IpAddr, time::Instant}
 use super::{
     Code, Error, NetnsRequest,
     host::HostView,
-    object::{Bridge, Listen},
+    object::{Bridge, Listen, Veth},
     plan::Step,
     sandboxes::Place,
 };
@@ -13,6 +13,7 @@ use crate::{
     dataplane::Dataplane,
     failpoint,
     ipam::HostPrefix,
+    link::Proxy,
     model::{Id, IfName, Name, Netns, Sandbox},
 };
 
@@ -23,6 +24,10 @@ pub trait Machine: Send + 'static {
 
     /// Lets go of what was kept open for the next step, once what is new is at work.
     fn settle(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Removes the links of many veths before the steps that remove them one by one: alone each waits for several grace periods, a few dozen
+    /// together no longer than one.
+    fn remove_together(&mut self, veths: &[&Veth]) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Finds and checks the namespace that a request names, and lists the interfaces in it. A namespace still to be made
     /// gets its path, and no inode.
@@ -38,11 +43,14 @@ pub trait Machine: Send + 'static {
     /// Returns the inode of the namespace at this path.
     fn inode(&mut self, netns: &Netns) -> Result<u64, Error>;
 
+    /// Returns the inode of the namespace at this path; None: there is none. Fails when that cannot be told.
+    fn found(&mut self, netns: &Netns) -> Result<Option<u64>, Error>;
+
     /// Whether no socket of the host holds any of these.
     fn free(&mut self, listens: &[Listen]) -> bool;
 
-    /// Whether a process runs and belongs to this sandbox.
-    fn is_running(&self, sandbox: &Sandbox, pid: u32) -> bool;
+    /// Whether a process runs and belongs to this sandbox; fails when that cannot be told.
+    fn is_running(&self, sandbox: &Sandbox, pid: u32) -> Result<bool, Error>;
 
     /// Ends a process at once.
     fn kill(&mut self, pid: u32) -> Result<(), Error>;
@@ -80,6 +88,15 @@ pub trait Machine: Send + 'static {
 
     /// Gives a link its name back.
     fn rename(&mut self, from: &IfName, to: &IfName) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Makes these the addresses that the host answers for on the links outside.
+    fn answer_for(&mut self, wanted: &BTreeSet<Proxy>) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Reads a setting, by its path below `/proc/sys/net`; None: there is none.
+    fn setting(&mut self, key: &str) -> impl Future<Output = Result<Option<String>, Error>> + Send;
+
+    /// Writes a setting.
+    fn set(&mut self, key: &str, value: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Gives the host its settings back.
     fn restore(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
@@ -163,7 +180,7 @@ async fn take<M: Machine>(machine: &mut M, step: &Step) -> Result<(), Error> {
 }
 
 fn broken(step: &Step, error: &io::Error) -> Error {
-    Error::new(Code::Failure, format!("{step}: {error}"))
+    Error { errno: error.raw_os_error(), ..Error::new(Code::Failure, format!("{step}: {error}")) }
 }
 
 /// Takes back every step, last first, whatever fails on the way.

@@ -128,6 +128,14 @@ fn build(name: Name, request: &CreateNetwork, facts: Facts<'_>) -> Result<Networ
     check_bridge(&bridge, request.internal, families, &facts.world)?;
     let ipam =
         plan_pools(&request.pools, families, without_gateway(&bridge, request.internal), &facts.world)?;
+    let direct = |mode| matches!(mode, GatewayMode::Routed | GatewayMode::NatUnprotected);
+    let asked = (families.ipv4 && direct(bridge.gateway_mode_ipv4))
+        || (families.ipv6 && direct(bridge.gateway_mode_ipv6));
+    if bridge.neighbour_proxy && (request.internal || !asked) {
+        let text = "netd.neighbour_proxy needs the gateway mode routed or nat-unprotected, and no internal network: nobody \
+                    outside addresses its sandboxes otherwise";
+        return Err(usage(text));
+    }
     let index = facts.index.ok_or_else(|| {
         let message = "every slot of the map NETWORK is taken";
         Error::new(Code::Unsupported, message).hint("remove unused networks with `netd network prune`")

@@ -1,6 +1,9 @@
 //! What a refused or failed operation says: one line, a code that scripts can rely on, and a hint where one helps.
 
-use std::fmt;
+use std::{fmt, io};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::{dataplane, link, netns, sysctl};
 
@@ -57,6 +60,35 @@ impl Code {
     }
 }
 
+/// How far an operation came before it failed (reliability.md, appendix B). Whatever had been done by then has been undone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The request was read.
+    Request,
+    /// It was decided what to do.
+    #[default]
+    Plan,
+    /// The intent was written down.
+    Journal,
+    /// The kernel was changed.
+    Apply,
+    /// The result was written down.
+    Commit,
+}
+
+/// Errors of the kernel that pass by themselves.
+const PASSING: [i32; 8] = [
+    libc::EAGAIN,
+    libc::EBUSY,
+    libc::EINTR,
+    libc::EMFILE,
+    libc::ENFILE,
+    libc::ENOBUFS,
+    libc::ENOMEM,
+    libc::ETIMEDOUT,
+];
+
 /// A refused or failed operation. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
@@ -66,12 +98,44 @@ pub struct Error {
     pub message: String,
     /// What the user can do about it.
     pub hint: Option<String>,
+    /// The system's number for the reason, where it is the system's (errno(3)).
+    pub errno: Option<i32>,
+    /// What the operation was about, such as `network app`.
+    pub object: Option<String>,
+    /// How far it came.
+    pub phase: Phase,
 }
 
 impl Error {
     /// Makes an error without a hint.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        let (hint, errno, object, phase) = (None, None, None, Phase::default());
+        Self { code, message: message.into(), hint, errno, object, phase }
+    }
+
+    /// Makes an error of one that has causes.
+    fn of(code: Code, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { errno: errno(error), ..Self::new(code, chain(error)) }
+    }
+
+    /// Says what the operation was about, unless that has been said.
+    #[must_use]
+    pub fn about(mut self, object: impl FnOnce() -> String) -> Self {
+        self.object = self.object.or_else(|| Some(object()));
+        self
+    }
+
+    /// Says how far the operation came.
+    #[must_use]
+    pub fn in_phase(mut self, phase: Phase) -> Self {
+        self.phase = phase;
+        self
+    }
+
+    /// Whether the same request may succeed a moment later, without anybody doing anything.
+    pub fn is_retryable(&self) -> bool {
+        let passes = self.errno.is_some_and(|errno| PASSING.contains(&errno));
+        self.code == Code::NotReady || (self.code == Code::Failure && passes)
     }
 
     /// Adds a hint.
@@ -80,6 +144,13 @@ impl Error {
         self.hint = Some(hint.into());
         self
     }
+}
+
+/// Returns the system's number for the reason at the bottom of an error.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let next = error.source().and_then(errno);
+    next.or_else(|| error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error))
+        .or_else(|| error.downcast_ref::<Errno>().map(|errno| *errno as i32))
 }
 
 /// Returns an error and everything that caused it as one line.
@@ -104,20 +175,20 @@ impl From<link::Error> for Error {
             link::Error::Limit(_) => Code::Limit,
             _ => Code::Failure,
         };
-        Self::new(code, chain(&error))
+        Self::of(code, &error)
     }
 }
 
 impl From<netns::Error> for Error {
     fn from(error: netns::Error) -> Self {
         let code = if error.is_not_found() { Code::NotFound } else { Code::Failure };
-        Self::new(code, chain(&error))
+        Self::of(code, &error)
     }
 }
 
 impl From<sysctl::Error> for Error {
     fn from(error: sysctl::Error) -> Self {
-        Self::new(Code::Failure, chain(&error))
+        Self::of(Code::Failure, &error)
     }
 }
 
@@ -128,7 +199,7 @@ impl From<dataplane::Error> for Error {
             dataplane::Error::Kernel { .. } => Code::Failure,
             dataplane::Error::Limit(_) => Code::Limit,
         };
-        Self::new(code, chain(&error))
+        Self::of(code, &error)
     }
 }
 
@@ -139,3 +210,26 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_passes_by_itself_is_worth_another_try() {
+        let busy = |number| {
+            let error = netns::Error::new("open namespace x", io::Error::from_raw_os_error(number));
+            Error::from(error)
+        };
+        for (error, number, retryable) in [
+            (busy(libc::EMFILE), Some(libc::EMFILE), true),
+            (busy(libc::ENOENT), Some(libc::ENOENT), false),
+            (busy(libc::EPERM), Some(libc::EPERM), false),
+            (Error::new(Code::NotReady, "the daemon is stopping"), None, true),
+            (Error::new(Code::Conflict, "a network with this name exists"), None, false),
+            (Error::new(Code::Failure, "lost"), None, false),
+        ] {
+            assert_eq!((error.errno, error.is_retryable()), (number, retryable), "{error:?}");
+        }
+    }
+}

@@ -6,13 +6,14 @@ use super::{
     Code, Error, NetnsRequest,
     apply::{Machine, Owned, PortFacts},
     host::HostView,
-    object::{Bridge, Listen, Object, Port},
+    object::{Bridge, Listen, Object, Port, Veth},
     plan::Step,
     sandboxes::Place,
 };
 use crate::{
-    dataplane::{Dataplane, fake::Fake},
+    dataplane::{Dataplane, UplinkEntry, fake::Fake},
     ipam::HostPrefix,
+    link::Proxy,
     model::{IfName, Name, Netns, Sandbox},
 };
 
@@ -31,12 +32,22 @@ pub struct FakeMachine {
     pub disturbed: Vec<String>,
     /// Namespaces that are gone.
     pub dead: BTreeSet<std::path::PathBuf>,
+    /// Whether it cannot be told which namespaces and processes are there.
+    pub out_of_files: bool,
     /// Whether the kernel lacks netkit devices.
     pub no_netkit: bool,
     /// Steps to go until one fails.
     pub fail_in: Option<usize>,
     /// Steps taken.
     pub steps: usize,
+    /// What the host answers for on the links outside.
+    pub proxies: BTreeSet<Proxy>,
+    /// Settings below `/proc/sys/net`.
+    pub settings: BTreeMap<String, String>,
+    /// What neighbours of uplinks ask for there.
+    pub on_link: BTreeSet<(u32, ipnet::IpNet)>,
+    /// Interfaces to the outside.
+    pub uplinks: Vec<UplinkEntry>,
     /// Times that the whole host was looked at.
     pub looks: usize,
     /// The packet path, for what is not an object.
@@ -213,6 +224,10 @@ impl Machine for FakeMachine {
 
     async fn settle(&mut self) {}
 
+    async fn remove_together(&mut self, _veths: &[&Veth]) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn place(&mut self, name: &Name, request: &NetnsRequest) -> Result<Place, Error> {
         let netns = match request {
             NetnsRequest::Create => {
@@ -237,12 +252,22 @@ impl Machine for FakeMachine {
         Ok(if netns.inode == 0 { 7 } else { netns.inode })
     }
 
+    fn found(&mut self, netns: &Netns) -> Result<Option<u64>, Error> {
+        if self.out_of_files {
+            return Err(Error::new(Code::Failure, "too many open files"));
+        }
+        Ok(self.inode(netns).ok())
+    }
+
     fn free(&mut self, listens: &[Listen]) -> bool {
         !listens.iter().any(|listen| self.busy.contains(listen))
     }
 
-    fn is_running(&self, _sandbox: &Sandbox, pid: u32) -> bool {
-        pid == 1
+    fn is_running(&self, _sandbox: &Sandbox, pid: u32) -> Result<bool, Error> {
+        if self.out_of_files {
+            return Err(Error::new(Code::Failure, "too many open files"));
+        }
+        Ok(pid == 1)
     }
 
     fn kill(&mut self, _pid: u32) -> Result<(), Error> {
@@ -277,7 +302,8 @@ impl Machine for FakeMachine {
             Object::Veth(veth) => Some((veth.host.to_string(), veth.bridge.to_string())),
             _ => None,
         });
-        Ok(HostView { own: own.collect(), ports: ports.collect(), ..HostView::default() })
+        let (uplinks, on_link) = (self.uplinks.clone(), self.on_link.clone());
+        Ok(HostView { own: own.collect(), ports: ports.collect(), uplinks, on_link, ..HostView::default() })
     }
 
     async fn name_again(&mut self, _sandbox: &Sandbox) -> Result<bool, Error> {
@@ -311,6 +337,20 @@ impl Machine for FakeMachine {
             (Owned::Files(id), Object::Files(files)) => files.sandbox != *id,
             _ => true,
         });
+        Ok(())
+    }
+
+    async fn answer_for(&mut self, wanted: &BTreeSet<Proxy>) -> Result<(), Error> {
+        self.proxies.clone_from(wanted);
+        Ok(())
+    }
+
+    async fn setting(&mut self, key: &str) -> Result<Option<String>, Error> {
+        Ok(self.settings.get(key).cloned())
+    }
+
+    async fn set(&mut self, key: &str, value: &str) -> Result<(), Error> {
+        self.settings.insert(key.to_owned(), value.to_owned());
         Ok(())
     }
 

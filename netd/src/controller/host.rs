@@ -7,12 +7,15 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Error, Status, World, apply::Machine, task::Controller};
+use super::{Error, FlowShare, Status, World, apply::Machine, task::Controller};
 use crate::{
-    dataplane::{self, Dataplane, Rules, UplinkEntry},
+    dataplane::{self, Dataplane, Occupancy, Rules, UplinkEntry},
     link::HostRoute,
     model::{Driver, IfName},
 };
+
+/// Endpoints that `status` names for their entries in the flow tables.
+const FULLEST: usize = 16;
 
 /// What the packet path has to know of the host.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,12 +38,14 @@ pub struct HostView {
     pub ports: BTreeMap<String, String>,
     /// Their addresses.
     pub addresses: BTreeSet<(String, IpNet)>,
+    /// What neighbours of uplinks ask for there instead of a router: interface and network, where it has link addresses at all.
+    pub on_link: BTreeSet<(u32, IpNet)>,
     /// Every link by name, with its index: networks may trust some of them.
     pub links: BTreeMap<String, u32>,
 }
 
 impl<M: Machine> Controller<M> {
-    /// Brings the packet path in step. What fails now is tried again at the next change.
+    /// Brings the packet path in step. What fails now is tried again at the next change, and after a pause.
     pub(super) async fn sync_host(&mut self) {
         let networks = self.world.networks().filter(|network| network.driver == Driver::Bridge);
         let bridges: Vec<IfName> = networks.map(|network| network.bridge.ifname.clone()).collect();
@@ -48,9 +53,12 @@ impl<M: Machine> Controller<M> {
             Ok(view) => self.follow(view),
             Err(error) => Err(error),
         };
-        if let Err(error) = result {
+        if let Err(error) = result
+            && self.unfinished.note(format!("follow the host's addresses and routes: {error}"))
+        {
             tracing::warn!(%error, "the packet path is not in step with the host's addresses and routes");
         }
+        self.sync_proxies(false).await;
     }
 
     pub(super) fn tell_flows_of_routes(&mut self) {
@@ -93,12 +101,20 @@ impl<M: Machine> Controller<M> {
         });
         let unserved = self.host.unserved.iter().map(|ifname| format!("{ifname} (not served)"));
         let uplinks = uplinks.chain(unserved).collect();
-        let features = self.machine.dataplane(|dataplane| dataplane.features());
+        let (features, flows) =
+            self.machine.dataplane(|dataplane| (dataplane.features(), dataplane.occupancy()));
+        let flows = flows.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the flow tables could not be measured");
+            Occupancy::default()
+        });
         Status {
+            fullest: fullest(&self.world, &self.host.links, &flows),
+            flows,
             instance: self.settings.instance.clone(),
             state: self
                 .degraded
-                .as_ref()
+                .as_deref()
+                .or(self.unfinished.why())
                 .map_or_else(|| "ready".to_owned(), |why| format!("degraded: {why}")),
             networks: self.world.networks().filter(|network| network.driver == Driver::Bridge).count(),
             sandboxes: self.world.sandboxes().len(),
@@ -108,6 +124,22 @@ impl<M: Machine> Controller<M> {
             features: features.into_iter().chain(self.host.rules.as_ref().and_then(in_words)).collect(),
         }
     }
+}
+
+/// Returns who takes most of the flow tables.
+fn fullest(world: &World, links: &BTreeMap<String, u32>, flows: &Occupancy) -> Vec<FlowShare> {
+    let endpoints = world
+        .sandboxes()
+        .flat_map(|sandbox| sandbox.endpoints.iter().map(move |endpoint| (sandbox, endpoint)));
+    let shares = endpoints.filter_map(|(sandbox, endpoint)| {
+        let entries = *flows.by_endpoint.get(links.get(endpoint.host_ifname.as_str())?)?;
+        let network = world.network_by_id(&endpoint.network)?.name.to_string();
+        (entries > 0).then(|| FlowShare { sandbox: sandbox.name.to_string(), network, entries })
+    });
+    let mut shares: Vec<FlowShare> = shares.collect();
+    shares.sort_by(|a, b| b.entries.cmp(&a.entries).then_with(|| a.sandbox.cmp(&b.sandbox)));
+    shares.truncate(FULLEST);
+    shares
 }
 
 /// Says how IPv6 packets find their way, where that is not by the kernel's look-up.

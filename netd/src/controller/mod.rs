@@ -18,6 +18,7 @@ pub mod object;
 mod operations;
 pub mod plan;
 mod probe;
+mod proxies;
 mod publish;
 mod reconcile;
 mod request;
@@ -27,17 +28,19 @@ mod sandboxes;
 mod task;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 mod words;
 mod world;
 
 pub use create_network::{Facts, create_network, default_bridge, free_index, pseudo_network};
-pub use error::{Code, Error};
+pub use error::{Code, Error, Phase};
 pub use files::Renderer;
 pub use handle::{Commands, Handle, NetworkSelector};
 pub use linux::{Linux, SharedDataplane, Site, end_command, remove_owned};
+pub use proxies::PROXY_NDP;
 pub use request::{
-    Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, NetnsRequest, PoolRequest, SandboxRemoved,
-    Status,
+    Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, FlowShare, NetnsRequest, PoolRequest,
+    SandboxRemoved, Status,
 };
 pub use reserved::Reserved;
 pub use task::{Controller, End, HostChanges, Settings};

@@ -6,7 +6,7 @@ use super::{
     Attachment, Code, CreateNetwork, CreateSandbox, Error, Event, Facts, NetnsRequest, NetworkSelector,
     SandboxRemoved, World,
     apply::{Machine, PortFacts},
-    create_network, free_index,
+    create_network, free_index, proxies,
     sandboxes::{self, Place},
     task::Controller,
 };
@@ -21,13 +21,15 @@ use crate::{
 
 impl<M: Machine> Controller<M> {
     pub(super) async fn create_network(&mut self, request: &CreateNetwork) -> Result<Arc<Network>, Error> {
-        let host = self.machine.prefixes().await?;
+        let mut host = self.machine.prefixes().await?;
         let mut request = request.clone();
         for (key, value) in &self.settings.network_options {
             request.options.entry(key.clone()).or_insert_with(|| value.clone());
         }
+        proxies::allow_within(&mut host, &request, &self.host);
         let network = self.plan_network(&host, |facts| create_network(&request, facts))?;
         self.check_device(network.bridge.device).await?;
+        self.check_proxies(&network).await?;
         self.add_network(network).await
     }
 
@@ -183,7 +185,7 @@ impl<M: Machine> Controller<M> {
             return Err(Error::new(Code::Conflict, text).hint("remove that one first, or use -f"));
         }
         if let Some(pid) = sandbox.pid
-            && self.machine.is_running(&sandbox, pid)
+            && self.machine.is_running(&sandbox, pid)?
         {
             if !force {
                 let text =

@@ -15,7 +15,7 @@ use super::{
     apply::{Machine, Owned},
     default_bridge,
     flows::addresses,
-    object::{Listen, Object},
+    object::{Listen, Object, Veth},
     plan,
     plan::Step,
     pseudo_network,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, OpenEntry, PublishEntry},
-    model::{Driver, GatewayMode, Id, IfName, Mac, Name, Network, Sandbox, SandboxMode},
+    model::{Driver, GatewayMode, Id, IfName, Mac, Name, Netns, Network, Sandbox, SandboxMode},
 };
 
 impl<M: Machine> Controller<M> {
@@ -34,6 +34,7 @@ impl<M: Machine> Controller<M> {
     /// shows in `status`; the others go on.
     pub async fn reconcile(&mut self) -> Result<(), Error> {
         self.renderer.refresh();
+        self.unfinished.begin();
         let loaded = self.store.load()?;
         for warning in &loaded.warnings {
             tracing::warn!(warning, "stored state was damaged");
@@ -44,7 +45,8 @@ impl<M: Machine> Controller<M> {
             tracing::info!(?intent, "an operation broke off; it is undone unless it was stored");
         }
         for sandbox in &loaded.sandboxes {
-            if sandbox.netns.as_ref().is_some_and(|netns| netns.owned && self.machine.inode(netns).is_err()) {
+            let nameless = |netns: &Netns| netns.owned && matches!(self.machine.found(netns), Ok(None));
+            if sandbox.netns.as_ref().is_some_and(nameless) {
                 self.name_again(sandbox).await;
             }
         }
@@ -57,12 +59,7 @@ impl<M: Machine> Controller<M> {
         self.names_back(&world).await;
         self.sync_host().await;
         let steps = plan::ensure(&world, &self.renderer);
-        for step in &steps {
-            if let Err(error) = self.machine.apply(step).await {
-                tracing::error!(%step, %error, "object not repaired");
-                self.degraded = Some(format!("{step}: {error}"));
-            }
-        }
+        self.repair(&steps).await;
         self.machine.settle().await;
         if self.incomplete {
             tracing::warn!("nothing swept: it may belong to objects whose files were lost");
@@ -71,12 +68,30 @@ impl<M: Machine> Controller<M> {
         }
         // A disk that takes nothing more keeps nobody from serving what there is.
         if let Err(error) = self.store.journal_clear() {
-            tracing::error!(%error, "journal not cleared");
-            self.degraded = Some(format!("the state cannot be written: {error}"));
+            self.not_written(&error);
         }
         self.make_default_networks().await?;
         self.sync_host().await;
+        self.unfinished.end();
         Ok(())
+    }
+
+    /// Takes every step, and those that fail once more: what the machine lacked for a moment keeps nobody waiting.
+    async fn repair(&mut self, steps: &[Step]) {
+        let mut failed = Vec::new();
+        for step in steps {
+            if let Err(error) = self.machine.apply(step).await {
+                tracing::debug!(%step, %error, "object not repaired at first");
+                failed.push(step);
+            }
+        }
+        for step in failed {
+            if let Err(error) = self.machine.apply(step).await
+                && self.unfinished.note(format!("{step}: {error}"))
+            {
+                tracing::error!(%step, %error, "object not repaired");
+            }
+        }
     }
 
     /// Gives links of this world that somebody renamed their names back: a link is known by its label, and by its name for all else.
@@ -115,20 +130,19 @@ impl<M: Machine> Controller<M> {
         }
         let mut alive = Vec::new();
         for mut sandbox in sandboxes {
-            let there = match &sandbox.netns {
-                Some(netns) => {
-                    self.machine.inode(netns).is_ok_and(|inode| netns.inode == 0 || netns.inode == inode)
-                }
-                None => true,
-            };
+            let there = sandbox.netns.as_ref().map_or(Ok(true), |netns| {
+                let found = self.machine.found(netns)?;
+                Ok(found.is_some_and(|inode| netns.inode == 0 || netns.inode == inode))
+            });
+            let there = there.unwrap_or_else(|error| self.not_told(&sandbox, &error));
             if !there {
                 tracing::info!(sandbox = %sandbox.name, "sandbox forgotten: its namespace is gone");
                 self.forget(&sandbox.id);
                 continue;
             }
-            if let Some(pid) = sandbox.pid
-                && !self.machine.is_running(&sandbox, pid)
-            {
+            let runs = sandbox.pid.map_or(Ok(false), |pid| self.machine.is_running(&sandbox, pid));
+            let runs = runs.unwrap_or_else(|error| self.not_told(&sandbox, &error));
+            if sandbox.pid.is_some() && !runs {
                 sandbox.pid = None;
                 if let Err(error) = self.store.put_sandbox(&sandbox) {
                     self.not_written(&error);
@@ -148,6 +162,14 @@ impl<M: Machine> Controller<M> {
         world
     }
 
+    /// Takes what cannot be looked at for something that is there: the next look tells.
+    fn not_told(&mut self, sandbox: &Sandbox, error: &Error) -> bool {
+        if self.unfinished.note(format!("look at sandbox {}: {error}", sandbox.name)) {
+            tracing::error!(sandbox = %sandbox.name, %error, "whether it is alive cannot be told now");
+        }
+        true
+    }
+
     /// Forgets a sandbox that is gone; if that cannot be written, the next start does it again.
     fn forget(&mut self, sandbox: &Id) {
         if let Err(error) = self.store.remove_sandbox(sandbox) {
@@ -156,8 +178,9 @@ impl<M: Machine> Controller<M> {
     }
 
     fn not_written(&mut self, error: &crate::store::Error) {
-        tracing::error!(%error, "stored state not brought up to date");
-        self.degraded = Some(format!("the state cannot be written: {error}"));
+        if self.unfinished.note(format!("the state cannot be written: {error}")) {
+            tracing::error!(%error, "stored state not brought up to date");
+        }
     }
 
     /// Removes what carries this instance's label and belongs to nothing in the world.
@@ -166,18 +189,24 @@ impl<M: Machine> Controller<M> {
             Ok(owned) => owned,
             Err(error) => {
                 // Acting on half a list would delete the wrong ones.
-                tracing::warn!(%error, "nothing swept: the kernel's objects could not be listed");
+                if self.unfinished.note(format!("sweep: {error}")) {
+                    tracing::warn!(%error, "nothing swept: the kernel's objects could not be listed");
+                }
                 return;
             }
         };
         let belongings = Belongings::of(world);
         for orphan in owned.into_iter().filter(|owned| !belongings.hold(owned)) {
             tracing::info!(?orphan, "orphan removed");
-            if let Err(error) = self.machine.remove_orphan(&orphan).await {
+            if let Err(error) = self.machine.remove_orphan(&orphan).await
+                && self.unfinished.note(format!("remove {orphan:?}: {error}"))
+            {
                 tracing::error!(?orphan, %error, "orphan not removed");
             }
         }
-        if let Err(error) = self.sweep_dataplane(world, steps).await {
+        if let Err(error) = self.sweep_dataplane(world, steps).await
+            && self.unfinished.note(format!("sweep the packet path: {error}"))
+        {
             tracing::error!(%error, "packet path not swept");
         }
     }
@@ -265,10 +294,19 @@ impl<M: Machine> Controller<M> {
         let steps = plan::diff(&self.world, &World::default(), &self.renderer);
         let mut failures = Vec::new();
         for sandbox in self.world.sandboxes() {
-            if let Some(pid) = sandbox.pid.filter(|pid| self.machine.is_running(sandbox, *pid)) {
-                failures.extend(self.machine.kill(pid).err());
+            if let Some(pid) = sandbox.pid {
+                let ended = self
+                    .machine
+                    .is_running(sandbox, pid)
+                    .and_then(|runs| if runs { self.machine.kill(pid) } else { Ok(()) });
+                failures.extend(ended.err());
             }
         }
+        let veths: Vec<&Veth> = steps.iter().filter_map(removed_veth).collect();
+        if let Err(error) = self.machine.remove_together(&veths).await {
+            tracing::warn!(%error, "links are removed one by one");
+        }
+        failures.extend(self.answer_for_nobody().await.err());
         for step in &steps {
             if let Err(error) = self.machine.apply(step).await {
                 tracing::error!(%step, %error, "object not removed");
@@ -292,6 +330,13 @@ impl<M: Machine> Controller<M> {
         self.show(World::default());
         tracing::info!("everything removed");
         Ok(())
+    }
+}
+
+fn removed_veth(step: &Step) -> Option<&Veth> {
+    match step {
+        Step::Remove(Object::Veth(veth)) => Some(veth),
+        _ => None,
     }
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{DnsConfig, Id, Mac, Name, Protocol, PublishSpec};
+use crate::{
+    dataplane::Occupancy,
+    model::{DnsConfig, Id, Mac, Name, Protocol, PublishSpec},
+};
 
 /// `network create`.
 #[derive(Debug, Clone, Default)]
@@ -158,4 +161,22 @@ pub struct Status {
     pub local_addresses: Vec<IpAddr>,
     /// Features of the dataplane.
     pub features: BTreeMap<String, String>,
+    /// How full the flow tables are.
+    #[serde(default)]
+    pub flows: Occupancy,
+    /// Endpoints with the most entries in them, the fullest first.
+    #[serde(default)]
+    pub fullest: Vec<FlowShare>,
+}
+
+/// What one endpoint takes of the flow tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FlowShare {
+    /// The sandbox.
+    pub sandbox: String,
+    /// The network.
+    pub network: String,
+    /// Entries in both tables, two for each flow.
+    pub entries: u64,
 }

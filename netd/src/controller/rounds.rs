@@ -17,7 +17,7 @@ use super::{
 use crate::{
     dataplane::Unhooked,
     link::{Changes, LinkChange, parse_label},
-    model::{Driver, Id, IfName, Network, Sandbox},
+    model::{Driver, Id, IfName, Netns, Network, Sandbox},
 };
 
 /// Networks whose settings are read in one go: a dozen small files each.
@@ -40,6 +40,8 @@ pub struct Rounds {
     hooks_failing: bool,
     /// Whether settings could not be put back.
     settings_failing: bool,
+    /// Whether what the host answers for outside could not be brought in step.
+    pub(super) proxies_failing: bool,
     /// Networks, and namespaces, that have been looked at in this turn.
     networks: usize,
     namespaces: usize,
@@ -59,6 +61,7 @@ impl<M: Machine> Controller<M> {
         let turn: Vec<&Network> = next(all, &mut self.rounds.networks, NETWORKS_AT_ONCE);
         let bridges = turn.into_iter().filter_map(bridge_of).collect();
         self.repair_settings(bridges).await;
+        self.sync_proxies(true).await;
         self.find_names().await;
     }
 
@@ -92,6 +95,7 @@ impl<M: Machine> Controller<M> {
             tracing::warn!(interfaces = ?wrong, "interfaces were removed or changed by others and are made again");
             if let Err(error) = self.reconcile().await {
                 tracing::error!(%error, "interfaces not made again");
+                self.unfinished.note(error.message);
             }
             self.rounds.tries += 1;
         }
@@ -211,7 +215,9 @@ impl<M: Machine> Controller<M> {
         let named =
             world.sandboxes().filter(|sandbox| sandbox.netns.as_ref().is_some_and(|netns| netns.owned));
         for sandbox in next(named.collect(), &mut self.rounds.namespaces, NAMESPACES_AT_ONCE) {
-            let there = sandbox.netns.as_ref().is_none_or(|netns| self.machine.inode(netns).is_ok());
+            // What cannot be told now is asked for in the next turn.
+            let lacks = |netns: &Netns| matches!(self.machine.found(netns), Ok(None));
+            let there = !sandbox.netns.as_ref().is_some_and(lacks);
             if there {
                 self.rounds.nameless.remove(&sandbox.id);
                 continue;

@@ -1,12 +1,18 @@
 //! The controller's task: takes one command after the other, plans it, journals it, applies it, commits it and answers.
 
-use std::{any::Any, collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::{
-    Code, CreateNetwork, Error, Event, Handle, World,
+    Code, CreateNetwork, Error, Event, Handle, Phase, World,
     apply::{self, Machine, PortFacts},
     files::Renderer,
     handle::{Command, Commands},
@@ -14,12 +20,13 @@ use super::{
     plan,
     publish::HostPorts,
     rounds::Rounds,
+    unfinished::Unfinished,
 };
 use crate::{
     dataplane::Unhooked,
     failpoint,
     ipam::DefaultPool,
-    link::Changes,
+    link::{Changes, Proxy},
     store::{Intent, Store},
 };
 
@@ -56,8 +63,12 @@ pub struct Controller<M> {
     pub(super) renderer: Renderer,
     /// The host as the packet path knows it.
     pub(super) host: HostView,
+    /// What the host answers for on the links outside; None: not known.
+    pub(super) proxies: Option<BTreeSet<Proxy>>,
     /// What of others' changes was looked for, and what could not be put right.
     pub(super) rounds: Rounds,
+    /// What the last look at all of it could not put right.
+    pub(super) unfinished: Unfinished,
     /// The last ephemeral host port handed out.
     pub(super) last_port: u16,
     /// Whether the stored state has lost objects: nothing is swept then.
@@ -92,7 +103,9 @@ impl<M: Machine> Controller<M> {
             settings,
             renderer,
             host: HostView::default(),
+            proxies: None,
             rounds: Rounds::default(),
+            unfinished: Unfinished::default(),
             last_port: 0,
             incomplete: false,
             degraded: None,
@@ -127,6 +140,7 @@ impl<M: Machine> Controller<M> {
                 _ = collect.tick() => {
                     self.put_back_hooks(&Unhooked::default());
                     self.look_around().await;
+                    self.finish().await;
                     self.machine.collect();
                     continue;
                 }
@@ -158,6 +172,7 @@ impl<M: Machine> Controller<M> {
         self.degraded = Some(format!("an operation panicked ({why}); its changes were repaired"));
         if let Err(error) = self.reconcile().await {
             tracing::error!(%error, "state not repaired after a panic");
+            self.unfinished.note(error.message);
         }
     }
 
@@ -165,25 +180,29 @@ impl<M: Machine> Controller<M> {
         // Whoever asked may have left; the operation is done all the same.
         match command {
             Command::CreateNetwork(request, reply) => {
-                let _ = reply.send(self.create_network(&request).await);
+                let result = self.create_network(&request).await;
+                let _ = reply.send(about(result, "network", &request.name));
             }
             Command::RemoveNetwork(network, reply) => {
-                let _ = reply.send(self.remove_network(&network).await);
+                let _ = reply.send(about(self.remove_network(&network).await, "network", &network));
             }
             Command::PruneNetworks(select, reply) => {
                 let _ = reply.send(self.prune_networks(select).await);
             }
             Command::Connect(sandbox, attachment, reply) => {
-                let _ = reply.send(self.connect(&sandbox, &attachment).await);
+                let _ = reply.send(about(self.connect(&sandbox, &attachment).await, "sandbox", &sandbox));
             }
             Command::Disconnect { network, sandbox, force, reply } => {
-                let _ = reply.send(self.disconnect(&network, &sandbox, force).await);
+                let result = self.disconnect(&network, &sandbox, force).await;
+                let _ = reply.send(about(result, "sandbox", &sandbox));
             }
             Command::CreateSandbox(request, reply) => {
-                let _ = reply.send(self.create_sandbox(&request).await);
+                let result = self.create_sandbox(&request).await;
+                let name = request.name.as_deref().unwrap_or_default();
+                let _ = reply.send(about(result, "sandbox", name));
             }
             Command::RemoveSandbox { sandbox, force, reply } => {
-                let _ = reply.send(self.remove_sandbox(&sandbox, force).await);
+                let _ = reply.send(about(self.remove_sandbox(&sandbox, force).await, "sandbox", &sandbox));
             }
             Command::Started(sandbox, pid, reply) => {
                 let _ = reply.send(self.set_pid(&sandbox, Some(pid)).await);
@@ -192,13 +211,14 @@ impl<M: Machine> Controller<M> {
                 let _ = reply.send(self.set_pid(&sandbox, None).await);
             }
             Command::Publish(sandbox, specs, reply) => {
-                let _ = reply.send(self.publish(&sandbox, &specs).await);
+                let _ = reply.send(about(self.publish(&sandbox, &specs).await, "sandbox", &sandbox));
             }
             Command::Unpublish { sandbox, specs, kill, reply } => {
-                let _ = reply.send(self.unpublish(&sandbox, &specs, kill).await);
+                let result = self.unpublish(&sandbox, &specs, kill).await;
+                let _ = reply.send(about(result, "sandbox", &sandbox));
             }
             Command::Unlink { sandbox, alias, reply } => {
-                let _ = reply.send(self.unlink(&sandbox, &alias).await);
+                let _ = reply.send(about(self.unlink(&sandbox, &alias).await, "sandbox", &sandbox));
             }
             Command::Flows(select, reply) => {
                 let _ = reply.send(self.flows(&select));
@@ -221,22 +241,26 @@ impl<M: Machine> Controller<M> {
     pub(super) async fn change(&mut self, next: World, intent: &Intent) -> Result<(), Error> {
         self.renderer.refresh();
         let steps = plan::diff(&self.world, &next, &self.renderer);
-        point("journal.before")?;
-        self.store.journal_begin(intent)?;
-        let mut result = apply::run(&mut self.machine, &steps).await;
+        let written = point("journal.before").and_then(|()| Ok(self.store.journal_begin(intent)?));
+        written.map_err(|error| error.in_phase(Phase::Journal))?;
+        let applied = apply::run(&mut self.machine, &steps).await;
+        let mut result = applied.map_err(|error| error.in_phase(Phase::Apply));
         if result.is_ok()
             && let Err(error) = point("commit.before").and_then(|()| commit(&mut self.store, intent))
         {
             apply::undo(&mut self.machine, &steps).await;
-            result = Err(error);
+            result = Err(error.in_phase(Phase::Commit));
         }
         // From here on nothing can fail any more.
         let _ = point("commit.after");
-        if let Err(error) = self.store.journal_clear() {
+        // A disk that refused once may have done so to anybody.
+        if let Err(error) = self.store.journal_clear().or_else(|_| self.store.journal_clear()) {
             tracing::warn!(%error, "journal not cleared");
+            self.unfinished.note(format!("clear the journal: {error}"));
         }
         result?;
         self.show(next);
+        self.sync_proxies(false).await;
         Ok(())
     }
 
@@ -270,9 +294,18 @@ impl<M: Machine> Controller<M> {
     }
 }
 
+/// Says what an operation was about that failed.
+fn about<T>(result: Result<T, Error>, kind: &str, word: &str) -> Result<T, Error> {
+    let object = || if word.is_empty() { kind.to_owned() } else { format!("{kind} {word}") };
+    result.map_err(|error| error.about(object))
+}
+
 /// A failpoint of the journal.
 fn point(name: &str) -> Result<(), Error> {
-    failpoint::hit(|| name.to_owned()).map_err(|error| Error::new(Code::Failure, format!("{name}: {error}")))
+    failpoint::hit(|| name.to_owned()).map_err(|error| {
+        let errno = error.raw_os_error();
+        Error { errno, ..Error::new(Code::Failure, format!("{name}: {error}")) }
+    })
 }
 
 /// Returns what a panic said.
@@ -302,14 +335,15 @@ fn commit(store: &mut Store, intent: &Intent) -> Result<(), Error> {
 
 impl From<crate::store::Error> for Error {
     fn from(error: crate::store::Error) -> Self {
-        let message = super::error::chain(&error);
-        match error {
+        let (message, errno) = (super::error::chain(&error), error.errno());
+        let error = match error {
             crate::store::Error::Locked { .. } => Self::new(Code::Conflict, message),
             error if error.is_no_space() => {
                 Self::new(Code::NoSpace, format!("{message}; nothing was changed"))
                     .hint("free disk space and try again")
             }
             _ => Self::new(Code::Failure, message),
-        }
+        };
+        Self { errno, ..error }
     }
 }

@@ -2,6 +2,8 @@
 
 mod access;
 mod limits;
+mod proxies;
+mod shortage;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

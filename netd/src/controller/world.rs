@@ -43,12 +43,15 @@ impl World {
     /// # Errors
     /// `network X not found`, or that the prefix is ambiguous.
     pub fn network(&self, word: &str) -> Result<&Arc<Network>, Error> {
-        resolve(&self.networks, word, |network| &network.name).map_err(|miss| match miss {
-            Miss::None => Error::new(Code::NotFound, format!("network {word} not found")),
-            Miss::Ambiguous(count) => Error::new(
-                Code::Usage,
-                format!("network {word} is ambiguous ({count} matches found based on ID prefix)"),
-            ),
+        resolve(&self.networks, word, |network| &network.name).map_err(|miss| {
+            let error = match miss {
+                Miss::None => Error::new(Code::NotFound, format!("network {word} not found")),
+                Miss::Ambiguous(count) => Error::new(
+                    Code::Usage,
+                    format!("network {word} is ambiguous ({count} matches found based on ID prefix)"),
+                ),
+            };
+            error.about(|| format!("network {word}"))
         })
     }
 
@@ -57,12 +60,15 @@ impl World {
     /// # Errors
     /// `No such sandbox: X`, or that the prefix is ambiguous.
     pub fn sandbox(&self, word: &str) -> Result<&Arc<Sandbox>, Error> {
-        resolve(&self.sandboxes, word, |sandbox| &sandbox.name).map_err(|miss| match miss {
-            Miss::None => Error::new(Code::NotFound, format!("No such sandbox: {word}")),
-            Miss::Ambiguous(count) => Error::new(
-                Code::Usage,
-                format!("sandbox {word} is ambiguous ({count} matches found based on ID prefix)"),
-            ),
+        resolve(&self.sandboxes, word, |sandbox| &sandbox.name).map_err(|miss| {
+            let error = match miss {
+                Miss::None => Error::new(Code::NotFound, format!("No such sandbox: {word}")),
+                Miss::Ambiguous(count) => Error::new(
+                    Code::Usage,
+                    format!("sandbox {word} is ambiguous ({count} matches found based on ID prefix)"),
+                ),
+            };
+            error.about(|| format!("sandbox {word}"))
         })
     }
 

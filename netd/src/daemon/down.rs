@@ -1,14 +1,16 @@
 //! `netd down` where no daemon runs: everything with this instance's label goes, with or without a stored state.
 
+use std::collections::BTreeSet;
+
 use super::{RESERVED_PORTS, directories, own_reserved_ports};
 use crate::{
     config::Settings,
-    controller::{Code, Error, end_command, remove_owned},
+    controller::{Code, Error, PROXY_NDP, end_command, remove_owned},
     dataplane,
     link::Links,
     model::Driver,
     store::Store,
-    sysctl::ReservedPorts,
+    sysctl::{self, ReservedPorts},
 };
 
 /// Removes everything that this instance put into the kernel, then its state. A second call finishes an interrupted one.
@@ -25,6 +27,10 @@ pub async fn down(settings: Settings) -> Result<(), Error> {
     remove_owned(&links, settings.instance.as_str(), &settings.run_dir).await?;
     for network in loaded.networks.iter().filter(|network| network.driver == Driver::Bridge) {
         links.release_bridge(&network.bridge.ifname).await?;
+    }
+    links.ensure_proxies(&BTreeSet::new(), settings.instance.as_str()).await?;
+    if let Some(before) = store.meta().sysctls.get(PROXY_NDP) {
+        sysctl::write(links.netns(), vec![(PROXY_NDP.into(), before.clone())]).await?;
     }
     let known = own_reserved_ports(&settings, &links).await?;
     dataplane::remove_pins(&settings.bpffs)?;

@@ -24,6 +24,11 @@ const COUNT_VERDICTS: &str = "NETD_COUNT_VERDICTS";
 /// # Errors
 /// One that names the program or map and the kernel's reason.
 pub fn load(settings: &Settings, pins: &Path, layout: &Layout) -> Result<Programs, Error> {
+    // Every kernel that netd runs on has names of programs; where asking for them failed, the next start asks again.
+    if !aya::features().bpf_name() {
+        let short = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+        return Err(Error::kernel("ask the kernel which eBPF features it has".to_owned(), short));
+    }
     migrate::record(pins, layout)?;
     check_pinned(pins, layout)?;
     let mut loader = EbpfLoader::new();

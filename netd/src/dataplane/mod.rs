@@ -15,6 +15,7 @@ mod maps;
 mod migrate;
 mod netkit;
 mod object;
+mod occupancy;
 mod pinned;
 mod programs;
 mod raw;
@@ -28,6 +29,7 @@ mod verify;
 pub use kernel::{Kernel, remove_pins};
 pub use load::kernel_release;
 pub use object::OBJECT_SHA256;
+pub use occupancy::{Occupancy, TableUse};
 pub use pinned::published_ports;
 pub use rules::{RuleEntry, Rules};
 pub use test_run::Ran;
@@ -386,6 +388,13 @@ pub trait Dataplane: Send {
     }
     /// Removes expired flows, if it is time for that; to be called every second or oftener. Returns how many entries went.
     fn collect_garbage(&mut self) -> Result<usize, Error>;
+    /// Says how full the flow tables are.
+    ///
+    /// # Errors
+    /// When the kernel does not let a map be read.
+    fn occupancy(&mut self) -> Result<Occupancy, Error> {
+        Ok(Occupancy::default())
+    }
     /// Lists what the maps hold, for reconciling: endpoints by interface index, publishes, network slots, uplinks.
     fn inventory(&mut self) -> Result<Inventory, Error>;
     /// Returns the features in use: attach mode, kernel probes, SHA-256 of the object; for `status` and `doctor`.

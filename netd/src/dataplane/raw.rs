@@ -67,9 +67,21 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 
 /// Opens whatever is pinned at a path.
 pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    open_pin_with(path, 0)
+}
+
+/// Opens a pinned map that the kernel then refuses to change.
+#[cfg(test)]
+pub fn open_pin_readonly(path: &Path) -> io::Result<OwnedFd> {
+    const BPF_F_RDONLY: u32 = 1 << 3;
+    open_pin_with(path, BPF_F_RDONLY)
+}
+
+fn open_pin_with(path: &Path, flags: u32) -> io::Result<OwnedFd> {
     let text = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = Attr::default();
     attr.0[0] = text.as_ptr() as u64;
+    attr.0[1] = pair(0, flags);
     let fd = bpf(BPF_OBJ_GET, &mut attr)?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us.

@@ -35,6 +35,8 @@ const HOP_LIMIT: u8 = 255;
 const WAITING: usize = 64;
 /// How much longer than sending takes nobody else repeats an announcement.
 const REST: u32 = 9;
+/// And how much at most: on a busy machine sending takes long, and late announcements help nobody.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Option "target link-layer address", its length in units of 8 bytes (RFC 4861 §4.6.1).
 const TARGET_ADDRESS: [u8; 2] = [2, 1];
 
@@ -66,8 +68,8 @@ impl Links {
     /// when the interface is gone.
     ///
     /// A bridge gives each of these frames to all of its ports while the sender waits. So only the first goes out at once, if there is any haste,
-    /// and all others take turns: whoever has the turn keeps it for [`REST`] times as long as its own frames took, and a thousand sandboxes do not
-    /// occupy a processor. Where too many wait, none takes a turn.
+    /// and all others take turns: whoever has the turn keeps it for [`REST`] times as long as its own frames took, a second at most, and a thousand
+    /// sandboxes do not occupy a processor. Where too many wait, none takes a turn.
     pub async fn announce(
         &self,
         ifname: &IfName,
@@ -110,7 +112,7 @@ impl Links {
                 }
             }
             if turn.is_some() {
-                tokio::time::sleep(began.elapsed() * REST).await;
+                tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
             }
         }
         Ok(())

@@ -64,6 +64,8 @@ pub struct HostLink {
     pub lower: Option<u32>,
     /// This namespace's number for the one that it is in, where that is another one.
     pub lower_netns: Option<i32>,
+    /// The number of the group that it is in, by which links are changed together; 0 unless somebody chose one.
+    pub group: u32,
     /// In bytes.
     pub mtu: u32,
     /// What it takes from the stack in one piece.
@@ -103,6 +105,7 @@ impl HostLink {
                 LinkAttribute::Controller(master) => link.master = (*master != 0).then_some(*master),
                 LinkAttribute::Link(lower) => link.lower = Some(*lower),
                 LinkAttribute::LinkNetNsId(number) => link.lower_netns = Some(*number),
+                LinkAttribute::Group(group) => link.group = *group,
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::GsoMaxSize(size) => link.segments.ipv6 = *size,
                 LinkAttribute::GsoIpv4MaxSize(size) => link.segments.ipv4 = *size,

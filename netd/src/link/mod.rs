@@ -14,11 +14,13 @@ mod inside;
 mod label;
 mod netkit;
 mod port;
+mod proxy;
 mod route;
 mod rule;
 mod segments;
 mod snapshot;
 mod socket;
+mod together;
 mod veth;
 mod watch;
 
@@ -34,6 +36,7 @@ pub use inside::InsideSpec;
 pub use label::{Label, MAX_LABEL, label, parse_label};
 
 pub use port::PortFlags;
+pub use proxy::Proxy;
 pub use route::{HostRoute, MAIN};
 pub use rule::{HostRule, RuleDoes};
 pub use segments::Segments;

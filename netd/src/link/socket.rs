@@ -114,13 +114,7 @@ impl Socket {
         doing: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        let mut tries = 1;
-        loop {
-            match self.exchange(doing, vec![request(message.clone(), NLM_F_DUMP)]).await {
-                Err(error) if error.is_interrupted() && tries < DUMP_TRIES => tries += 1,
-                other => return other,
-            }
-        }
+        undisturbed(|| self.exchange(doing, vec![request(message.clone(), NLM_F_DUMP)])).await
     }
 
     async fn exchange(
@@ -136,6 +130,19 @@ impl Socket {
         let outcome = connection.exchange(doing, requests).map_err(|source| Error::kernel(doing, source))?;
         *slot = Some(connection);
         outcome.result(doing)
+    }
+}
+
+/// Takes a list again as long as it is disturbed, [`DUMP_TRIES`] times at most.
+async fn undisturbed<T, F: Future<Output = Result<T, Error>>>(
+    mut take: impl FnMut() -> F,
+) -> Result<T, Error> {
+    let mut tries = 1;
+    loop {
+        match take().await {
+            Err(error) if error.is_interrupted() && tries < DUMP_TRIES => tries += 1,
+            other => return other,
+        }
     }
 }
 
@@ -288,4 +295,61 @@ fn reason(acknowledgement: &[u8]) -> Option<String> {
     let reason = attributes.flatten().find(|attribute| attribute.kind() == REASON)?;
     let text = reason.value().strip_suffix(&[0]).unwrap_or(reason.value());
     Some(String::from_utf8_lossy(text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel sends of a list: two links and the end, one of them with this flag.
+    fn list(disturbed: Option<usize>) -> Outcome {
+        let mut outcome = Outcome::default();
+        for number in 0..3 {
+            let flags = if disturbed == Some(number) { NLM_F_DUMP_INTR } else { 0 };
+            // struct nlmsghdr, then a struct ifinfomsg, or the end's error number (linux/netlink.h).
+            let (kind, body): (u16, &[u8]) = if number < 2 { (16, &[0; 16]) } else { (3, &[0; 4]) };
+            let mut bytes = u32::try_from(HEADER + body.len()).expect("short").to_ne_bytes().to_vec();
+            bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
+            bytes.extend([0; 8]);
+            bytes.extend(body);
+            messages(&bytes).for_each(|message| outcome.take("list links", message));
+        }
+        assert_eq!((outcome.objects.len(), outcome.finished), (2, 1));
+        outcome
+    }
+
+    #[test]
+    fn a_list_is_whole_only_if_no_part_of_it_says_otherwise() {
+        assert_eq!(list(None).result("list links").expect("whole").len(), 2);
+        for part in 0..3 {
+            let error = list(Some(part)).result("list links").expect_err("disturbed");
+            assert!(error.is_interrupted(), "part {part}: {error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disturbed_list_is_taken_again_and_in_the_end_refused() {
+        for (disturbed, calls, whole) in
+            [(0, 1, true), (3, 4, true), (9, 10, true), (10, 10, false), (99, 10, false)]
+        {
+            let mut taken = 0;
+            let result = undisturbed(|| {
+                taken += 1;
+                std::future::ready(list((taken <= disturbed).then_some(2)).result("list links"))
+            });
+            let result = result.await;
+            assert_eq!((taken, result.is_ok()), (calls, whole), "{disturbed} disturbed ones");
+            assert!(result.is_ok_and(|list| list.len() == 2) == whole, "whole, or nothing");
+        }
+        let mut taken = 0;
+        let refused = || {
+            taken += 1;
+            std::future::ready(Err::<(), _>(Error::kernel(
+                "list links",
+                io::ErrorKind::PermissionDenied.into(),
+            )))
+        };
+        undisturbed(refused).await.expect_err("another error");
+        assert_eq!(taken, 1, "only what is disturbed is taken again");
+    }
 }

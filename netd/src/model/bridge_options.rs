@@ -37,6 +37,8 @@ impl BridgeOptions {
     pub const ENABLE_IPV6: &'static str = "com.docker.network.enable_ipv6";
     /// Key of what joins sandboxes to the bridge.
     pub const DEVICE: &'static str = "netd.device";
+    /// Key that makes the host answer neighbours outside for a routed network's endpoints (dataplane 7.5 walk 13).
+    pub const NEIGHBOUR_PROXY: &'static str = "netd.neighbour_proxy";
     /// Mark of the default network (B2).
     pub const DEFAULT_BRIDGE: &'static str = "com.docker.network.bridge.default_bridge";
 
@@ -63,6 +65,7 @@ impl BridgeOptions {
             publish_internal: false,
             host_access: HostAccess::All,
             device: Device::Veth,
+            neighbour_proxy: false,
             announcements: Announcements::default(),
         })
     }
@@ -129,6 +132,9 @@ impl BridgeOptions {
             }
             "netd.publish_internal" => {
                 self.publish_internal = parse_bool(value).map_err(|why| refused(&why))?;
+            }
+            Self::NEIGHBOUR_PROXY => {
+                self.neighbour_proxy = parse_bool(value).map_err(|why| refused(&why))?;
             }
             "netd.host_access" => self.host_access = parse_host_access(value).map_err(|why| refused(&why))?,
             Self::DEVICE => self.device = parse_device(value).map_err(|why| refused(&why))?,

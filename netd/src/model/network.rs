@@ -126,6 +126,9 @@ pub struct BridgeOptions {
     /// What joins sandboxes to the bridge (`netd.device`).
     #[serde(default)]
     pub device: Device,
+    /// Whether the host answers neighbours outside for its endpoints (`netd.neighbour_proxy`).
+    #[serde(default)]
+    pub neighbour_proxy: bool,
     /// How a new endpoint tells its neighbours of its addresses (`advertise_addr_nmsgs`, `advertise_addr_ms`).
     #[serde(default)]
     pub announcements: Announcements,

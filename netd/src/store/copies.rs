@@ -40,6 +40,8 @@ impl Copies {
         }
         if let Err(error) = self.write(&path, text) {
             tracing::warn!(path = %path.display(), %error, "no copy of the state kept");
+            // One that is older than the file's previous generation would be believed before it.
+            self.remove(kind, name);
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use atomic_write_file::AtomicWriteFile;
 
 #[cfg(test)]
-pub(super) use trace::{Change, record, refusing};
+pub(super) use trace::{Change, Refusal, record, refusing};
 
 /// Outside of tests nobody listens.
 macro_rules! note {
@@ -39,12 +39,16 @@ pub(super) fn commit(next: AtomicWriteFile, path: &Path) -> io::Result<()> {
 }
 
 pub(super) fn link(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    trace::refused(Refusal::Link)?;
     fs::hard_link(from, to)?;
     note!(Change::Link(from.to_owned(), to.to_owned()));
     Ok(())
 }
 
 pub(super) fn unlink(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    trace::refused(Refusal::Unlink)?;
     fs::remove_file(path)?;
     note!(Change::Unlink(path.to_owned()));
     Ok(())
@@ -58,7 +62,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     #[cfg(test)]
-    trace::refused()?;
+    trace::refused(Refusal::SyncDirectory)?;
     File::open(path)?.sync_all()?;
     note!(Change::SyncDirectory(path.to_owned()));
     Ok(())
@@ -112,19 +116,27 @@ mod trace {
 
     thread_local! {
         static CHANGES: RefCell<Option<Vec<Change>>> = const { RefCell::new(None) };
-        static REFUSES: Cell<bool> = const { Cell::new(false) };
+        static REFUSES: Cell<Option<Refusal>> = const { Cell::new(None) };
     }
 
-    /// Runs a closure on a disk that does not sync directories.
-    pub fn refusing<T>(act: impl FnOnce() -> T) -> T {
-        REFUSES.set(true);
+    /// What a disk may refuse.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Refusal {
+        SyncDirectory,
+        Link,
+        Unlink,
+    }
+
+    /// Runs a closure on a disk that refuses this.
+    pub fn refusing<T>(what: Refusal, act: impl FnOnce() -> T) -> T {
+        REFUSES.set(Some(what));
         let result = act();
-        REFUSES.set(false);
+        REFUSES.set(None);
         result
     }
 
-    pub fn refused() -> io::Result<()> {
-        if REFUSES.get() { Err(io::Error::other("the disk refuses")) } else { Ok(()) }
+    pub fn refused(what: Refusal) -> io::Result<()> {
+        if REFUSES.get() == Some(what) { Err(io::Error::other("the disk refuses")) } else { Ok(()) }
     }
 
     /// Runs a closure and returns the changes that it made on this thread.

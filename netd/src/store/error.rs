@@ -57,6 +57,14 @@ impl Error {
         move |cause| Self::Io { doing, path, cause }
     }
 
+    /// Returns the system's number for the reason.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Io { cause, .. } => cause.raw_os_error(),
+            _ => None,
+        }
+    }
+
     /// Whether the disk or a quota is full.
     pub fn is_no_space(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};

@@ -119,10 +119,11 @@ impl Generations {
 
     /// Keeps the current generation as the previous one and puts the next one in its place; waits for the disk.
     fn publish(&self, next: AtomicWriteFile) -> io::Result<()> {
-        let kept = ignore_missing(disk::unlink(&self.previous()))
-            .and_then(|()| ignore_missing(disk::link(&self.path, &self.previous())));
-        kept.and_then(|()| disk::commit(next, &self.path)).inspect_err(|_| {
-            self.restore();
+        // Until the next one takes its place, the current generation is untouched.
+        let published = self
+            .keep_current()
+            .and_then(|kept| disk::commit(next, &self.path).inspect_err(|_| self.restore(kept)));
+        published.inspect_err(|_| {
             // A draft that the disk would not take is not wanted any more.
             if let Err(error) = remove_temporary_files(self.directory()) {
                 tracing::error!(%error, "file not removed after a failed write");
@@ -130,15 +131,23 @@ impl Generations {
         })
     }
 
+    /// Makes the current generation the previous one too. Returns whether there is one.
+    fn keep_current(&self) -> io::Result<bool> {
+        ignore_missing(disk::unlink(&self.previous()))?;
+        match disk::link(&self.path, &self.previous()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            linked => linked.map(|()| true),
+        }
+    }
+
     fn directory(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("."))
     }
 
-    /// Returns to the generation before a write that failed half way. Best effort: the disk has just refused to work.
-    fn restore(&self) {
-        let previous = self.previous();
-        let restored = if previous.exists() {
-            disk::rename(&previous, &self.path)
+    /// Returns to the generation before a write that failed half way, if there was one. Best effort: the disk has just refused to work.
+    fn restore(&self, kept: bool) {
+        let restored = if kept {
+            disk::rename(&self.previous(), &self.path)
         } else {
             ignore_missing(disk::unlink(&self.path))
         };
@@ -162,7 +171,7 @@ impl Generations {
             })
             .map_err(Error::io("remove", &self.path))?;
         // It is a temporary file by its name: one that stays, or comes back with a power cut, goes at the next start.
-        if let Err(error) = ignore_missing(disk::unlink(&gone)) {
+        if let Err(error) = ignore_missing(disk::unlink(&gone).or_else(|_| disk::unlink(&gone))) {
             tracing::warn!(path = %gone.display(), %error, "removed state file not deleted");
         }
         Ok(())
@@ -192,18 +201,31 @@ impl Generations {
         self.read_checked(|_| Ok(()), warnings)
     }
 
+    /// Puts this in the place of the current generation if that one is damaged, and keeps the damaged one aside. Returns whether it was.
+    pub(super) fn mend<T: DeserializeOwned>(
+        &self,
+        check: impl Fn(&T) -> Result<(), String>,
+        text: &[u8],
+        warnings: &mut Vec<String>,
+    ) -> Result<bool, Error> {
+        let Found::Corrupt(why) = self.read_one(&self.path, &check)? else { return Ok(false) };
+        set_aside(&self.path, &why, warnings)?;
+        // On a full disk the previous generation must do.
+        Ok(self.write(text).inspect_err(|error| warnings.push(error.to_string())).is_ok())
+    }
+
     /// Reads the newest intact generation that passes a check. A damaged current one is set aside and replaced.
     pub(super) fn read_checked<T: DeserializeOwned>(
         &self,
         check: impl Fn(&T) -> Result<(), String>,
         warnings: &mut Vec<String>,
     ) -> Result<Option<T>, Error> {
-        let why = match self.read_one(&self.path, &check) {
+        let why = match self.read_one(&self.path, &check)? {
             Found::Object(object) => return Ok(Some(object)),
             Found::Nothing => None,
             Found::Corrupt(why) => Some(why),
         };
-        let previous = match self.read_one(&self.previous(), &check) {
+        let previous = match self.read_one(&self.previous(), &check)? {
             Found::Object(object) => Some(object),
             Found::Nothing => None,
             Found::Corrupt(why) => {
@@ -225,16 +247,18 @@ impl Generations {
         &self,
         path: &Path,
         check: &impl Fn(&T) -> Result<(), String>,
-    ) -> Found<T> {
+    ) -> Result<Found<T>, Error> {
         let text = match read_file(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
-            Err(error) => return Found::Corrupt(error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            // That says nothing of the file: it is as good as ever, and the next start reads it.
+            Err(error) if is_shortage(&error) => return Err(Error::io("read", path)(error)),
+            Err(error) => return Ok(Found::Corrupt(error.to_string())),
         };
-        match envelope::decode::<T>(self.kind, &text) {
+        Ok(match envelope::decode::<T>(self.kind, &text) {
             Ok(object) => check(&object).map_or_else(Found::Corrupt, |()| Found::Object(object)),
             Err(damage) => Found::Corrupt(damage.to_string()),
-        }
+        })
     }
 }
 
@@ -253,6 +277,11 @@ enum Found<T> {
     Object(T),
     Nothing,
     Corrupt(String),
+}
+
+/// Whether this process or the kernel has run out of something.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR))
 }
 
 /// Reads a regular file of our own; links, devices and files of others are refused.

@@ -190,17 +190,14 @@ impl Store {
                 let wrong = || format!("it holds the object {}", id(object));
                 if id(object).as_str() == name { Ok(()) } else { Err(wrong()) }
             };
-            let read = file.read_checked(fits, warnings)?;
-            let damaged = read.is_none();
-            let text = self.copies.get(kind, &name).filter(|_| damaged);
-            match text.and_then(|text| Some((envelope::decode::<T>(kind, &text).ok()?, text))) {
-                Some((object, text)) => {
-                    file.write(&text)?;
-                    warnings.push(format!("{}: its copy is used", file.path().display()));
-                    objects.push(object);
-                }
-                None => objects.extend(read),
+            // A copy is the last thing that was said of an object; the previous generation is older.
+            if let Some(text) = self.copies.get(kind, &name)
+                && envelope::decode::<T>(kind, &text).is_ok_and(|object| fits(&object).is_ok())
+                && file.mend(fits, &text, warnings)?
+            {
+                warnings.push(format!("{}: its copy is used", file.path().display()));
             }
+            objects.extend(file.read_checked(fits, warnings)?);
         }
         let ids: BTreeSet<String> = objects.iter().map(|object| id(object).to_string()).collect();
         for object in &objects {

@@ -79,7 +79,7 @@ fn what_the_disk_would_not_forget_is_still_there() {
     store.put_network(&web).expect("puts");
     store.put_sandbox(&one).expect("puts");
     let before = files();
-    disk::refusing(|| {
+    disk::refusing(disk::Refusal::SyncDirectory, || {
         store.remove_network(&web.id).expect_err("refused");
         store.remove_sandbox(&one.id).expect_err("refused");
     });
@@ -92,6 +92,20 @@ fn what_the_disk_would_not_forget_is_still_there() {
     store.remove_network(&web.id).expect("removes");
     store.remove_sandbox(&one.id).expect("removes");
     assert!(files().is_empty(), "{:?}", files());
+}
+
+#[test]
+fn what_the_disk_would_not_keep_aside_is_still_there() {
+    for refusal in [disk::Refusal::Link, disk::Refusal::Unlink] {
+        let dir = TempDir::new().expect("a directory");
+        let mut store = open(dir.path()).expect("opens");
+        for ports in 1..=3 {
+            store.put_sandbox(&sandbox(2, ports)).expect("puts");
+        }
+        disk::refusing(refusal, || store.put_sandbox(&sandbox(2, 9)).expect_err("refused"));
+        drop(store);
+        assert_eq!(reopened(&dir).sandboxes, [sandbox(2, 3)], "{refusal:?}");
+    }
 }
 
 #[test]
@@ -231,6 +245,11 @@ fn a_lost_directory_is_made_again_from_its_copies() {
     store.remember_sysctl("net.ipv4.ip_forward", "0").expect("remembers");
     let meta = store.meta().clone();
     drop(store);
+    // Damage of the current generation: what was acknowledged last is in the copy, and not in the previous generation.
+    let path = state.join("sandboxes").join(format!("{}.json", one.id));
+    fs::write(&path, "garbage").expect("writes");
+    let loaded = Store::open(&state, copies.path()).and_then(|mut store| store.load()).expect("loads");
+    assert_eq!((&loaded.sandboxes[..], loaded.incomplete), (&[one.clone()][..], false));
     // Damage of one object in both generations: its copy, and nothing else, takes its place.
     let path = state.join("networks").join(format!("{}.json", web.id));
     fs::write(&path, "garbage").expect("writes");

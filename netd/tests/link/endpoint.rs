@@ -201,3 +201,30 @@ fn a_neighbour_learns_a_new_owner_by_announcement() {
         announcing.await.expect("no panic").expect("ends with the interface");
     });
 }
+
+#[test]
+fn links_are_deleted_together_and_no_other_goes_with_them() {
+    in_new_netns(async || {
+        let links = Links::open().await.expect("socket");
+        // More than one batch, and a link of somebody else's in each kind of group.
+        for number in 0..70 {
+            ip(&format!("link add many{number} type veth peer name peer{number}"));
+        }
+        ip("link add other0 type veth peer name other1");
+        ip("link set other1 group 7");
+        let all = links.links().await.expect("listed");
+        let many: Vec<_> = all.iter().filter(|link| link.name.starts_with("many")).collect();
+        assert_eq!(many.len(), 70);
+        links.delete_links(&many).await.expect("deleted");
+        let names = async || -> Vec<String> {
+            let mut names: Vec<String> =
+                links.links().await.expect("listed").into_iter().map(|link| link.name).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names().await, ["lo", "other0", "other1"]);
+        links.delete_links(&many).await.expect("gone is success");
+        links.delete_links(&[]).await.expect("nothing to do");
+        assert_eq!(names().await, ["lo", "other0", "other1"]);
+    });
+}

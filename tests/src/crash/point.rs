@@ -32,8 +32,8 @@ pub enum Points {
     All,
     /// So many, spread evenly, the first and the last among them; a single one lies in the middle.
     Spread(usize),
-    /// This one.
-    One(usize),
+    /// From this one to that one.
+    Range(usize, usize),
 }
 
 /// Something that was not as it must be.
@@ -115,7 +115,7 @@ impl std::fmt::Display for Finding {
 pub(super) fn chosen(points: Points, count: usize) -> Vec<usize> {
     match points {
         Points::All => (1..=count).collect(),
-        Points::One(number) => vec![number],
+        Points::Range(first, last) => (first..=last.min(count)).collect(),
         Points::Spread(1) => vec![count.div_ceil(2)],
         Points::Spread(wanted) if wanted >= count => (1..=count).collect(),
         Points::Spread(wanted) => {

@@ -41,12 +41,15 @@ fn each(names: &[&str], usual: usize, attempt: impl Fn(&Operation, Points, bool)
     let points = match setting("POINTS").as_deref() {
         None => Points::Spread(usual),
         Some("all") => Points::All,
-        Some(text) => match text.strip_prefix('#') {
-            Some(one) => Points::One(number(one)),
+        Some(text) => match text.split_once('-') {
+            Some((first, last)) => Points::Range(number(first), number(last)),
             None => Points::Spread(number(text)),
         },
     };
-    let wanted = |name: &str| asked.as_deref().map_or(names.contains(&name), |asked| asked == name);
+    let wanted =
+        |name: &str| asked.as_deref().map_or(names.contains(&name), |asked| asked == "all" || asked == name);
+    let known: Vec<&str> = OPERATIONS.iter().map(|operation| operation.name).collect();
+    assert!(known.iter().any(|name| wanted(name)), "there are no such operations among {known:?}");
     let mut findings = 0;
     for operation in OPERATIONS.iter().filter(|operation| wanted(operation.name)) {
         let outcome = attempt(operation, points, asked.is_some());

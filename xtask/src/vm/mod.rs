@@ -74,6 +74,9 @@ pub struct Args {
     /// Fetch the kernels again: Debian may have newer ones
     #[arg(long)]
     fetch: bool,
+    /// Go on without a kernel that cannot be fetched, and say so
+    #[arg(long)]
+    skip_unavailable: bool,
     /// Run guests like this, instead of by KVM where it works
     #[arg(long, value_enum)]
     accelerator: Option<Accelerator>,
@@ -121,7 +124,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     ensure!(args.action != Action::Shell || kernels.len() == 1, "a shell needs one kernel: add --kernel");
     let mut reports = Vec::new();
     for kernel in kernels {
-        let unpacked = kernel.fetch(&cache, args.fetch)?;
+        let unpacked = match kernel.fetch(&cache, args.fetch) {
+            Err(error) if args.skip_unavailable => {
+                ui::note(&format!("Linux {} is left out: {error:#}", kernel.name()));
+                continue;
+            }
+            fetched => fetched?,
+        };
         let image = cache.join(format!("{}.cpio", kernel.name()));
         load.write(&image, &unpacked, args.action, &cache)?;
         if args.action == Action::PowerCuts {

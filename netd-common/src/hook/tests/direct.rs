@@ -77,6 +77,24 @@ where
     );
 }
 
+#[test]
+fn who_asks_on_the_link_whether_a_sandbox_is_there_is_left_to_the_host() {
+    let asks = |fake: &Fake, ttl| {
+        let mut bytes = Wire { ttl, ..wire::<V6>(Party::Remote, 0, Party::B1, 0, ECHO) }.build::<V6>();
+        bytes[14 + 40] = 135; // a neighbour solicitation
+        let mut packet = FakePacket::new(bytes, ifindex::UP0);
+        slow::<V6, _, _>(fake, &mut packet, UPLINK_ZONE, from_uplink_decide)
+    };
+    let mut fake = Fake::new(10_000, 100);
+    assert_eq!(asks(&fake, 255), Err(DropReason::DirectAccess));
+    for (shows, farther) in [(V6::ROUTED, DropReason::Unpublished), (V6::UNPROTECTED, DropReason::CtInvalid)]
+    {
+        mode::<V6>(&mut fake, B, shows);
+        assert_eq!(asks(&fake, 255), Ok(Verdict::Pass));
+        assert_eq!(asks(&fake, 254), Err(farther), "from beyond the link");
+    }
+}
+
 both_families! {
     fn t09_to_t11_a_nat_network_is_closed_to_everybody_outside<F>() {
         let mut fake = Fake::new(10_000, 100);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::nullable;
-use crate::controller::{Code, Error};
+use crate::controller::{Code, Error, Phase};
 
 /// The body of every answer that reports an error: Docker's `message`, and what the CLI needs beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,21 @@ pub struct ErrorBody {
     /// What the user can do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The system's number for the reason, where it is the system's (errno(3)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i32>,
+    /// The request's number: in the audit log, too.
+    #[serde(default)]
+    pub op_id: String,
+    /// What the request was about, such as `network app`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// How far it came.
+    #[serde(default)]
+    pub phase: Phase,
+    /// Whether the same request may succeed a moment later.
+    #[serde(default)]
+    pub retryable: bool,
 }
 
 /// Codes on the wire; stable.
@@ -37,14 +52,17 @@ const CODES: [(Code, &str); 10] = [
 impl From<Error> for ErrorBody {
     fn from(error: Error) -> Self {
         let code = CODES.iter().find(|(code, _)| *code == error.code).map_or("INTERNAL", |(_, word)| word);
-        Self { message: error.message, code: code.into(), hint: error.hint }
+        let retryable = error.is_retryable();
+        let Error { message, hint, errno, object, phase, .. } = error;
+        Self { message, code: code.into(), hint, errno, op_id: String::new(), object, phase, retryable }
     }
 }
 
 impl From<ErrorBody> for Error {
     fn from(body: ErrorBody) -> Self {
         let code = CODES.iter().find(|(_, word)| *word == body.code).map_or(Code::Failure, |(code, _)| *code);
-        Self { code, message: body.message, hint: body.hint }
+        let ErrorBody { message, hint, errno, object, phase, .. } = body;
+        Self { code, message, hint, errno, object, phase }
     }
 }
 
@@ -145,6 +163,8 @@ mod tests {
     fn errors_survive_the_wire() {
         for (code, word) in CODES {
             let error = Error::new(code, "remove network x: no").hint("do y");
+            let error =
+                Error { errno: Some(12), ..error.about(|| "network x".into()).in_phase(Phase::Apply) };
             let body = ErrorBody::from(error.clone());
             assert_eq!(body.code, word);
             let text = serde_json::to_string(&body).expect("JSON");

@@ -141,6 +141,16 @@ fn memory_lock() -> Finding {
     }
 }
 
+/// Judges `kernel.unprivileged_bpf_disabled`: 0 is open to everybody, 1 closed for good, 2 closed (reliability S34).
+fn unprivileged_bpf(value: Option<&str>) -> Finding {
+    let finding = |status, text: &str| Finding::new(status, "unprivileged eBPF", text);
+    match value {
+        Some("1" | "2") => finding(Status::Ok, "not allowed"),
+        None => finding(Status::Note, "whether it is allowed cannot be told"),
+        Some(_) => finding(Status::Warning, "allowed").hint("sysctl kernel.unprivileged_bpf_disabled=2"),
+    }
+}
+
 fn sysctls() -> Vec<Finding> {
     let value = |name: &str| read(&format!("/proc/sys/{}", name.replace('.', "/")));
     let mut findings = Vec::new();
@@ -153,11 +163,7 @@ fn sysctls() -> Vec<Finding> {
             None => Finding::new(Status::Note, name, "not there"),
         });
     }
-    findings.push(match value("kernel.unprivileged_bpf_disabled").as_deref() {
-        Some("0") => Finding::new(Status::Warning, "unprivileged eBPF", "allowed")
-            .hint("sysctl kernel.unprivileged_bpf_disabled=2"),
-        _ => Finding::new(Status::Ok, "unprivileged eBPF", "not allowed"),
-    });
+    findings.push(unprivileged_bpf(value("kernel.unprivileged_bpf_disabled").as_deref()));
     findings.push(match value("net.core.bpf_jit_enable").as_deref() {
         Some("0") => Finding::new(Status::Warning, "eBPF compiler", "off: every packet is interpreted")
             .hint("sysctl net.core.bpf_jit_enable=1"),
@@ -217,6 +223,22 @@ mod tests {
         assert_eq!(mounted(table, "cgroup2"), ["/sys/fs/cgroup"]);
         assert_eq!(mounted(table, "bpf"), ["/sys/fs/bpf"]);
         assert!(mounted(table, "ext4").is_empty());
+    }
+
+    #[test]
+    fn s34_ebpf_that_is_open_to_everybody_is_warned_of() {
+        for (value, status, hint) in [
+            (Some("0"), Status::Warning, true),
+            (Some("1"), Status::Ok, false),
+            (Some("2"), Status::Ok, false),
+            (Some("7"), Status::Warning, true),
+            (None, Status::Note, false),
+        ] {
+            let finding = unprivileged_bpf(value);
+            assert_eq!((finding.status, finding.hint.is_some()), (status, hint), "{value:?}");
+        }
+        let real = read("/proc/sys/kernel/unprivileged_bpf_disabled").expect("every kernel with eBPF has it");
+        assert_eq!(unprivileged_bpf(Some(&real)).status == Status::Warning, real == "0", "{real:?}");
     }
 
     #[test]

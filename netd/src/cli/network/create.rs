@@ -34,6 +34,8 @@ OPTIONS FOR -o (docker's keys):
   netd.host_access=none | 53/udp,53/tcp                 reach no service of the host, or these alone
   netd.device=netkit                                    netkit pairs in place of veth pairs: a shorter way out, where
                                                         the kernel has them (6.8, CONFIG_NETKIT)
+  netd.neighbour_proxy=true                             routed, within an uplink's own network: the host answers there for
+                                                        its sandboxes, and neighbours need no route
   com.docker.network.driver.mtu=BYTES                   MTU of bridge and interfaces
   com.docker.network.advertise_addr_nmsgs=0..3          how often a new sandbox tells its neighbours of its addresses (3);
                                                         advertise_addr_ms=100..2000: milliseconds between (1000)

@@ -13,13 +13,20 @@ use crate::{
 };
 
 /// Whether a process runs and is in this sandbox's namespace, `host` being netd's own. A process id alone may be another's by now.
-pub(super) fn is_running(host: &Netns, sandbox: &Sandbox, pid: u32) -> bool {
+///
+/// # Errors
+/// When the daemon has run out of something and cannot tell.
+pub(super) fn is_running(host: &Netns, sandbox: &Sandbox, pid: u32) -> Result<bool, Error> {
     let theirs = match &sandbox.netns {
         Some(netns) => Netns::open_path(&netns.path).and_then(|netns| netns.inode()),
         None => host.inode(),
     };
     let its = Netns::of_pid(pid).and_then(|netns| netns.inode());
-    matches!((its, theirs), (Ok(its), Ok(theirs)) if its == theirs)
+    match (its, theirs) {
+        (Ok(its), Ok(theirs)) => Ok(its == theirs),
+        (Err(error), _) | (_, Err(error)) if error.is_shortage() => Err(error.into()),
+        _ => Ok(false),
+    }
 }
 
 /// Ends a process at once; one that has ended is fine.
@@ -41,7 +48,7 @@ pub(super) fn end(pid: u32) -> Result<(), Error> {
 /// Names the process.
 pub fn end_command(host: &Netns, sandbox: &Sandbox) -> Result<(), Error> {
     match sandbox.pid {
-        Some(pid) if is_running(host, sandbox, pid) => end(pid),
+        Some(pid) if is_running(host, sandbox, pid)? => end(pid),
         _ => Ok(()),
     }
 }

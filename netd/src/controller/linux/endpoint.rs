@@ -6,6 +6,7 @@ use super::Linux;
 use crate::{
     controller::{
         Code, Error,
+        apply::Machine as _,
         object::{self, Gateway, Inside, Record, Veth},
     },
     dataplane::EndpointEntry,
@@ -49,6 +50,9 @@ impl Linux {
         let present = self.links.link(&veth.host).await?;
         if present.is_some_and(|link| link.alias.as_deref() == Some(&ours)) {
             self.links.delete_link(&veth.host).await?;
+        }
+        if let Some(index) = self.leaving.remove(&veth.host) {
+            self.dataplane(|dataplane| dataplane.detach_endpoint(index))?;
         }
         if let Some(bridge) = self.find(&veth.bridge).await? {
             for ip in &veth.addresses {

@@ -65,6 +65,12 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
         mtu: uplink.mtu,
         bare: uplink.bare,
     });
+    let uplinks: Vec<UplinkEntry> = uplinks.collect();
+    let asks = |address: &&HostAddress| {
+        let by = uplinks.iter().any(|uplink| uplink.ifindex == address.ifindex && !uplink.bare);
+        by && address.scope == link::Scope::Global
+    };
+    let on_link = snapshot.addresses.iter().filter(asks).map(|it| (it.ifindex, it.net.trunc())).collect();
     let rules = super::rules::rules(&snapshot);
     let unserved = link::unserved(&snapshot, LABEL, bridges, only);
     let own = labelled(&snapshot.links, LABEL);
@@ -81,7 +87,8 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
         ports: ours.iter().filter_map(port).collect(),
         addresses: snapshot.addresses.iter().filter_map(address).collect(),
         links: snapshot.links.iter().map(|link| (link.name.clone(), link.ifindex)).collect(),
-        uplinks: uplinks.collect(),
+        uplinks,
+        on_link,
         unserved,
         rules: Some(rules),
         local: link::local_addresses(&snapshot.addresses),

@@ -33,7 +33,7 @@ use super::{
     error::chain,
     host::HostView,
     listens::Listens,
-    object::{Bridge, Listen, Object},
+    object::{Bridge, Listen, Object, Veth},
     plan::Step,
     probe,
     reserved::Reserved,
@@ -43,10 +43,10 @@ use super::{
 use crate::{
     dataplane::Dataplane,
     ipam::HostPrefix,
-    link::{Haste, Links, Segments, Turns},
+    link::{Haste, HostLink, Links, Proxy, Segments, Turns, label},
     model::{Announcements, IfName, Name, Netns, Sandbox},
     netns,
-    sysctl::ReservedPorts,
+    sysctl::{self, ReservedPorts},
 };
 
 /// The packet path, shared with the task that collects expired flows.
@@ -86,6 +86,8 @@ pub struct Linux {
     fresh: HashMap<IfName, Haste>,
     /// Interfaces inside sandboxes to be announced.
     unannounced: Vec<(Links, IfName, Announcements, Haste)>,
+    /// Host sides whose programs go with them, and their indexes: to take a program off by itself waits for a grace period.
+    leaving: HashMap<IfName, u32>,
     /// Who had an address before.
     predecessors: Predecessors,
     /// Whose turn it is to repeat an announcement.
@@ -119,6 +121,7 @@ impl Linux {
             inside: None,
             fresh: HashMap::new(),
             unannounced: Vec::new(),
+            leaving: HashMap::new(),
             predecessors: Predecessors::default(),
             announcing: Arc::default(),
         })
@@ -153,6 +156,7 @@ impl Linux {
             Object::Veth(veth) => self.put_veth(veth).await,
             Object::Programs(host, device) => {
                 let index = self.existing(host).await?;
+                self.leaving.remove(host);
                 Ok(self.dataplane(|dataplane| dataplane.attach_endpoint(host, index, *device))?)
             }
             Object::Inside(inside) => self.put_inside(inside).await,
@@ -189,8 +193,9 @@ impl Linux {
             Object::Files(files) => self.remove_files(&files.sandbox),
             Object::Veth(veth) => self.remove_veth(veth).await,
             Object::Programs(host, _) => {
-                let Some(index) = self.find(host).await? else { return Ok(()) };
-                Ok(self.dataplane(|dataplane| dataplane.detach_endpoint(index))?)
+                let index = self.find(host).await?;
+                self.leaving.extend(index.map(|index| (host.clone(), index)));
+                Ok(())
             }
             Object::Record(record) => {
                 let Some(index) = self.find(&record.host).await? else { return Ok(()) };
@@ -234,6 +239,11 @@ impl Machine for Linux {
     async fn settle(&mut self) {
         self.inside = None;
         self.fresh.clear();
+        for (host, index) in std::mem::take(&mut self.leaving) {
+            if let Err(error) = self.dataplane(|dataplane| dataplane.detach_endpoint(index)) {
+                tracing::error!(%host, error = chain(&error), "programs not taken off");
+            }
+        }
         for (links, ifname, announcements, haste) in std::mem::take(&mut self.unannounced) {
             if let Err(error) = links.wait_running(&ifname).await {
                 tracing::debug!(error = chain(&error), "interface not at work");
@@ -245,6 +255,20 @@ impl Machine for Linux {
                 }
             });
         }
+    }
+
+    async fn remove_together(&mut self, veths: &[&Veth]) -> Result<(), Error> {
+        let labels: HashMap<String, &IfName> = veths
+            .iter()
+            .map(|veth| (label(&self.instance, "endpoint", veth.endpoint.as_str()), &veth.host))
+            .collect();
+        let links = self.links.links().await?;
+        let is_ours = |link: &&HostLink| {
+            let known = link.alias.as_ref().and_then(|alias| labels.get(alias));
+            known.is_some_and(|host| host.as_str() == link.name)
+        };
+        let ours: Vec<&HostLink> = links.iter().filter(is_ours).collect();
+        Ok(self.links.delete_links(&ours).await?)
     }
 
     async fn place(&mut self, name: &Name, request: &NetnsRequest) -> Result<Place, Error> {
@@ -283,6 +307,13 @@ impl Machine for Linux {
 
     fn inode(&mut self, netns: &Netns) -> Result<u64, Error> {
         Ok(netns::Netns::open_path(&netns.path)?.inode()?)
+    }
+
+    fn found(&mut self, netns: &Netns) -> Result<Option<u64>, Error> {
+        match netns::Netns::open_path(&netns.path).and_then(|found| found.inode()) {
+            Err(error) if error.is_shortage() => Err(error.into()),
+            found => Ok(found.ok()),
+        }
     }
 
     fn free(&mut self, listens: &[Listen]) -> bool {
@@ -352,11 +383,11 @@ impl Machine for Linux {
         match orphan {
             Owned::Bridge { ifname, .. } => Ok(self.links.delete_link(ifname).await?),
             Owned::Veth { ifname, .. } => {
-                if let Some(index) = self.find(ifname).await? {
-                    self.dataplane(|dataplane| dataplane.detach_endpoint(index))?;
-                }
+                let index = self.find(ifname).await?;
                 self.indexes.remove(ifname);
-                Ok(self.links.delete_link(ifname).await?)
+                self.links.delete_link(ifname).await?;
+                let Some(index) = index else { return Ok(()) };
+                Ok(self.dataplane(|dataplane| dataplane.detach_endpoint(index))?)
             }
             Owned::Netns(name) => Ok(netns::Netns::remove(name, &self.netns_dir)?),
             Owned::Files(sandbox) => self.remove_files(sandbox),
@@ -369,12 +400,27 @@ impl Machine for Linux {
         Ok(self.links.rename(from, to).await?)
     }
 
+    async fn answer_for(&mut self, wanted: &BTreeSet<Proxy>) -> Result<(), Error> {
+        Ok(self.links.ensure_proxies(wanted, &self.instance).await?)
+    }
+
+    async fn setting(&mut self, key: &str) -> Result<Option<String>, Error> {
+        match sysctl::read(self.links.netns(), key).await {
+            Err(error) if error.is_not_found() => Ok(None),
+            other => Ok(Some(other?)),
+        }
+    }
+
+    async fn set(&mut self, key: &str, value: &str) -> Result<(), Error> {
+        Ok(sysctl::write(self.links.netns(), vec![(key.to_owned(), value.to_owned())]).await?)
+    }
+
     async fn restore(&mut self) -> Result<(), Error> {
         self.links.remove_idle_clsacts().await?;
         self.reserved.restore().await
     }
 
-    fn is_running(&self, sandbox: &Sandbox, pid: u32) -> bool {
+    fn is_running(&self, sandbox: &Sandbox, pid: u32) -> Result<bool, Error> {
         command::is_running(self.links.netns(), sandbox, pid)
     }
 

@@ -5,7 +5,7 @@
 //! with too little.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use netd_common::{
 
 use super::{
     super::{
-        Error, FlowFilter, IPV6_SHARE, flows,
+        Error, FlowFilter, IPV6_SHARE, Occupancy, TableUse, flows,
         maps::FamilyMaps,
         survey::{self, Survey, Terms},
     },
@@ -48,6 +48,8 @@ pub(super) struct Collector {
     usage: [HashMap<u32, u32>; 2],
     /// Packets that had found no room until then.
     refused: u64,
+    /// Entries of expired flows removed so far, of each family.
+    reclaimed: [u64; 2],
     /// Whether timeouts are shortened.
     pressed: bool,
 }
@@ -80,13 +82,13 @@ impl Kernel {
     }
 
     fn refusals(&self) -> Result<u64, Error> {
-        let mut sum = 0;
-        for reason in REFUSALS {
-            let counts = self.maps.drops.get(&(reason as u32), 0);
-            let counts = counts.map_err(|source| Error::kernel("read map DROPS".to_owned(), source))?;
-            sum += counts.iter().sum::<u64>();
-        }
-        Ok(sum)
+        REFUSALS.into_iter().map(|reason| self.dropped_for(reason)).sum()
+    }
+
+    fn dropped_for(&self, reason: DropReason) -> Result<u64, Error> {
+        let counts = self.maps.drops.get(&(reason as u32), 0);
+        let counts = counts.map_err(|source| Error::kernel("read map DROPS".to_owned(), source))?;
+        Ok(counts.iter().sum())
     }
 
     /// Removes expired flows, if it is time for that.
@@ -101,11 +103,15 @@ impl Kernel {
         let (live6, entries6, gone6) =
             collect(&mut self.maps.v6, &mut known[1], &timeouts, pressed, self.config.quota6)?;
         self.collector.entries = [entries4, entries6];
+        for (sum, gone) in self.collector.reclaimed.iter_mut().zip([gone4, gone6]) {
+            *sum += gone as u64;
+        }
         self.collector.at = Some(Instant::now());
         self.press()?;
-        if std::mem::take(&mut self.stale_interest) {
+        if self.stale_interest {
             let live = live4.union(&live6).copied().collect();
             self.refresh_interest(&live, false)?;
+            self.stale_interest = false;
         }
         Ok(gone4 + gone6)
     }
@@ -146,6 +152,29 @@ impl Kernel {
         let v6 = flows::end(&mut self.maps.v6.flow, |key, flow| flows::selects(filter, key, flow))?;
         pay_back(&mut self.maps.v6.usage, &v6)?;
         Ok(v4.len() + v6.len())
+    }
+
+    /// Says how full the tables were at the last look.
+    pub(super) fn measure(&self) -> Result<Occupancy, Error> {
+        let collector = &self.collector;
+        let quotas = [self.config.quota4, self.config.quota6];
+        let tables = ["FLOW4", "FLOW6"].into_iter().enumerate().map(|(family, map)| TableUse {
+            map: map.to_owned(),
+            entries: collector.entries[family],
+            capacity: self.flow_capacities()[family],
+            endpoint_quota: quotas[family].saturating_mul(2),
+            reclaimed: collector.reclaimed[family],
+        });
+        let mut by_endpoint: HashMap<u32, u64> = HashMap::new();
+        for (ifindex, flows) in collector.usage.iter().flatten() {
+            *by_endpoint.entry(*ifindex).or_default() += 2 * u64::from(*flows);
+        }
+        let mut refused = BTreeMap::new();
+        for reason in REFUSALS {
+            refused.insert(reason.as_str().to_owned(), self.dropped_for(reason)?);
+        }
+        let tables = tables.collect();
+        Ok(Occupancy { tables, shortened_timeouts: collector.pressed, refused, by_endpoint })
     }
 
     /// Describes the tables for `status`.

@@ -33,7 +33,7 @@ use nix::mount::{MntFlags, umount2};
 
 use super::{
     AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry,
-    OpenEntry, PublishEntry, RuleEntry, Rules, Settings, Unhooked, UplinkEntry, adopt,
+    Occupancy, OpenEntry, PublishEntry, RuleEntry, Rules, Settings, Unhooked, UplinkEntry, adopt,
     attach::{self, Side},
     flows::{self, Printable as _},
     host_sockets,
@@ -494,14 +494,21 @@ impl Dataplane for Kernel {
             return Err(error);
         }
         self.return_memory_after(entries.len());
-        self.reserve(entries, true)
+        self.reserve(entries, true).inspect_err(|_| {
+            // Whole or not at all: the caller takes back only what it has been told to be there.
+            let left = self.reserve(entries, false).and(self.erase_publishes(entries));
+            if let Err(error) = left {
+                tracing::error!(%error, "ports stay reserved after a failure");
+            }
+        })
     }
 
     fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
-        self.erase_publishes(entries)?;
+        let erased = self.erase_publishes(entries);
         self.stale_interest = true;
         self.return_memory_after(entries.len());
-        self.reserve(entries, false)
+        // Also after a failure: who guards these ports again counts them again.
+        erased.and(self.reserve(entries, false))
     }
 
     fn put_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
@@ -527,9 +534,7 @@ impl Dataplane for Kernel {
             self.write_endpoint(ifindex, endpoint)?;
         }
         self.write_publishes(entries, true)?;
-        for set in interest {
-            self.write_set(set)?;
-        }
+        self.write_sets(&interest)?;
         // A datagram that came before the publish may have opened no flow, so nothing stale is in the way.
         Ok(())
     }
@@ -653,6 +658,10 @@ impl Dataplane for Kernel {
             inventory.publishes.extend(published(host_ip, key.port, key.proto, backend, &value));
         }
         Ok(inventory)
+    }
+
+    fn occupancy(&mut self) -> Result<Occupancy, Error> {
+        self.measure()
     }
 
     fn features(&self) -> Vec<(String, String)> {

@@ -100,12 +100,20 @@ impl Kernel {
         Ok(())
     }
 
+    /// Writes a set. Where the kernel refuses, what it has is known from then on: the next change that wants something else writes it.
     pub(super) fn write_set(&mut self, index: u32) -> Result<(), Error> {
         let set = self.sets[index as usize];
-        self.maps
-            .ports
-            .set(index, set, 0)
-            .map_err(|source| Error::kernel("write to map PORTS".to_owned(), source))
+        self.maps.ports.set(index, set, 0).map_err(|source| {
+            if let Ok(present) = self.maps.ports.get(&index, 0) {
+                self.sets[index as usize] = present;
+            }
+            Error::kernel("write to map PORTS".to_owned(), source)
+        })
+    }
+
+    /// Writes every one of these sets, also after a failure.
+    pub(super) fn write_sets(&mut self, changed: &HashSet<u32>) -> Result<(), Error> {
+        changed.iter().map(|set| self.write_set(*set)).fold(Ok(()), Result::and)
     }
 
     /// Adds or removes the reservation of ports; the sets that changed are written once.
@@ -124,10 +132,7 @@ impl Kernel {
                 changed.insert(set);
             }
         }
-        for set in changed {
-            self.write_set(set)?;
-        }
-        Ok(())
+        self.write_sets(&changed)
     }
 
     /// Writes the publishes of both families, with or without where they lead.

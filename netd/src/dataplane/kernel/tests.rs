@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path, thread};
 
+use aya::maps::{Array, Map, MapData};
 use netd_common::maps::capacity;
 use nix::{
     mount::{MsFlags, mount},
@@ -109,6 +110,47 @@ fn ports_that_find_no_room_leave_nothing_behind() {
         kernel.guard_ports(&more(room)).expect("the room is still there");
         kernel.release_ports(&more(room)).expect("released");
         assert!(held(&mut kernel) == before && kernel.reserved == reserved);
+    });
+}
+
+#[test]
+fn ports_whose_set_the_kernel_does_not_take_are_guarded_as_before() {
+    with_bpffs(|bpffs| {
+        let mut kernel = open(bpffs);
+        let pins = kernel.links.parent().expect("the pins").to_owned();
+        let array = |fd| Array::try_from(Map::Array(MapData::from_fd(fd).expect("a map"))).expect("an array");
+        let old = guard("0.0.0.0", 80..=81, Protocol::Tcp);
+        let new = [guard("0.0.0.0", 81..=82, Protocol::Udp), guard("::", 90..=91, Protocol::Tcp)].concat();
+        kernel.guard_ports(&old).expect("guarded");
+        let state = |kernel: &mut Kernel| {
+            let mut entries: Vec<_> = kernel
+                .inventory()
+                .expect("listed")
+                .publishes
+                .iter()
+                .map(|entry| format!("{entry:?}"))
+                .collect();
+            entries.sort();
+            let sets: Vec<_> = kernel.maps.port_sets().expect("read").iter().map(|set| set.0).collect();
+            let known: Vec<_> = kernel.sets.iter().map(|set| set.0).collect();
+            assert!(sets == known, "the sets are other ones than the kernel's");
+            (entries, sets, kernel.reserved.clone())
+        };
+        let before = state(&mut kernel);
+        let readonly = array(raw::open_pin_readonly(&pins.join("PORTS")).expect("opened"));
+        let usual = std::mem::replace(&mut kernel.maps.ports, readonly);
+        kernel.guard_ports(&new).expect_err("refused");
+        assert!(state(&mut kernel) == before, "something was left");
+        kernel.release_ports(&old).expect_err("refused");
+        // What the caller does then.
+        kernel.guard_ports(&old).expect("nothing of the sets has changed");
+        assert!(state(&mut kernel) == before, "undone, but not as before");
+        kernel.maps.ports = usual;
+        kernel.guard_ports(&new).expect("guarded");
+        kernel.release_ports(&new).expect("released");
+        assert!(state(&mut kernel) == before, "the counts are wrong");
+        kernel.release_ports(&old).expect("released");
+        assert!(kernel.reserved.is_empty() && kernel.inventory().expect("listed").publishes.is_empty());
     });
 }
 
