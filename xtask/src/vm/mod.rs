@@ -43,7 +43,7 @@ const PROGRAMS: [(&str, &str); 8] = [
 const DISKS: [(&str, &str); 2] = [("qemu-img", "qemu-utils"), ("mkfs.ext4", "e2fsprogs")];
 /// The tests that run unless others are asked for: the files of `tests/tests`.
 const TESTS: [&str; 2] = ["parity", "smoke"];
-/// What a guest's benchmark measures unless more is asked for: a processor that is emulated needs long rounds.
+/// What a guest's benchmark measures unless something else is asked for: a processor that is emulated needs long rounds.
 const BENCH: &str = "--path published --path egress --workload rr --workload connect --workload udp \
                      --peer iptables-legacy --peer iptables-nft --peer netd --rounds 3 --seconds 1";
 /// Where a guest's benchmark finds netd: as below a workspace.
@@ -68,7 +68,7 @@ pub struct Args {
     /// Run the tests over networks of these devices
     #[arg(long, value_name = "veth|netkit")]
     device: Option<String>,
-    /// Arguments for the test binaries, such as a part of a test's name
+    /// Arguments for the test binaries, such as a part of a test's name; for `bench`, what it measures
     #[arg(last = true)]
     rest: Vec<String>,
     /// Fetch the kernels again: Debian may have newer ones
@@ -203,9 +203,10 @@ impl Load {
                 .map(|name| ((*name).to_owned(), format!("{device}test-{name} --test-threads 2{rest}"))),
         );
         if bench {
+            let what = if rest.is_empty() { BENCH } else { &rest };
             // The console is a terminal: without the pipe it would be full of progress.
             let bench = format!(
-                "set -o pipefail; CARGO_MANIFEST_DIR=/{WORKSPACE}/xtask xtask bench --built {BENCH}{rest} 2>&1 | cat"
+                "set -o pipefail; CARGO_MANIFEST_DIR=/{WORKSPACE}/xtask xtask bench --built {what} 2>&1 | cat"
             );
             steps.push(("bench".to_owned(), bench));
         }
