@@ -1,8 +1,9 @@
 //! Rung: namespaces. Networks of netkit pairs: refused where the kernel has none (as on most machines that build netd), and where it has (the guests of
 //! `cargo xtask vm`) as good as those of veth pairs. The other tests run over them by `cargo xtask vm --device netkit`.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
+use aya::programs::links::{FdLink, PinnedLink};
 use netd_tests::{
     Capture, Family, Frame, H, Lab, Net, Ns, Outcome, Proto, R, Sandbox, Server, at, denied, eventually,
 };
@@ -132,32 +133,52 @@ fn a_sandbox_cannot_pass_a_frame_off_as_another_kind() {
     }
 }
 
+/// Where the link on a sandbox's pair is pinned, if it is.
+fn pin(lab: &Lab, sandbox: &Sandbox) -> Option<PathBuf> {
+    let name = format!("links/{}-from_netkit", host_side(lab, sandbox).1);
+    let layouts = fs::read_dir(lab.daemon.dirs().bpffs()).expect("pins").flatten();
+    layouts.map(|layout| layout.path().join(&name)).find(|path| path.exists())
+}
+
+/// Removes the pin of the link on a sandbox's pair.
+fn unpin(lab: &Lab, sandbox: &Sandbox) {
+    fs::remove_file(pin(lab, sandbox).expect("the link's pin")).expect("removed");
+}
+
+/// The link on a sandbox's pair, held open.
+fn link(lab: &Lab, sandbox: &Sandbox) -> FdLink {
+    PinnedLink::from_pin(pin(lab, sandbox).expect("the link's pin")).expect("a link").into()
+}
+
 #[test]
 fn a_pair_whose_program_was_taken_away_drops_what_its_sandbox_sends_until_it_is_back() {
-    let Some(mut w) = world() else { return };
-    let out = at(R.v4, 80);
-    let (mut stream, _) = w.a1.connect_stream(out);
-    w.lab.daemon.end(Signal::SIGKILL);
+    let Some(World { a1, a2, mut lab, _remote, .. }) = world() else { return };
+    let (out, id) = (at(R.v4, 80), |link: &FdLink| link.info().expect("a link").id());
+    let (mut stream, _) = a1.connect_stream(out);
+    lab.daemon.end(Signal::SIGKILL);
     stream.echo(b"without a daemon").expect("it lives");
-    let (_, index) = host_side(&w.lab, &w.a1);
-    let pin = |lab: &Lab| {
-        let layouts = fs::read_dir(lab.daemon.dirs().bpffs()).expect("pins").flatten();
-        let pins = layouts.map(|layout| layout.path().join(format!("links/{index}-from_netkit")));
-        pins.into_iter().find(|path| path.exists())
-    };
-    // Nothing else holds the link: with its pin it goes.
-    fs::remove_file(pin(&w.lab).expect("the link's pin")).expect("removed");
-    assert_eq!(w.a1.probe(Proto::Udp, out), Outcome::Timeout, "nothing looks at what it sends");
+    // A link that something else holds goes on without its pin, and the next daemon finds it.
+    let held = link(&lab, &a1);
+    unpin(&lab, &a1);
+    stream.echo(b"without its pin").expect("it lives");
+    lab.daemon.restart();
+    assert_eq!(id(&link(&lab, &a1)), id(&held), "the same link");
+    drop(held);
+    stream.echo(b"with the next daemon").expect("it lives");
+    // With the last that holds it, it goes.
+    lab.daemon.end(Signal::SIGKILL);
+    unpin(&lab, &a1);
+    assert_eq!(a1.probe(Proto::Udp, out), Outcome::Timeout, "nothing looks at what it sends");
     assert_eq!(
-        w.a2.reach(Proto::Udp, out).source.ip(),
+        a2.reach(Proto::Udp, out).source.ip(),
         H.ip(Family::V4),
         "control: its neighbour has its program"
     );
-    w.lab.daemon.restart();
-    w.a1.reach(Proto::Tcp, out);
-    stream.echo(b"with the next daemon").expect("it lived through that");
+    lab.daemon.restart();
+    a1.reach(Proto::Tcp, out);
+    stream.echo(b"after that").expect("it lived through that");
     // While a daemon runs it notices by itself.
-    fs::remove_file(pin(&w.lab).expect("the pin is back")).expect("removed");
-    eventually("the program to be put back", || pin(&w.lab).is_some());
-    w.a1.reach(Proto::Tcp, out);
+    unpin(&lab, &a1);
+    eventually("the program to be put back", || pin(&lab, &a1).is_some());
+    a1.reach(Proto::Tcp, out);
 }

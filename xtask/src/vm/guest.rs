@@ -30,6 +30,8 @@ pub enum Accelerator {
     Kvm,
     /// Emulation: works everywhere, ten to twenty times slower
     Tcg,
+    /// Emulation whose clock counts instructions, one a nanosecond: what else this machine does changes no figure
+    Counted,
 }
 
 impl Accelerator {
@@ -46,14 +48,16 @@ impl Accelerator {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
+            Self::Counted => "counted",
         }
     }
 
-    fn arguments(self) -> [&'static str; 4] {
+    fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
             // Without cmpxchg16b: on a busy machine QEMU 7.2 at times loses its flags, and the slab allocator its free list.
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
+            Self::Counted => &["-accel", "tcg,thread=single", "-icount", "shift=0", "-cpu", "max,-cx16"],
         }
     }
 }

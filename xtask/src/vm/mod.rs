@@ -43,7 +43,7 @@ const PROGRAMS: [(&str, &str); 8] = [
 const DISKS: [(&str, &str); 2] = [("qemu-img", "qemu-utils"), ("mkfs.ext4", "e2fsprogs")];
 /// The tests that run unless others are asked for: the files of `tests/tests`.
 const TESTS: [&str; 2] = ["parity", "smoke"];
-/// What a guest's benchmark measures unless more is asked for: a processor that is emulated needs long rounds.
+/// What a guest's benchmark measures unless something else is asked for: a processor that is emulated needs long rounds.
 const BENCH: &str = "--path published --path egress --workload rr --workload connect --workload udp \
                      --peer iptables-legacy --peer iptables-nft --peer netd --rounds 3 --seconds 1";
 /// Where a guest's benchmark finds netd: as below a workspace.
@@ -68,12 +68,15 @@ pub struct Args {
     /// Run the tests over networks of these devices
     #[arg(long, value_name = "veth|netkit")]
     device: Option<String>,
-    /// Arguments for the test binaries, such as a part of a test's name
+    /// Arguments for the test binaries, such as a part of a test's name; for `bench`, what it measures
     #[arg(last = true)]
     rest: Vec<String>,
     /// Fetch the kernels again: Debian may have newer ones
     #[arg(long)]
     fetch: bool,
+    /// Go on without a kernel that cannot be fetched, and say so
+    #[arg(long)]
+    skip_unavailable: bool,
     /// Run guests like this, instead of by KVM where it works
     #[arg(long, value_enum)]
     accelerator: Option<Accelerator>,
@@ -121,7 +124,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     ensure!(args.action != Action::Shell || kernels.len() == 1, "a shell needs one kernel: add --kernel");
     let mut reports = Vec::new();
     for kernel in kernels {
-        let unpacked = kernel.fetch(&cache, args.fetch)?;
+        let unpacked = match kernel.fetch(&cache, args.fetch) {
+            Err(error) if args.skip_unavailable => {
+                ui::note(&format!("Linux {} is left out: {error:#}", kernel.name()));
+                continue;
+            }
+            fetched => fetched?,
+        };
         let image = cache.join(format!("{}.cpio", kernel.name()));
         load.write(&image, &unpacked, args.action, &cache)?;
         if args.action == Action::PowerCuts {
@@ -194,9 +203,10 @@ impl Load {
                 .map(|name| ((*name).to_owned(), format!("{device}test-{name} --test-threads 2{rest}"))),
         );
         if bench {
+            let what = if rest.is_empty() { BENCH } else { &rest };
             // The console is a terminal: without the pipe it would be full of progress.
             let bench = format!(
-                "set -o pipefail; CARGO_MANIFEST_DIR=/{WORKSPACE}/xtask xtask bench --built {BENCH}{rest} 2>&1 | cat"
+                "set -o pipefail; CARGO_MANIFEST_DIR=/{WORKSPACE}/xtask xtask bench --built {what} 2>&1 | cat"
             );
             steps.push(("bench".to_owned(), bench));
         }
