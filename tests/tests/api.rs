@@ -288,7 +288,7 @@ fn an_error_says_what_it_was_about_how_far_it_came_and_whether_to_try_again() {
             "POST",
             "/networks/create",
             json!({"Name": "host"}),
-            json!(["CONFLICT", "plan", "network host", null, false]),
+            json!(["FORBIDDEN", "plan", "network host", null, false]),
         ),
         (
             "POST",

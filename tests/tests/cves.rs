@@ -139,6 +139,12 @@ fn s10_cve_2024_29018_nobody_outside_is_asked_for_names_by_an_internal_network()
     lab.h.ip_batch("addr del 127.0.0.53/8 dev lo");
 }
 
+/// Returns the map at a pin. Maps are named in capitals, programs and links as the programs; what is read of those as of a map means something else.
+fn map_at(pin: &Path) -> Option<MapInfo> {
+    let is_map = !pin.file_name()?.to_string_lossy().contains(char::is_lowercase);
+    MapInfo::from_pin(pin).ok().filter(|_| is_map)
+}
+
 /// Makes one bpf(2) call in a process of this user. Returns what the kernel answered.
 fn bpf_as(uid: u32, command: libc::c_long, attribute: [u64; 4]) -> std::io::Result<()> {
     let mut process = Command::new("true");
@@ -180,9 +186,7 @@ fn s34_unprivileged_ebpf_reaches_none_of_netds_maps_programs_and_links() {
         let what = pin.display().to_string();
         bpf_as(0, BPF_OBJ_GET, by_path).unwrap_or_else(|error| panic!("root opens {what}: {error}"));
         refused(bpf_as(NOBODY, BPF_OBJ_GET, by_path), &what);
-        // Maps are named as in the programs, links as the programs themselves.
-        let is_map = pin.file_name().is_some_and(|name| !name.to_string_lossy().contains(char::is_lowercase));
-        if let Some(map) = MapInfo::from_pin(pin).ok().filter(|_| is_map) {
+        if let Some(map) = map_at(pin) {
             let by_id = [u64::from(map.id()), 0, 0, 0];
             bpf_as(0, BPF_MAP_GET_FD_BY_ID, by_id).expect("root finds it by its number");
             refused(bpf_as(NOBODY, BPF_MAP_GET_FD_BY_ID, by_id), &what);
@@ -265,7 +269,7 @@ fn s19_hash_flooding_no_map_of_netds_has_a_known_seed() {
     let lab = Lab::new();
     let mut seen = BTreeSet::new();
     for pin in files(lab.daemon.dirs().bpffs()) {
-        let Ok(map) = MapInfo::from_pin(&pin) else { continue };
+        let Some(map) = map_at(&pin) else { continue };
         assert_eq!(map.map_flags() & BPF_F_ZERO_SEED, 0, "{}", pin.display());
         seen.insert(map.name_as_str().unwrap_or_default().to_owned());
     }

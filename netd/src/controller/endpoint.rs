@@ -68,7 +68,7 @@ fn check(world: &World, network: &Network, sandbox: &Sandbox, wanted: &Attachmen
             "connect sandbox {} to network {}: it has {MAX_ENDPOINTS} endpoints, the kernel's limit of ports per bridge",
             sandbox.name, network.name
         );
-        return Err(Error::new(Code::Failure, text).hint("create another network"));
+        return Err(Error::new(Code::Limit, text).hint("create another network"));
     }
     Ok(())
 }
