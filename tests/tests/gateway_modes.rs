@@ -228,7 +228,8 @@ fn t24_a_nat_endpoint_that_is_not_the_gateway_is_closed_and_t25_a_routed_one_is_
     let join = |name, net: &str, priority| {
         w.lab.netd(&["network", "connect", "--gw-priority", priority, net, name]).ok();
     };
-    let options = ["--network", "netA,gw-priority=9", "-p", "7080:80", "-p", "7080:80/udp"];
+    let options =
+        ["--network", "netA,gw-priority=9", "-p", "7080:80", "-p", "7080:80/udp", "-p", "7081:81/udp"];
     let multi = w.lab.sandbox_with("multi", &options).serving(&[80]);
     join("multi", "netT", "1");
     let inspect = w.lab.inspect("multi");
@@ -240,15 +241,13 @@ fn t24_a_nat_endpoint_that_is_not_the_gateway_is_closed_and_t25_a_routed_one_is_
             .parse::<std::net::IpAddr>()
             .expect(key)
     };
-    // The way back is the sandbox's affair: it is multi-homed.
-    multi.ip_batch("route add 10.0.0.0/24 via 172.26.0.1\nroute add fd00:a::/64 via fd00:c:26::1");
+    // A datagram's answer has the address of its socket; those of sockets without one have the gateway's network's.
+    let bound = Family::BOTH.map(|family| (Proto::Udp, at(ip("netT", family), 81)));
+    let _bound = Server::bind(&multi, &bound);
     for family in Family::BOTH {
-        for proto in Proto::BOTH {
-            assert_eq!(
-                w.lab.r.reach(proto, at(ip("netT", family), 80)).server,
-                "multi",
-                "{family:?} {proto:?}"
-            );
+        for (proto, port) in [(Proto::Tcp, 80), (Proto::Udp, 81)] {
+            let seen = w.lab.r.reach(proto, at(ip("netT", family), port));
+            assert_eq!(seen.server, "multi", "{family:?} {proto:?}");
         }
         denied(&w.lab, &multi, &["DIRECT_ACCESS"], || {
             assert_eq!(w.lab.r.probe(Proto::Tcp, at(ip("netA", family), 80)), Outcome::Timeout, "{family:?}");

@@ -124,6 +124,13 @@ impl FakeMachine {
                 let all = g.ipv4.iter().all(|(_, i)| inside(i)) && g.ipv6.iter().all(|(_, i)| inside(i));
                 vec![(all, "a default route needs its interface")]
             }
+            Object::SourceRoutes(s) => {
+                let inside = |ifname: &IfName| {
+                    self.has(|o| matches!(o, Object::Inside(i) if i.netns == s.netns && i.ifname == *ifname))
+                };
+                let all = s.routes.iter().all(|route| inside(&route.ifname));
+                vec![(all, "a route by source needs its interface")]
+            }
         };
         rules
             .into_iter()

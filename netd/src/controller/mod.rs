@@ -25,6 +25,7 @@ mod request;
 mod reserved;
 mod rounds;
 mod sandboxes;
+mod sources;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -36,13 +37,14 @@ pub use create_network::{Facts, create_network, default_bridge, free_index, pseu
 pub use error::{Code, Error, Phase};
 pub use files::Renderer;
 pub use handle::{Commands, Handle, NetworkSelector};
-pub use linux::{Linux, SharedDataplane, Site, end_command, remove_owned};
+pub use linux::{Linux, SharedDataplane, Site, end_command, remove_owned, remove_source_routes};
 pub use proxies::PROXY_NDP;
 pub use request::{
     Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, FlowShare, NetnsRequest, PoolRequest,
     SandboxRemoved, Status,
 };
 pub use reserved::Reserved;
+pub use sources::foreign_netns;
 pub use task::{Controller, End, HostChanges, Settings};
 pub use world::World;
 

@@ -15,6 +15,7 @@ use super::{
     World,
     access::{self, Links, Open},
     files::Renderer,
+    sources::{self, SourceRoutes},
 };
 use crate::{
     dataplane::PublishEntry,
@@ -55,6 +56,8 @@ pub enum Object {
     Up(IfName),
     /// Default routes of a sandbox.
     Gateway(Gateway),
+    /// Default routes of a sandbox on several networks, by source address.
+    SourceRoutes(SourceRoutes),
 }
 
 /// A list of ports, shared because there may be tens of thousands.
@@ -242,6 +245,7 @@ impl Object {
             Self::Links(_) => "links",
             Self::Up(_) => "up",
             Self::Gateway(_) => "gateway",
+            Self::SourceRoutes(_) => "sources",
         }
     }
 
@@ -259,6 +263,7 @@ impl Object {
             (Self::Open(a), Self::Open(b)) => a.host == b.host,
             (Self::Links(a), Self::Links(b)) => a.sandbox == b.sandbox,
             (Self::Gateway(a), Self::Gateway(b)) => a.netns == b.netns,
+            (Self::SourceRoutes(a), Self::SourceRoutes(b)) => a.netns == b.netns,
             // Ports are compared one by one, see `plan::diff`.
             _ => false,
         }
@@ -288,6 +293,9 @@ impl fmt::Display for Object {
             }
             Self::Up(host) => write!(f, "{host} being up"),
             Self::Gateway(gateway) => write!(f, "default routes in {}", gateway.netns.path.display()),
+            Self::SourceRoutes(routes) => {
+                write!(f, "default routes by source in {}", routes.netns.path.display())
+            }
         }
     }
 }
@@ -387,6 +395,7 @@ pub fn of_sandbox(world: &World, sandbox: &Sandbox, renderer: &Renderer) -> Vec<
     objects.extend(access::links(world, sandbox).map(Object::Links));
     objects.extend(attached().map(|(endpoint, _)| Object::Up(endpoint.host_ifname.clone())));
     objects.extend(gateway(world, sandbox, netns));
+    objects.extend(sources::of_sandbox(sandbox, netns));
     objects
 }
 

@@ -18,7 +18,7 @@ use super::{
     object::{Listen, Object, Veth},
     plan,
     plan::Step,
-    pseudo_network,
+    pseudo_network, sources,
     task::Controller,
 };
 use crate::{
@@ -58,7 +58,8 @@ impl<M: Machine> Controller<M> {
         }
         self.names_back(&world).await;
         self.sync_host().await;
-        let steps = plan::ensure(&world, &self.renderer);
+        let mut steps = plan::ensure(&world, &self.renderer);
+        steps.extend(sources::leftovers(&world, loaded.journal.as_ref()));
         self.repair(&steps).await;
         self.machine.settle().await;
         if self.incomplete {

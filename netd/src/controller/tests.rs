@@ -4,6 +4,7 @@ mod access;
 mod limits;
 mod proxies;
 mod shortage;
+mod sources;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use super::{RESERVED_PORTS, directories, own_reserved_ports};
 use crate::{
     config::Settings,
-    controller::{Code, Error, PROXY_NDP, end_command, remove_owned},
+    controller::{Code, Error, PROXY_NDP, end_command, foreign_netns, remove_owned, remove_source_routes},
     dataplane,
     link::Links,
     model::Driver,
-    store::Store,
+    store::{Intent, Store},
     sysctl::{self, ReservedPorts},
 };
 
@@ -24,6 +24,13 @@ pub async fn down(settings: Settings) -> Result<(), Error> {
     let loaded = store.load()?;
     loaded.sandboxes.iter().try_for_each(|sandbox| end_command(links.netns(), sandbox))?;
     // Endpoints first, uplinks last (reliability 6.5).
+    let broken_off = match &loaded.journal {
+        Some(Intent::CreateSandbox(sandbox) | Intent::RemoveSandbox(sandbox)) => Some(&**sandbox),
+        _ => None,
+    };
+    for netns in loaded.sandboxes.iter().chain(broken_off).filter_map(foreign_netns) {
+        remove_source_routes(netns).await?;
+    }
     remove_owned(&links, settings.instance.as_str(), &settings.run_dir).await?;
     for network in loaded.networks.iter().filter(|network| network.driver == Driver::Bridge) {
         links.release_bridge(&network.bridge.ifname).await?;

@@ -20,6 +20,7 @@ mod rule;
 mod segments;
 mod snapshot;
 mod socket;
+mod source_route;
 mod together;
 mod veth;
 mod watch;
@@ -42,6 +43,7 @@ pub use rule::{HostRule, RuleDoes};
 pub use segments::Segments;
 pub use snapshot::{HostSnapshot, Uplink, local_addresses, unserved, uplinks};
 use socket::{Mode, Socket};
+pub use source_route::SourceRoute;
 pub use veth::{MAX_IFINDEX, Veth, VethSpec};
 pub use watch::Watcher;
 

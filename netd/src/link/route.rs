@@ -114,23 +114,26 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn family(ipv6: bool) -> AddressFamily {
+pub(super) fn family(ipv6: bool) -> AddressFamily {
     if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
 }
 
-/// Builds a default route by a gateway that need not lie in any of the interface's subnets.
-fn default_route(gateway: IpAddr, ifindex: u32) -> RouteMessage {
+/// Builds a default route of a table by a gateway that need not lie in any of the interface's subnets.
+pub(super) fn default_route(gateway: IpAddr, ifindex: u32, table: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
         address_family: family(gateway.is_ipv6()),
-        table: RouteHeader::RT_TABLE_MAIN,
         protocol: RouteProtocol::from(PROTOCOL),
         scope: RouteScope::Universe,
         kind: RouteType::Unicast,
         flags: RouteFlags::Onlink,
         ..RouteHeader::default()
     };
-    message.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(ifindex)];
+    message.attributes = vec![
+        RouteAttribute::Gateway(gateway.into()),
+        RouteAttribute::Oif(ifindex),
+        RouteAttribute::Table(table),
+    ];
     message
 }
 
@@ -156,7 +159,7 @@ impl Links {
     /// Leads everything of the gateway's family that has no other route to it, in place of netd's former default route.
     pub async fn set_default_gateway(&self, ifindex: u32, gateway: IpAddr) -> Result<(), Error> {
         let doing = format!("set default gateway {gateway} on interface {ifindex}");
-        let message = RouteNetlinkMessage::NewRoute(default_route(gateway, ifindex));
+        let message = RouteNetlinkMessage::NewRoute(default_route(gateway, ifindex, MAIN));
         self.socket.send(&doing, Mode::Replace, message).await?;
         self.remove_default_routes(gateway.is_ipv6(), Some((ifindex, gateway))).await
     }
@@ -176,7 +179,7 @@ impl Links {
                 continue;
             }
             let doing = format!("remove default gateway {gateway} of interface {ifindex}");
-            let message = RouteNetlinkMessage::DelRoute(default_route(gateway, ifindex));
+            let message = RouteNetlinkMessage::DelRoute(default_route(gateway, ifindex, MAIN));
             gone_is_success(self.socket.send(&doing, Mode::Change, message).await)?;
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Faults, Instance,
+    Faults, Instance, sources,
     state::{Attachment, State, address, text},
 };
 use crate::Ns;
@@ -56,6 +56,7 @@ pub fn check(state: &State, Instance { ns, dirs, .. }: Instance<'_>, faults: &mu
     neighbours(state, ns, faults);
     for sandbox in &state.sandboxes {
         default_routes(state, sandbox, faults);
+        sources::check(state, sandbox, faults);
     }
     links.by_name.iter().filter_map(|(name, link)| Some((name.clone(), index(link)?))).collect()
 }

@@ -8,6 +8,7 @@ mod links;
 mod maps;
 mod process;
 mod programs;
+mod sources;
 mod state;
 
 pub use maps::MapDump;

@@ -101,6 +101,18 @@ fn what_is_planted_in_the_kernel_is_reported() {
         in_a1("route add default via 172.20.0.1 dev eth0 metric 99"),
         in_a1("route del default via 172.20.0.1 dev eth0 metric 99"),
     );
+    planted(
+        &subject,
+        "too much: rule -4 in a1",
+        in_a1("rule add from 172.20.0.2 lookup 7 pref 32765 protocol 110"),
+        in_a1("rule del from 172.20.0.2 lookup 7 pref 32765 protocol 110"),
+    );
+    planted(
+        &subject,
+        "too much: route by source in a1",
+        in_a1("route add default via 172.20.0.1 dev eth0 table 7 protocol 110"),
+        in_a1("route del default via 172.20.0.1 dev eth0 table 7 protocol 110"),
+    );
     planted(&subject, &format!("address of {bridge}"), ip(format!("addr add 172.20.0.9/24 dev {bridge}")), {
         ip(format!("addr del 172.20.0.9/24 dev {bridge}"))
     });

@@ -9,6 +9,7 @@ mod namespaces;
 mod ports;
 mod predecessors;
 mod rules;
+mod sources;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,7 +21,7 @@ use std::{
     },
 };
 
-pub use self::command::end_command;
+pub use self::{command::end_command, sources::remove_source_routes};
 use self::{
     endpoint::endpoint_entry,
     files::remove_dir,
@@ -176,6 +177,7 @@ impl Linux {
             Object::Links(links) => Ok(self.dataplane(|dataplane| dataplane.put_links(&links.ports))?),
             Object::Up(host) => Ok(self.links.set_running(host).await?),
             Object::Gateway(gateway) => self.put_gateway(gateway).await,
+            Object::SourceRoutes(wanted) => self.put_source_routes(wanted).await,
         }
     }
 
@@ -217,6 +219,7 @@ impl Linux {
                 Err(error) if error.is_not_found() => Ok(()),
                 other => Ok(other?),
             },
+            Object::SourceRoutes(unwanted) => remove_source_routes(&unwanted.netns).await,
             // They go with the interface.
             Object::Inside(_) | Object::Gateway(_) => Ok(()),
         }
