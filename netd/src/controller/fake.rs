@@ -40,6 +40,8 @@ pub struct FakeMachine {
     pub fail_in: Option<usize>,
     /// Steps taken.
     pub steps: usize,
+    /// Whether the host cannot be looked at.
+    pub blind: bool,
     /// What the host answers for on the links outside.
     pub proxies: BTreeSet<Proxy>,
     /// Settings below `/proc/sys/net`.
@@ -293,6 +295,9 @@ impl Machine for FakeMachine {
 
     async fn host(&mut self, _bridges: &[IfName]) -> Result<HostView, Error> {
         self.looks += 1;
+        if self.blind {
+            return Err(wrong("blind".into()));
+        }
         let own = self.objects.iter().filter_map(|object| match object {
             Object::Bridge(bridge) => Some(bridge.ifname.to_string()),
             Object::Veth(veth) => Some(veth.host.to_string()),

@@ -53,12 +53,14 @@ impl<M: Machine> Controller<M> {
             Ok(view) => self.follow(view),
             Err(error) => Err(error),
         };
+        if result.is_ok() {
+            self.sync_proxies(false).await;
+        }
         if let Err(error) = result
             && self.unfinished.note(format!("follow the host's addresses and routes: {error}"))
         {
             tracing::warn!(%error, "the packet path is not in step with the host's addresses and routes");
         }
-        self.sync_proxies(false).await;
     }
 
     pub(super) fn tell_flows_of_routes(&mut self) {

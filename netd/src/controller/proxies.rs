@@ -20,6 +20,13 @@ use crate::{
 pub const PROXY_NDP: &str = "ipv6/conf/all/proxy_ndp";
 
 impl<M: Machine> Controller<M> {
+    /// Follows the world, once somebody has looked at the host: of one that nobody knows yet every entry would seem to be left over.
+    pub(super) async fn follow_proxies(&mut self, anew: bool) {
+        if self.proxies.is_some() || self.rounds.proxies_failing {
+            self.sync_proxies(anew).await;
+        }
+    }
+
     /// Brings what the host answers for in step with the world; `anew` also when nothing is known to have changed. What fails is tried again.
     pub(super) async fn sync_proxies(&mut self, anew: bool) {
         let wanted = wanted(&self.world, &self.host);

@@ -61,7 +61,7 @@ impl<M: Machine> Controller<M> {
         let turn: Vec<&Network> = next(all, &mut self.rounds.networks, NETWORKS_AT_ONCE);
         let bridges = turn.into_iter().filter_map(bridge_of).collect();
         self.repair_settings(bridges).await;
-        self.sync_proxies(true).await;
+        self.follow_proxies(true).await;
         self.find_names().await;
     }
 

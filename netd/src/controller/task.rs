@@ -260,7 +260,7 @@ impl<M: Machine> Controller<M> {
         }
         result?;
         self.show(next);
-        self.sync_proxies(false).await;
+        self.follow_proxies(false).await;
         Ok(())
     }
 

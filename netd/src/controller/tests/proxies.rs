@@ -62,7 +62,7 @@ async fn the_host_answers_for_what_is_addressed_directly_and_lies_in_an_uplinks_
     assert_eq!(bench.controller.machine.settings[PROXY_NDP], "1");
 
     // Others took all of it away while no daemon ran; another uplink has the network now.
-    let mut bench = bench
+    let bench = bench
         .restart(|machine| {
             machine.proxies.clear();
             machine.settings.insert(PROXY_NDP.to_owned(), "0".to_owned());
@@ -71,6 +71,13 @@ async fn the_host_answers_for_what_is_addressed_directly_and_lies_in_an_uplinks_
         .await;
     assert_eq!(answered(&bench), ["8 192.0.2.130", "8 2001:db8::c:0:2", "8 2001:db8::d:0:2"]);
     assert_eq!(bench.controller.machine.settings[PROXY_NDP], "1");
+
+    // Of a host that nobody can look at nothing seems to be left over.
+    let mut bench = bench.restart(|machine| machine.blind = true).await;
+    bench.controller.look_around().await;
+    bench.sandbox("c", &["bridge"], &[]).await.expect("sandbox");
+    assert_eq!(answered(&bench).len(), 3);
+    let mut bench = bench.restart(|machine| machine.blind = false).await;
 
     for sandbox in ["a", "b"] {
         bench.controller.remove_sandbox(sandbox, false).await.expect("removed");
