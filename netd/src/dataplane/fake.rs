@@ -194,10 +194,6 @@ impl Dataplane for Fake {
         Ok(Vec::new())
     }
 
-    fn collect_garbage(&mut self) -> Result<usize, Error> {
-        Ok(0)
-    }
-
     fn inventory(&mut self) -> Result<Inventory, Error> {
         Ok(Inventory {
             endpoints: self.endpoints.values().cloned().collect(),

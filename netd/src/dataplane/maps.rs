@@ -86,6 +86,16 @@ impl<K: Pod, V: Pod> Table<K, V> {
         Ok(Self { name, map, fd, types: PhantomData })
     }
 
+    /// Returns another handle of the same map.
+    pub fn again(&self) -> Result<Self, Error> {
+        let failed = |source: io::Error| Error::kernel(format!("open map {}", self.name), source);
+        let data = MapData::from_fd(self.fd.try_clone().map_err(failed)?)
+            .map_err(|source| Error::kernel(format!("open map {}", self.name), source))?;
+        let map = HashMap::try_from(Map::HashMap(data))
+            .map_err(|source| Error::kernel(format!("open map {}", self.name), source))?;
+        Ok(Self { name: self.name, map, fd: self.fd.try_clone().map_err(failed)?, types: PhantomData })
+    }
+
     /// Returns a value.
     pub fn get(&self, key: &K) -> Result<Option<V>, Error> {
         match self.map.get(key, 0) {

@@ -26,7 +26,7 @@ mod survey;
 mod test_run;
 mod verify;
 
-pub use kernel::{Kernel, remove_pins};
+pub use kernel::{Found, Kernel, Look, remove_pins};
 pub use load::kernel_release;
 pub use object::OBJECT_SHA256;
 pub use occupancy::{Occupancy, TableUse};
@@ -386,8 +386,14 @@ pub trait Dataplane: Send {
     fn put_back_hooks(&mut self, _unhooked: &Unhooked) -> Result<Vec<String>, Error> {
         Ok(Vec::new())
     }
-    /// Removes expired flows, if it is time for that; to be called every second or oftener. Returns how many entries went.
-    fn collect_garbage(&mut self) -> Result<usize, Error>;
+    /// Begins a collection of expired flows, if it is time for one; to be called every second or oftener. The look is taken without this.
+    fn look_for_garbage(&mut self) -> Result<Option<Look>, Error> {
+        Ok(None)
+    }
+    /// Removes a part of what a look found. Returns whether there is more.
+    fn collect_garbage(&mut self, _found: &mut Found) -> Result<bool, Error> {
+        Ok(false)
+    }
     /// Says how full the flow tables are.
     ///
     /// # Errors

@@ -19,13 +19,21 @@ use super::{
 const SHRINK: u32 = 4;
 
 /// How long flows live, and whose attempts and ends live shorter.
-pub struct Terms<'a> {
+pub struct Terms {
     /// The usual timeouts.
-    pub timeouts: &'a Timeouts,
+    pub timeouts: Timeouts,
     /// Whether the table itself is short of room.
     pub pressed: bool,
     /// Endpoints that are short of room.
-    pub pressed_endpoints: &'a HashSet<u32>,
+    pub pressed_endpoints: HashSet<u32>,
+}
+
+impl Terms {
+    /// Returns the timeouts of flows that this endpoint pays for.
+    fn of(&self, payer: u32) -> Timeouts {
+        let pressed = self.pressed || self.pressed_endpoints.contains(&payer);
+        if pressed { shortened(&self.timeouts) } else { self.timeouts }
+    }
 }
 
 /// What a survey found.
@@ -36,7 +44,16 @@ pub struct Survey<A> {
     pub usage: HashMap<u32, u32>,
     /// (protocol, port) of every flow that arrives by an uplink.
     pub uplink_ports: HashSet<(u8, u16)>,
-    expired: Vec<(Tuple<A>, Option<Tuple<A>>)>,
+    terms: Terms,
+    expired: Vec<Tuple<A>>,
+}
+
+/// A flow that has expired.
+struct Dead<A> {
+    payer: u32,
+    original: bool,
+    /// The other half, if it is there.
+    other: Option<Tuple<A>>,
 }
 
 /// Returns the timeouts while room is short: attempts that nobody has answered, and ends, go sooner.
@@ -67,12 +84,11 @@ where
     Flow<A>: Pod,
 {
     /// Looks at every flow.
-    pub fn of(table: &Table<Tuple<A>, Flow<A>>, terms: &Terms<'_>) -> Result<Self, Error> {
+    pub fn of(table: &Table<Tuple<A>, Flow<A>>, terms: Terms) -> Result<Self, Error> {
         let now = flows::now();
-        let short = shortened(terms.timeouts);
-        let soonest = shortest(&short);
-        let mut survey =
-            Self { entries: 0, usage: HashMap::new(), uplink_ports: HashSet::new(), expired: Vec::new() };
+        let soonest = shortest(&shortened(&terms.timeouts));
+        let (usage, uplink_ports) = (HashMap::new(), HashSet::new());
+        let mut survey = Self { entries: 0, usage, uplink_ports, terms, expired: Vec::new() };
         let mut idle = Vec::new();
         table.for_each(|key, flow| {
             survey.entries += 1;
@@ -87,38 +103,48 @@ where
             }
         })?;
         for key in idle {
-            // Read again: a packet may have come since.
-            let Some(flow) = table.get(&key)? else { continue };
-            let (mine, other, pays) = (Half::of(&key, &flow), key.counterpart(&flow), payer(&key, &flow));
-            let theirs = mine.partner(table.get(&other)?.map(|flow| Half::of(&other, &flow)));
-            let pressed = terms.pressed || terms.pressed_endpoints.contains(&pays);
-            let timeouts = if pressed { &short } else { terms.timeouts };
-            let expired = match theirs {
-                // The pair goes by its opener's entry, and once.
-                Some(theirs) => mine.original && mine.is_dead_with(theirs, key.proto, timeouts, flows::now()),
-                None => elapsed(mine.last, flows::now()) > soonest,
-            };
-            if expired {
-                survey.expired.push((key, theirs.map(|_| other)));
-                if let Some(count) = survey.usage.get_mut(&pays).filter(|_| mine.original) {
-                    *count = count.saturating_sub(1);
-                }
+            let Some(dead) = survey.judge(table, &key)? else { continue };
+            survey.expired.push(key);
+            if let Some(count) = survey.usage.get_mut(&dead.payer).filter(|_| dead.original) {
+                *count = count.saturating_sub(1);
             }
         }
         Ok(survey)
     }
 
-    /// Removes what has expired. Returns how many entries went.
-    pub fn bury(&self, table: &mut Table<Tuple<A>, Flow<A>>) -> Result<usize, Error> {
+    /// Reads a flow again, since a packet may have come, and says whether it has expired.
+    fn judge(&self, table: &Table<Tuple<A>, Flow<A>>, key: &Tuple<A>) -> Result<Option<Dead<A>>, Error> {
+        let Some(flow) = table.get(key)? else { return Ok(None) };
+        let (mine, other, payer) = (Half::of(key, &flow), key.counterpart(&flow), payer(key, &flow));
+        let theirs = mine.partner(table.get(&other)?.map(|flow| Half::of(&other, &flow)));
+        let timeouts = self.terms.of(payer);
+        let expired = match theirs {
+            // The pair goes by its opener's entry, and once.
+            Some(theirs) => mine.original && mine.is_dead_with(theirs, key.proto, &timeouts, flows::now()),
+            None => elapsed(mine.last, flows::now()) > shortest(&shortened(&self.terms.timeouts)),
+        };
+        let other = theirs.map(|_| other);
+        Ok(expired.then_some(Dead { payer, original: mine.original, other }))
+    }
+
+    /// Removes so many of the flows that have expired, unless a packet has come since. Returns how many entries went; whether any flow is left says
+    /// [`Self::is_done`].
+    pub fn bury(&mut self, table: &mut Table<Tuple<A>, Flow<A>>, at_most: usize) -> Result<usize, Error> {
         let mut gone = 0;
-        for (key, other) in &self.expired {
-            table.remove(key)?;
+        for key in self.expired.split_off(self.expired.len().saturating_sub(at_most)) {
+            let Some(dead) = self.judge(table, &key)? else { continue };
+            table.remove(&key)?;
             gone += 1;
-            if let Some(other) = other {
+            if let Some(other) = &dead.other {
                 table.remove(other)?;
                 gone += 1;
             }
         }
         Ok(gone)
+    }
+
+    /// Whether nothing that has expired is left to be removed.
+    pub fn is_done(&self) -> bool {
+        self.expired.is_empty()
     }
 }

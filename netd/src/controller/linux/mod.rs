@@ -437,7 +437,7 @@ impl Machine for Linux {
         }
         let (dataplane, collecting) = (Arc::clone(&self.dataplane), Arc::clone(&self.collecting));
         tokio::task::spawn_blocking(move || {
-            let result = dataplane.lock().unwrap_or_else(PoisonError::into_inner).collect_garbage();
+            let result = collect(&dataplane);
             collecting.store(false, Ordering::Release);
             if let Err(error) = result {
                 tracing::warn!(error = chain(&error), "expired flows not collected");
@@ -456,6 +456,17 @@ impl Controller<Linux> {
     pub fn links(&self) -> &Links {
         &self.machine.links
     }
+}
+
+/// Collects expired flows; whoever needs the packet path meanwhile waits for a part of it at most.
+fn collect(dataplane: &SharedDataplane) -> Result<(), crate::dataplane::Error> {
+    let lock = || dataplane.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(look) = lock().look_for_garbage()? else { return Ok(()) };
+    let mut found = look.take()?;
+    while lock().collect_garbage(&mut found)? {
+        std::thread::yield_now(); // whoever waits for the lock is not woken in turn
+    }
+    Ok(())
 }
 
 /// Removes every link, namespace and file of an instance by its label, without any state: endpoints before bridges.

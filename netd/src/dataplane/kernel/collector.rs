@@ -5,23 +5,21 @@
 //! with too little.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
-use aya::{
-    Pod,
-    maps::{Array, MapData},
-};
+use aya::maps::{Array, MapData};
 use netd_common::{
-    maps::{Flow, Timeouts as Ticks, Tuple, capacity},
+    maps::{Flow, Tuple, capacity},
+    net::{Addr4, Addr6},
     verdict::DropReason,
 };
 
 use super::{
     super::{
         Error, FlowFilter, IPV6_SHARE, Occupancy, TableUse, flows,
-        maps::FamilyMaps,
+        maps::{FamilyMaps, Table},
         survey::{self, Survey, Terms},
     },
     Kernel, Passage,
@@ -34,6 +32,8 @@ const SHORT: u64 = 90;
 const EASED: u64 = 80;
 /// Above this share, every call looks at the flows.
 const BUSY: u64 = 50;
+/// Flows of each family that are removed in one go.
+const AT_ONCE: usize = 1024;
 /// Drops that say that somebody found no room.
 const REFUSALS: [DropReason; 3] = [DropReason::TableFull, DropReason::OverQuota, DropReason::NatExhausted];
 
@@ -57,6 +57,33 @@ pub(super) struct Collector {
 /// Whether a part is more than this share of the whole, in percent.
 fn exceeds(part: u32, share: u64, whole: u32) -> bool {
     u64::from(part) * 100 > u64::from(whole) * share
+}
+
+/// A look at every flow to be taken. It needs nothing of the packet path, which others use meanwhile: a million flows take seconds.
+pub struct Look {
+    v4: (Table<Tuple<Addr4>, Flow<Addr4>>, Terms),
+    v6: (Table<Tuple<Addr6>, Flow<Addr6>>, Terms),
+    withdrawals: u64,
+}
+
+/// What a look at every flow found.
+pub struct Found {
+    v4: Survey<Addr4>,
+    v6: Survey<Addr6>,
+    withdrawals: u64,
+    /// Whether its counts have been written down.
+    counted: bool,
+}
+
+impl Look {
+    /// Looks at every flow.
+    ///
+    /// # Errors
+    /// Names the map.
+    pub fn take(self) -> Result<Found, Error> {
+        let Self { v4, v6, withdrawals } = self;
+        Ok(Found { v4: Survey::of(&v4.0, v4.1)?, v6: Survey::of(&v6.0, v6.1)?, withdrawals, counted: false })
+    }
 }
 
 impl Kernel {
@@ -91,29 +118,64 @@ impl Kernel {
         Ok(counts.iter().sum())
     }
 
-    /// Removes expired flows, if it is time for that.
-    pub(super) fn collect_when_due(&mut self) -> Result<usize, Error> {
+    /// Begins a collection of expired flows, if it is time for one.
+    pub(super) fn look_when_due(&mut self) -> Result<Option<Look>, Error> {
         if !self.is_due()? {
-            return Ok(0);
+            return Ok(None);
         }
         let timeouts = in_ticks(&self.settings.timeouts);
-        let (pressed, known) = (self.collector.pressed, &mut self.collector.usage);
-        let (live4, entries4, gone4) =
-            collect(&mut self.maps.v4, &mut known[0], &timeouts, pressed, self.config.quota4)?;
-        let (live6, entries6, gone6) =
-            collect(&mut self.maps.v6, &mut known[1], &timeouts, pressed, self.config.quota6)?;
-        self.collector.entries = [entries4, entries6];
-        for (sum, gone) in self.collector.reclaimed.iter_mut().zip([gone4, gone6]) {
-            *sum += gone as u64;
+        let terms = |known: &HashMap<u32, u32>, quota| Terms {
+            timeouts,
+            pressed: self.collector.pressed,
+            pressed_endpoints: known
+                .iter()
+                .filter(|(_, count)| exceeds(**count, SHORT, quota))
+                .map(|(ifindex, _)| *ifindex)
+                .collect(),
+        };
+        let [known4, known6] = &self.collector.usage;
+        Ok(Some(Look {
+            v4: (self.maps.v4.flow.again()?, terms(known4, self.config.quota4)),
+            v6: (self.maps.v6.flow.again()?, terms(known6, self.config.quota6)),
+            withdrawals: self.withdrawals,
+        }))
+    }
+
+    /// Removes a part of what a look found; with the first part goes what it counted. Returns whether there is more.
+    pub(super) fn collect_part(&mut self, found: &mut Found) -> Result<bool, Error> {
+        if !std::mem::replace(&mut found.counted, true) {
+            self.count(found)?;
         }
+        let gone = [
+            found.v4.bury(&mut self.maps.v4.flow, AT_ONCE)?,
+            found.v6.bury(&mut self.maps.v6.flow, AT_ONCE)?,
+        ];
+        for (family, gone) in gone.into_iter().enumerate() {
+            self.collector.reclaimed[family] += gone as u64;
+            let left = &mut self.collector.entries[family];
+            *left = left.saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX));
+        }
+        let more = !(found.v4.is_done() && found.v6.is_done());
+        if !more {
+            self.press()?;
+        }
+        Ok(more)
+    }
+
+    /// Writes down what a look counted.
+    fn count(&mut self, found: &Found) -> Result<(), Error> {
+        let [known4, known6] = &mut self.collector.usage;
+        count(&mut self.maps.v4, known4, &found.v4)?;
+        count(&mut self.maps.v6, known6, &found.v6)?;
+        self.collector.entries = [found.v4.entries, found.v6.entries];
         self.collector.at = Some(Instant::now());
-        self.press()?;
-        if self.stale_interest {
-            let live = live4.union(&live6).copied().collect();
+        // Of a port withdrawn since the look began, flows may live that it has not seen.
+        if self.stale_interest && self.withdrawals == found.withdrawals {
+            let live = found.v4.uplink_ports.union(&found.v6.uplink_ports).copied().collect();
             self.refresh_interest(&live, false)?;
             self.stale_interest = false;
         }
-        Ok(gone4 + gone6)
+        Ok(())
     }
 
     /// Shortens timeouts, or gives them their length back. Programs that take entries over read them too.
@@ -194,36 +256,20 @@ impl Kernel {
     }
 }
 
-/// Ports of live flows that arrive by an uplink, with their protocol.
-type LivePorts = HashSet<(u8, u16)>;
-
-/// Looks at every flow of a family and removes the expired ones. Returns the ports of those that arrive by an uplink, the entries left and gone.
-fn collect<A: flows::Printable>(
+/// Writes the counts of the quotas.
+fn count<A>(
     maps: &mut FamilyMaps<A>,
     known: &mut HashMap<u32, u32>,
-    timeouts: &Ticks,
-    pressed: bool,
-    quota: u32,
-) -> Result<(LivePorts, u32, usize), Error>
-where
-    Tuple<A>: Pod,
-    Flow<A>: Pod,
-{
-    let pressed_endpoints =
-        known.iter().filter(|(_, count)| exceeds(**count, SHORT, quota)).map(|(ifindex, _)| *ifindex);
-    let pressed_endpoints = pressed_endpoints.collect();
-    let terms = Terms { timeouts, pressed, pressed_endpoints: &pressed_endpoints };
-    let survey = Survey::of(&maps.flow, &terms)?;
+    survey: &Survey<A>,
+) -> Result<(), Error> {
     for ifindex in known.keys().filter(|ifindex| !survey.usage.contains_key(ifindex)) {
         maps.usage.set(*ifindex, 0, 0).map_err(|e| uncounted(*ifindex, e))?;
     }
     for (ifindex, count) in survey.usage.iter().filter(|(ifindex, _)| **ifindex < capacity::ENDPOINT) {
         maps.usage.set(*ifindex, *count, 0).map_err(|e| uncounted(*ifindex, e))?;
     }
-    let gone = survey.bury(&mut maps.flow)?;
-    *known = survey.usage;
-    let left = survey.entries.saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX));
-    Ok((survey.uplink_ports, left, gone))
+    known.clone_from(&survey.usage);
+    Ok(())
 }
 
 /// Takes one flow off each payer's count.

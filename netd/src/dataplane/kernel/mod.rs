@@ -47,6 +47,7 @@ use super::{
 };
 use crate::model::{Device, IfName, Mac};
 use collector::Collector;
+pub use collector::{Found, Look};
 use config::configure;
 use ports::published;
 
@@ -81,6 +82,8 @@ pub struct Kernel {
     loopback: bool,
     /// Whether ports of removed publishes may still be in the sets of interest.
     stale_interest: bool,
+    /// How often ports have been withdrawn.
+    withdrawals: u64,
     /// Collections of expired flows to come that give freed memory back first.
     returns_memory: u8,
     /// What the last look at the flows found.
@@ -132,6 +135,7 @@ impl Kernel {
             looked_at: 0,
             loopback: false,
             stale_interest: true,
+            withdrawals: 0,
             returns_memory: 0,
             collector: Collector::default(),
             lists: allow::Lists::new(),
@@ -506,6 +510,7 @@ impl Dataplane for Kernel {
     fn release_ports(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
         let erased = self.erase_publishes(entries);
         self.stale_interest = true;
+        self.withdrawals += 1;
         self.return_memory_after(entries.len());
         // Also after a failure: who guards these ports again counts them again.
         erased.and(self.reserve(entries, false))
@@ -605,12 +610,16 @@ impl Dataplane for Kernel {
         self.put_back(unhooked)
     }
 
-    fn collect_garbage(&mut self) -> Result<usize, Error> {
+    fn look_for_garbage(&mut self) -> Result<Option<Look>, Error> {
         if let Some(left) = self.returns_memory.checked_sub(1) {
             self.returns_memory = left;
             raw::return_freed_memory();
         }
-        self.collect_when_due()
+        self.look_when_due()
+    }
+
+    fn collect_garbage(&mut self, found: &mut Found) -> Result<bool, Error> {
+        self.collect_part(found)
     }
 
     fn inventory(&mut self) -> Result<Inventory, Error> {

@@ -224,3 +224,31 @@ fn programs_of_the_same_build_are_used_again_but_none_with_another_name_or_other
         assert_eq!(programs(&mut open(bpffs)), third, "what was loaded instead is kept");
     });
 }
+
+#[test]
+fn a_flow_that_came_to_life_after_the_look_is_not_removed() {
+    with_bpffs(|bpffs| {
+        let mut kernel = open(bpffs);
+        let key = |port: u16| netd_common::maps::Tuple::<Addr4> {
+            dport: port.into(),
+            proto: 6,
+            ..Default::default()
+        };
+        let seen = |last_seen| netd_common::maps::Flow::<Addr4> {
+            last_seen,
+            created: last_seen,
+            ..Default::default()
+        };
+        let (now, long_ago) = (flows::now(), flows::now().wrapping_sub(1 << 30) | 1);
+        for port in 1..=3 {
+            kernel.maps.v4.flow.put(&key(port), &seen(if port == 3 { now } else { long_ago })).expect("room");
+        }
+        let look = kernel.look_for_garbage().expect("maps").expect("the first is due");
+        let mut found = look.take().expect("a list");
+        kernel.maps.v4.flow.put(&key(1), &seen(now)).expect("a packet");
+        while kernel.collect_garbage(&mut found).expect("removed") {}
+        let left = [1, 2, 3].map(|port| kernel.maps.v4.flow.get(&key(port)).expect("read").is_some());
+        assert_eq!(left, [true, false, true]);
+        assert!(kernel.look_for_garbage().expect("maps").is_none(), "again at once");
+    });
+}
