@@ -23,8 +23,13 @@ use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
 
+/// A program that a test starts has copies of every test's sockets and locks until it runs: with another test beside it, what that one has closed
+/// would still be held.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// Runs a test on a thread with a namespace of its own, which ends with the thread.
 pub fn in_new_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let run = move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("root");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
