@@ -109,8 +109,13 @@ fn the_command_is_in_its_sandboxs_network() {
 }
 
 /// Starts `netd run` and waits for its first line of output.
+///
+/// Signals mean what they usually do, also where the tests run under `nohup`: a shell cannot trap what was ignored when it began.
 fn start(lab: &Lab, args: &[&str]) -> (Child, std::process::ChildStdout) {
-    let mut command = lab.command(args);
+    let netd = lab.command(args);
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(netd.get_program()).args(netd.get_args());
+    command.envs(netd.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = Child::from(lab.h.spawn(&mut command));
     let mut stdout = child.stdout.take().expect("stdout");
