@@ -32,6 +32,8 @@ const SHORT: u64 = 90;
 const EASED: u64 = 80;
 /// Above this share, every call looks at the flows.
 const BUSY: u64 = 50;
+/// How much longer than a look takes none is taken, unless somebody found no room.
+const REST: u32 = 9;
 /// Flows of each family that are removed in one go.
 const AT_ONCE: usize = 1024;
 /// Drops that say that somebody found no room.
@@ -42,6 +44,8 @@ const REFUSALS: [DropReason; 3] = [DropReason::TableFull, DropReason::OverQuota,
 pub(super) struct Collector {
     /// When it was.
     at: Option<Instant>,
+    /// How long it took.
+    took: Duration,
     /// Entries of the IPv4 and the IPv6 table.
     entries: [u32; 2],
     /// Flows by who pays for them, of each family.
@@ -71,6 +75,7 @@ pub struct Found {
     v4: Survey<Addr4>,
     v6: Survey<Addr6>,
     withdrawals: u64,
+    took: Duration,
     /// Whether its counts have been written down.
     counted: bool,
 }
@@ -82,7 +87,9 @@ impl Look {
     /// Names the map.
     pub fn take(self) -> Result<Found, Error> {
         let Self { v4, v6, withdrawals } = self;
-        Ok(Found { v4: Survey::of(&v4.0, v4.1)?, v6: Survey::of(&v6.0, v6.1)?, withdrawals, counted: false })
+        let began = Instant::now();
+        let (v4, v6) = (Survey::of(&v4.0, v4.1)?, Survey::of(&v6.0, v6.1)?);
+        Ok(Found { v4, v6, withdrawals, took: began.elapsed(), counted: false })
     }
 }
 
@@ -100,12 +107,17 @@ impl Kernel {
             .any(|(part, whole)| exceeds(*part, share, whole))
     }
 
-    /// Whether it is time for the next look: some seconds have passed, a table fills, or somebody found no room.
+    /// Whether it is time for the next look: some seconds have passed, a table fills, or somebody found no room. A look that took long is not
+    /// followed by another one at once: it takes a processor and its caches from whoever sends packets.
     fn is_due(&mut self) -> Result<bool, Error> {
         let refused = self.refusals()?;
-        let more = std::mem::replace(&mut self.collector.refused, refused) != refused;
-        let every = self.settings.timeouts.collect_every();
-        Ok(more || self.fullest(BUSY) || self.collector.at.is_none_or(|at| at.elapsed() >= every))
+        let more = self.collector.refused != refused;
+        let since = self.collector.at.map_or(Duration::MAX, |at| at.elapsed());
+        if since < self.collector.took * if more { 1 } else { REST } {
+            return Ok(false);
+        }
+        self.collector.refused = refused;
+        Ok(more || self.fullest(BUSY) || since >= self.settings.timeouts.collect_every())
     }
 
     fn refusals(&self) -> Result<u64, Error> {
@@ -168,7 +180,7 @@ impl Kernel {
         count(&mut self.maps.v4, known4, &found.v4)?;
         count(&mut self.maps.v6, known6, &found.v6)?;
         self.collector.entries = [found.v4.entries, found.v6.entries];
-        self.collector.at = Some(Instant::now());
+        (self.collector.at, self.collector.took) = (Some(Instant::now()), found.took);
         // Of a port withdrawn since the look began, flows may live that it has not seen.
         if self.stale_interest && self.withdrawals == found.withdrawals {
             let live = found.v4.uplink_ports.union(&found.v6.uplink_ports).copied().collect();
