@@ -122,11 +122,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let accelerator = args.accelerator.unwrap_or_else(Accelerator::of_this_machine);
     let kernels: &[Kernel] = if args.kernels.is_empty() { &Kernel::ALL } else { &args.kernels };
     ensure!(args.action != Action::Shell || kernels.len() == 1, "a shell needs one kernel: add --kernel");
-    let mut reports = Vec::new();
+    let (mut reports, mut left_out) = (Vec::new(), 0);
     for kernel in kernels {
         let unpacked = match kernel.fetch(&cache, args.fetch) {
             Err(error) if args.skip_unavailable => {
                 ui::note(&format!("Linux {} is left out: {error:#}", kernel.name()));
+                left_out += 1;
                 continue;
             }
             fetched => fetched?,
@@ -155,6 +156,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         show(&report, args.action, &log);
         reports.push(report);
     }
+    ensure!(left_out < kernels.len(), "no kernel could be fetched: nothing was tested");
     if args.action == Action::PowerCuts {
         return Ok(ExitCode::SUCCESS);
     }
