@@ -22,6 +22,12 @@ pub struct Args {
     /// What all that happens comes from
     #[arg(long)]
     seed: Option<u64>,
+    /// Instead: only so many starts, each killed at a random moment, under the same probes and attackers
+    #[arg(long, value_name = "STARTS")]
+    restarts: Option<u32>,
+    /// The seconds that these take together
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "restarts")]
+    within: u32,
     /// What goes to stdout in the end; cycles are told on stderr as they come
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -40,8 +46,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let layout = Layout::find();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seed = args.seed.unwrap_or(u64::from(now.subsec_nanos()));
-    let report = layout.target().join("soak.json");
     let mut test = test::prepare(&layout)?;
+    if let Some(restarts) = args.restarts {
+        let name = "f3_a_hundred_restarts_in_a_minute_lose_nothing_and_let_nobody_in";
+        test.args(["--quiet", "--package", "netd-tests", "--test", "hitless", name]);
+        test.args(["--", "--include-ignored", "--nocapture"]);
+        test.env("NETD_RESTARTS", restarts.to_string()).env("NETD_RESTARTS_WITHIN", args.within.to_string());
+        test.env("NETD_SOAK_SEED", seed.to_string());
+        ui::note(&format!("{restarts} starts within {} s, seed {seed}", args.within));
+        return Ok(if command::status(&mut test)?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let report = layout.target().join("soak.json");
     test.args([
         "--quiet",
         "--package",

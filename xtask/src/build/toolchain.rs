@@ -75,12 +75,14 @@ fn worked_file(layout: &Layout) -> PathBuf {
 
 /// Returns a cargo that sees neither the outer cargo's settings nor the libraries of rustup's toolchain.
 pub fn clean_cargo(program: &Path) -> Command {
-    const OUTER: [&str; 13] = [
+    const OUTER: [&str; 14] = [
         "CARGO",
         "CARGO_BUILD_RUSTC",
         "CARGO_BUILD_RUSTC_WRAPPER",
         "CARGO_BUILD_TARGET",
         "CARGO_ENCODED_RUSTFLAGS",
+        // Compiled in pieces, the programs come out otherwise, and the verifier may not take them.
+        "CARGO_INCREMENTAL",
         "CARGO_MANIFEST_DIR",
         "CARGO_TARGET_DIR",
         "RUSTC",

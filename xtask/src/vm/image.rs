@@ -14,7 +14,8 @@ use cpio::newc;
 use super::modules;
 use crate::command;
 
-const INIT: &str = include_str!("init.sh");
+/// Process 1, where the guest does one step after the other.
+pub const INIT: &str = include_str!("init.sh");
 
 /// Programs of the machine that a guest has too; busybox stands for the rest.
 const PROGRAMS: [&str; 4] = ["bridge", "busybox", "ip", "tc"];
@@ -44,8 +45,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// Begins an image with the machine's programs.
-    pub fn create(path: &Path, scratch: &Path) -> Result<Self> {
+    /// Begins an image with the machine's programs, and with a script that is process 1.
+    pub fn create(path: &Path, scratch: &Path, init: &str) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
         fs::create_dir_all(scratch).with_context(|| format!("create {}", scratch.display()))?;
         let mut image = Self { archive: Archive::new(BufWriter::new(file)), scratch: scratch.to_owned() };
@@ -64,7 +65,7 @@ impl Image {
             image.program(&found, &format!("usr/bin/{program}"))?;
         }
         image.applets()?;
-        image.archive.file(Path::new("init"), 0o755, INIT.as_bytes())?;
+        image.archive.file(Path::new("init"), 0o755, init.as_bytes())?;
         Ok(image)
     }
 
@@ -104,6 +105,16 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    /// Adds one of the machine's files, at its own path.
+    pub fn own_file(&mut self, path: &Path) -> Result<()> {
+        self.copy(path, path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// Adds a file with this text.
+    pub fn text(&mut self, at: &str, text: &str) -> Result<()> {
+        self.archive.file(Path::new(at), 0o644, text.as_bytes())
     }
 
     /// Adds a symbolic link.

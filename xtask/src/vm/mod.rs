@@ -6,6 +6,7 @@ mod kernel;
 mod modules;
 mod power_cuts;
 mod report;
+mod systemd;
 
 use std::{
     collections::BTreeMap,
@@ -46,8 +47,14 @@ const TESTS: [&str; 2] = ["parity", "smoke"];
 /// What a guest's benchmark measures unless something else is asked for: a processor that is emulated needs long rounds.
 const BENCH: &str = "--path published --path egress --workload rr --workload connect --workload udp \
                      --peer iptables-legacy --peer iptables-nft --peer netd --rounds 3 --seconds 1";
+/// The benchmark of every program on every kind of packet: the file of `tests/benches`.
+const PROGRAM: &str = "program";
 /// Where a guest's benchmark finds netd: as below a workspace.
 const WORKSPACE: &str = "netd";
+
+/// The last step of a guest: its kernel has met nothing that must not be (reliability I12). An emulated processor that waits for a real one looks locked up.
+const KERNEL_LOG: &str =
+    "! dmesg | grep -v lockup | grep -E 'cut here|BUG: |Oops: |unregister_netdevice: waiting'";
 
 /// Boot Debian's kernels in QEMU and run netd on them
 ///
@@ -97,10 +104,14 @@ enum Action {
     Test,
     /// Measure two paths beside host networking and iptables: ratios, since an emulated processor is slow
     Bench,
+    /// Measure every program on every kind of packet; by `counted` unless told otherwise: instructions, which nothing else on the machine changes
+    Program,
     /// Hand the guest's console to you; `poweroff -f` ends it
     Shell,
     /// Kill QEMU at random moments while the daemon works, boot again from the same disk, and look for all that was acknowledged
     PowerCuts,
+    /// Run netd's unit under a systemd that is process 1: start, restart, kill, stop, and `netd down`, with a stream going on
+    Systemd,
 }
 
 /// What runs in every guest.
@@ -119,7 +130,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let load = Load::build(args, &layout)?;
     let cache = layout.root().join("target/vm");
     fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
-    let accelerator = args.accelerator.unwrap_or_else(Accelerator::of_this_machine);
+    let counted = (args.action == Action::Program).then_some(Accelerator::Counted);
+    let accelerator = args.accelerator.or(counted).unwrap_or_else(Accelerator::of_this_machine);
     let kernels: &[Kernel] = if args.kernels.is_empty() { &Kernel::ALL } else { &args.kernels };
     ensure!(args.action != Action::Shell || kernels.len() == 1, "a shell needs one kernel: add --kernel");
     let (mut reports, mut left_out) = (Vec::new(), 0);
@@ -133,7 +145,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             fetched => fetched?,
         };
         let image = cache.join(format!("{}.cpio", kernel.name()));
-        load.write(&image, &unpacked, args.action, &cache)?;
+        load.write(&image, &unpacked, args.action, &layout, &cache)?;
         if args.action == Action::PowerCuts {
             let limit = Duration::from_secs(args.limit);
             let scene = power_cuts::Scene { kernel: &unpacked, image, accelerator, cache: &cache, limit };
@@ -153,7 +165,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         if report.passed() {
             task.done();
         }
-        show(&report, args.action, &log);
+        if args.action == Action::Systemd {
+            systemd::show(&report, &log);
+        } else {
+            show(&report, args.action, &log);
+        }
         reports.push(report);
     }
     ensure!(left_out < kernels.len(), "no kernel could be fetched: nothing was tested");
@@ -168,8 +184,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 fn install_programs(action: Action) -> Result<()> {
     ensure!(std::env::consts::ARCH == "x86_64", "the kernels of the matrix are x86_64's");
-    let disks = if action == Action::PowerCuts { &DISKS[..] } else { &[] };
-    let missing = PROGRAMS.iter().chain(disks);
+    let more = match action {
+        Action::PowerCuts => &DISKS[..],
+        Action::Systemd => &systemd::PROGRAMS[..],
+        Action::Test | Action::Bench | Action::Program | Action::Shell => &[],
+    };
+    let missing = PROGRAMS.iter().chain(more);
     let missing = missing.filter(|(program, _)| command::find(program, &command::sbin()).is_none());
     let mut packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
     packages.dedup();
@@ -186,12 +206,15 @@ impl Load {
         let bench = args.action == Action::Bench;
         let netd = build::netd(layout, bench)?;
         let wanted: Vec<&str> = match args.action {
-            Action::Bench => Vec::new(),
+            Action::Bench | Action::Program | Action::Systemd => Vec::new(),
             Action::PowerCuts => vec![power_cuts::TEST],
             _ if args.tests.is_empty() => TESTS.to_vec(),
             _ => args.tests.iter().map(String::as_str).collect(),
         };
-        let tests = test_programs(layout, &wanted)?;
+        let tests = match args.action {
+            Action::Program => test_programs(layout, "--bench", &[PROGRAM])?,
+            _ => test_programs(layout, "--test", &wanted)?,
+        };
         let mut steps = vec![
             ("doctor".to_owned(), "netd doctor --format jsonl".to_owned()),
             ("programs".to_owned(), "netd debug programs --format jsonl".to_owned()),
@@ -212,35 +235,51 @@ impl Load {
             );
             steps.push(("bench".to_owned(), bench));
         }
+        steps.push(("kernel-log".to_owned(), KERNEL_LOG.to_owned()));
         match args.action {
-            Action::Shell => steps.clear(),
+            Action::Shell | Action::Systemd => steps.clear(),
             Action::PowerCuts => steps = vec![power_cuts::step()],
+            Action::Program => {
+                let few = if rest.is_empty() { " --rounds 3 --packets 40" } else { &rest };
+                steps.push((PROGRAM.to_owned(), format!("test-{PROGRAM}{few}")));
+            }
             Action::Test | Action::Bench => {}
         }
         Ok(Self { netd, tests, steps, corpus: layout.root().join("netd-common/tests/fuzz/corpus") })
     }
 
     /// Writes the root file system of a guest.
-    fn write(&self, path: &Path, kernel: &Unpacked, action: Action, cache: &Path) -> Result<()> {
-        let mut image = Image::create(path, &cache.join("stripped"))?;
+    fn write(
+        &self,
+        path: &Path,
+        kernel: &Unpacked,
+        action: Action,
+        layout: &Layout,
+        cache: &Path,
+    ) -> Result<()> {
+        let init = if action == Action::Systemd { systemd::INIT } else { image::INIT };
+        let mut image = Image::create(path, &cache.join("stripped"), init)?;
         image.program(&self.netd, "usr/bin/netd")?;
         for (name, program) in &self.tests {
             image.program(program, &format!("usr/bin/test-{name}"))?;
         }
-        if action == Action::Test {
-            image.folder(&self.corpus)?;
-        } else if action != Action::PowerCuts {
-            image.program(&std::env::current_exe().context("find this program")?, "usr/bin/xtask")?;
-            image.link(&format!("{WORKSPACE}/target/release/netd"), "/usr/bin/netd")?;
-            image.rivals()?;
+        match action {
+            Action::Test => image.folder(&self.corpus)?,
+            Action::PowerCuts | Action::Program => {}
+            Action::Systemd => systemd::add(&mut image, layout)?,
+            Action::Bench | Action::Shell => {
+                image.program(&std::env::current_exe().context("find this program")?, "usr/bin/xtask")?;
+                image.link(&format!("{WORKSPACE}/target/release/netd"), "/usr/bin/netd")?;
+                image.rivals()?;
+            }
         }
         image.modules(&kernel.modules)?;
         image.finish(&self.steps, action == Action::Shell)
     }
 }
 
-/// Builds test binaries and returns where they are, by the name of their file in `tests/tests`.
-fn test_programs(layout: &Layout, names: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
+/// Builds test binaries and returns where they are, by the name of their file in `tests/tests` (`--test`) or `tests/benches` (`--bench`).
+fn test_programs(layout: &Layout, kind: &str, names: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     #[derive(Deserialize)]
     struct Message {
         target: Option<Target>,
@@ -265,7 +304,7 @@ fn test_programs(layout: &Layout, names: &[&str]) -> Result<BTreeMap<String, Pat
         "json",
     ]);
     for name in names {
-        cargo.args(["--test", name]);
+        cargo.args([kind, name]);
     }
     let task = Task::start("building the tests of the guests");
     let messages = command::capture(&mut cargo)?;
@@ -284,8 +323,9 @@ fn show(report: &Report, action: Action, log: &Path) {
         let how = step.code.map_or("never ended".to_owned(), |code| format!("exit code {code}"));
         println!("{} {} on {release}: {how}\n{}", ui::paint("31", "✗"), step.name, step.output);
     }
-    if action == Action::Bench {
-        report.steps.iter().filter(|step| step.name == "bench").for_each(|step| print!("{}", step.output));
+    if matches!(action, Action::Bench | Action::Program) {
+        let measured = report.steps.iter().filter(|step| ["bench", PROGRAM].contains(&step.name.as_str()));
+        measured.for_each(|step| print!("{}", step.output));
     }
     println!("{}", summary(release, report));
 }
