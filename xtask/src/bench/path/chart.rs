@@ -18,7 +18,9 @@ const BARS: f64 = 120.0;
 /// Where the axis ends: a little above the limit.
 const MOST: f64 = 1.2;
 
-const COLOURS: [(Contender, &str); 7] = [
+type Coloured = (Contender, &'static str);
+
+const COLOURS: [Coloured; 9] = [
     (Contender::Route, "#b8b8b8"),
     (Contender::IptablesLegacy, "#f2b880"),
     (Contender::IptablesNft, "#e08a3c"),
@@ -26,6 +28,8 @@ const COLOURS: [(Contender, &str); 7] = [
     (Contender::Netavark, "#9b86c4"),
     (Contender::DockerProxy, "#d67f8f"),
     (Contender::Netd, "#1f8f5f"),
+    (Contender::NetdNetkit, "#7cc49a"),
+    (Contender::NetdClsact, "#b5d98f"),
 ];
 const WORKLOADS: [Workload; 4] = [Workload::Stream, Workload::Rr, Workload::Connect, Workload::Udp];
 
@@ -45,10 +49,11 @@ pub fn draw(results: &Results, machine: &Machine) -> String {
     svg.line(r##"<rect width="100%" height="100%" fill="#ffffff"/>"##);
     svg.text(LEFT, 22.0, "start", "16", "Throughput and rates, as part of the limit (1.0)");
     svg.text(LEFT, 40.0, "start", "11", &format!("{}; medians of interleaved rounds, IPv4", machine.line()));
-    legend(&mut svg);
+    let shown = shown(results);
+    legend(&mut svg, &shown);
     let mut top = TOP;
     for way in ways {
-        panel(&mut svg, results, way, top);
+        panel(&mut svg, results, &shown, way, top);
         top += PANEL;
     }
     svg.line("</svg>");
@@ -60,9 +65,21 @@ fn ratio(results: &Results, contender: Contender, way: Way, workload: Workload) 
     results.find(None, runner, Discipline { family: Family::V4, way, workload })?.ratio
 }
 
-fn legend(svg: &mut Svg) {
+/// The contenders that have a bar, in the order of their colours.
+fn shown(results: &Results) -> Vec<Coloured> {
+    let measured = |contender| {
+        results.cells.iter().any(|cell| {
+            cell.runner == Runner { contender, setting: Setting::LEAST }
+                && cell.discipline.family == Family::V4
+                && cell.ratio.is_some()
+        })
+    };
+    COLOURS.into_iter().filter(|(contender, _)| measured(*contender)).collect()
+}
+
+fn legend(svg: &mut Svg, shown: &[Coloured]) {
     let mut x = LEFT;
-    for (contender, colour) in COLOURS {
+    for (contender, colour) in shown {
         svg.line(&format!(r#"<rect x="{x}" y="50" width="10" height="10" fill="{colour}"/>"#));
         let name = contender.to_string();
         svg.text(x + 14.0, 59.0, "start", "11", &name);
@@ -70,7 +87,7 @@ fn legend(svg: &mut Svg) {
     }
 }
 
-fn panel(svg: &mut Svg, results: &Results, way: Way, top: f64) {
+fn panel(svg: &mut Svg, results: &Results, shown: &[Coloured], way: Way, top: f64) {
     let base = top + 55.0 + BARS;
     let limit = if way.reference() == Contender::Host {
         "host networking"
@@ -90,10 +107,10 @@ fn panel(svg: &mut Svg, results: &Results, way: Way, top: f64) {
     let group = (WIDTH - LEFT - RIGHT) / f64::from(u32::try_from(WORKLOADS.len()).unwrap_or(1));
     let mut left = LEFT;
     for workload in WORKLOADS {
-        let bar = (group - 30.0) / f64::from(u32::try_from(COLOURS.len()).unwrap_or(1));
+        let bar = (group - 30.0) / f64::from(u32::try_from(shown.len()).unwrap_or(1));
         let mut x = left + 15.0;
-        for (contender, colour) in COLOURS {
-            if let Some(ratio) = ratio(results, contender, way, workload) {
+        for (contender, colour) in shown {
+            if let Some(ratio) = ratio(results, *contender, way, workload) {
                 let height = ratio.clamp(0.0, MOST) / MOST * BARS;
                 svg.line(&format!(
                     r#"<rect x="{x:.1}" y="{:.1}" width="{:.1}" height="{height:.1}" fill="{colour}"><title>{contender}: {ratio:.2}</title></rect>"#,
@@ -124,5 +141,39 @@ impl Svg {
         self.line(&format!(
             r##"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" font-size="{size}" fill="#222222">{text}</text>"##
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::path::results::Cell;
+
+    fn cell(contender: Contender, family: Family, ratio: Option<f64>) -> Cell {
+        let workload = Workload::Rr;
+        Cell {
+            race: "race".to_owned(),
+            runner: Runner { contender, setting: Setting::LEAST },
+            discipline: Discipline { family, way: Way::Published, workload },
+            metric: workload.metrics()[0],
+            samples: Vec::new(),
+            median: 1.0,
+            deviation: 0.0,
+            ratio,
+            ratio_deviation: None,
+        }
+    }
+
+    #[test]
+    fn the_legend_names_those_that_were_measured_alone() {
+        let cells = vec![
+            cell(Contender::Netd, Family::V4, Some(0.9)),
+            cell(Contender::Route, Family::V4, Some(0.8)),
+            cell(Contender::Netavark, Family::V6, Some(0.7)),
+            cell(Contender::DockerNft, Family::V4, None),
+        ];
+        let names: Vec<_> =
+            shown(&Results { cells, ..Results::default() }).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, [Contender::Route, Contender::Netd]);
     }
 }

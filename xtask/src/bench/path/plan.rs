@@ -28,6 +28,8 @@ pub enum Contender {
     Netd,
     /// netd on a network of netkit pairs; only where it is asked for
     NetdNetkit,
+    /// netd whose programs are all clsact filters, as on kernels without TCX; only where it is asked for
+    NetdClsact,
 }
 
 /// From where to where.

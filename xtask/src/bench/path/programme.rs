@@ -36,7 +36,7 @@ pub struct Race {
     pub disciplines: Vec<Discipline>,
 }
 
-const ALL: [Contender; 9] = [
+const ALL: [Contender; 10] = [
     Contender::Host,
     Contender::Route,
     Contender::IptablesLegacy,
@@ -46,6 +46,7 @@ const ALL: [Contender; 9] = [
     Contender::DockerProxy,
     Contender::Netd,
     Contender::NetdNetkit,
+    Contender::NetdClsact,
 ];
 const PLAIN: [Workload; 4] = [Workload::Stream, Workload::Rr, Workload::Connect, Workload::Udp];
 const EVERY: [Workload; 5] =
@@ -104,7 +105,7 @@ fn contenders(args: &Args, machine: &Machine, notes: &mut Vec<String>) -> Vec<Co
                 || args.ways.iter().any(|way| way.reference() == Contender::Route)
         }
         other if !args.contenders.is_empty() => args.contenders.contains(other),
-        Contender::NetdNetkit => false,
+        Contender::NetdNetkit | Contender::NetdClsact => false,
         other => !args.quick || quick.contains(other),
     };
     let mut runs = |contender: &Contender| {

@@ -108,8 +108,9 @@ impl Field {
         let build = || {
             let places = match contender {
                 Contender::Host => bridged::host()?,
-                Contender::Netd => own::build("veth", setting, kit)?,
-                Contender::NetdNetkit => own::build("netkit", setting, kit)?,
+                Contender::Netd => own::build(&own::VETH, setting, kit)?,
+                Contender::NetdNetkit => own::build(&own::NETKIT, setting, kit)?,
+                Contender::NetdClsact => own::build(&own::CLSACT, setting, kit)?,
                 Contender::DockerProxy => docker_proxy::build(kit)?,
                 _ => bridged::build(contender, setting)?,
             };
@@ -171,7 +172,7 @@ impl Field {
                 // Docker without its proxy and netavark reach [::1] not at all: the kernel routes no ::1 (docker-semantics E18).
                 let none = family == Family::V6
                     && !proxied
-                    && !matches!(contender, Contender::Netd | Contender::NetdNetkit);
+                    && !matches!(contender, Contender::Netd | Contender::NetdNetkit | Contender::NetdClsact);
                 (!none).then_some(published(host, family.loopback(), gateway?))
             }
             (contender, Way::Hairpin) => {

@@ -25,12 +25,26 @@ pub fn has_netkit() -> bool {
     Netns::new().and_then(made).is_ok()
 }
 
-/// Starts a daemon and makes everything by its command line, the network of pairs of this device.
-pub fn build(device: &str, setting: Setting, kit: Kit) -> Result<Places> {
+/// What is not netd's default: the device of the network's pairs, and lines at the head of the configuration.
+#[derive(Debug)]
+pub struct Variant {
+    device: &'static str,
+    config: &'static str,
+}
+
+/// The defaults.
+pub const VETH: Variant = Variant { device: "veth", config: "" };
+/// Netkit pairs.
+pub const NETKIT: Variant = Variant { device: "netkit", config: "" };
+/// Filters in place of links.
+pub const CLSACT: Variant = Variant { device: "veth", config: "attach = \"tc\"\n" };
+
+/// Starts a daemon and makes everything by its command line.
+pub fn build(variant: &Variant, setting: Setting, kit: Kit) -> Result<Places> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = format!("netd-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let World { host, outside, .. } = World::around(Netns::new()?)?;
-    let daemon = Daemon::start_in(kit.netd, kit.stage, &name, &host, &config(setting))?;
+    let daemon = Daemon::start_in(kit.netd, kit.stage, &name, &host, &config(variant, setting))?;
     let host = host.in_cgroup(daemon.cgroup().to_path_buf());
     for number in 1..setting.networks {
         let [high, low] = u16::try_from(number)?.to_be_bytes();
@@ -46,7 +60,7 @@ pub fn build(device: &str, setting: Setting, kit: Kit) -> Result<Places> {
             &format!("more{number}"),
         ])?;
     }
-    let device = format!("netd.device={device}");
+    let device = format!("netd.device={}", variant.device);
     daemon.run(&["network", "create", "--ipv6", "-o", &device, NETWORK])?;
     let publish = [
         format!("{PUBLISHED}:{PORT}"),
@@ -79,14 +93,15 @@ pub fn build(device: &str, setting: Setting, kit: Kit) -> Result<Places> {
     Ok(Places { _daemon: Some(daemon), proxies: Vec::new(), host, outside, serving, asking, addresses })
 }
 
-/// The defaults, and room for flows that stay where there are many.
-fn config(setting: Setting) -> String {
+/// The defaults but for the variant, and room for flows that stay where there are many.
+fn config(variant: &Variant, setting: Setting) -> String {
+    let head = variant.config;
     if setting.flows == 0 {
-        return String::new();
+        return head.to_owned();
     }
     // Two entries a flow, and a table that is not full.
     let entries = (setting.flows.next_power_of_two() * 4).max(1 << 18);
     format!(
-        "[flows]\nentries = {entries}\nper_endpoint = {entries}\n[timeouts]\nudp = {KEEP}\nudp_replied = {KEEP}\n"
+        "{head}[flows]\nentries = {entries}\nper_endpoint = {entries}\n[timeouts]\nudp = {KEEP}\nudp_replied = {KEEP}\n"
     )
 }
