@@ -6,8 +6,8 @@ use crate::{
     conntrack::Opening,
     family::Family,
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, Handed, LinkKey, Network, Open, Owner, Pending, Place,
-        Publish, PublishKey, Tuple, Uplink,
+        Config, Datagram, Endpoint, Flow, FragmentKey, Handed, Hearing, LinkKey, Network, Open, Owner,
+        Pending, Place, Publish, PublishKey, Tuple, Uplink,
     },
     nat::icmp_error::Quote,
     net::{Be16, IfIndex},
@@ -69,6 +69,8 @@ pub trait Packet {
     fn mark(&self) -> u32;
     /// Whether the frame carries a VLAN tag in its metadata.
     fn has_vlan_tag(&self) -> bool;
+    /// Returns what programs have written beside the packet (`tc_index`), which a copy of it keeps.
+    fn tag(&self) -> u32;
 }
 
 /// What of the packet changed under a transport checksum.
@@ -194,6 +196,8 @@ pub trait Env<F: Family> {
     fn opened(&self, key: &PublishKey<F::Addr>) -> Option<Open>;
     /// Whether a list allows a source.
     fn allows(&self, list: u32, source: &F::Addr) -> bool;
+    /// Whether a list names an interface of the host.
+    fn names(&self, list: u32, ifindex: IfIndex) -> bool;
     /// Keeps in mind that the host sent a sandbox something to which this is the answer.
     fn keep_asked(&self, answer: &Tuple<F::Addr>);
     /// Returns the tick at which the host last sent something to which this is the answer.
@@ -202,7 +206,11 @@ pub trait Env<F: Family> {
     fn keep_handed(&self, answer: &Tuple<F::Addr>, handed: &Handed<F::Addr>);
     /// Returns what that packet was addressed to.
     fn handed(&self, answer: &Tuple<F::Addr>) -> Option<Handed<F::Addr>>;
-    /// Whether a link opens a port between two sandboxes.
+    /// Keeps what the host's rules say of a tuple.
+    fn set_hearing(&self, asks: &Tuple<F::Addr>, hearing: &Hearing);
+    /// Returns what the host's rules say of a tuple.
+    fn hearing(&self, asks: &Tuple<F::Addr>) -> Option<Hearing>;
+    /// Whether `LINK` has this very key: see [`crate::conntrack::is_linked`].
     fn linked(&self, key: &LinkKey<F::Addr>) -> bool;
     /// Whether an interface may reach a network's opened ports directly.
     fn trusts(&self, network: u16, ifindex: IfIndex) -> bool;
@@ -251,14 +259,20 @@ pub trait Env<F: Family> {
     fn charge(&self, ifindex: IfIndex, flows: i32);
     /// Counts an endpoint's places up by one; no two calls return the same number.
     fn next_place(&self, ifindex: IfIndex) -> u32;
+    /// The holder of a place, in place. At most one is held at a time.
+    type PendingRef<'a>: DerefMut<Target = Pending<F::Addr>>
+    where
+        Self: 'a;
     /// Returns who holds a place.
-    fn pending(&self, place: &Place) -> Option<Pending<F::Addr>>;
-    /// Gives a place to a flow.
+    fn pending(&self, place: &Place) -> Option<Self::PendingRef<'_>>;
+    /// Gives a place to a flow that nobody held.
     fn set_pending(&self, place: &Place, pending: &Pending<F::Addr>);
     /// Whether one more reset may go to an endpoint now; it is counted.
     fn may_reset(&self, ifindex: IfIndex) -> bool;
     /// Lets packets to a host port be asked for their flow from now on.
     fn keep_port(&self, proto: u8, port: u16);
+    /// Counts that a masqueraded flow has a port after so many tries.
+    fn count_tries(&self, tries: u32);
     /// Returns the port at a position in the configured ranges: [`crate::nat::masquerade::port_at`], a function of its own in the kernel for the
     /// same reason as [`Env::reserve`].
     fn port_at(&self, position: u32) -> u16;

@@ -16,9 +16,9 @@ use crate::{
     env::{ChecksumChange, ClaimError, Draft, Env, Packet, Route, Routes},
     family::{Address, Family, Fields, Ip, V4, V6},
     maps::{
-        Config, Datagram, Endpoint, Flow, FragmentKey, Handed, LinkKey, Network, Open, Owner, PORT_RANGES,
-        Pace, Pending, Place, PortRange, Publish, PublishKey, Timeouts, Tuple, Uplink, endpoint_flags,
-        features, port_set,
+        Config, Datagram, Endpoint, Flow, FragmentKey, Handed, Hearing, LinkKey, Network, Open, Owner,
+        PORT_RANGES, Pace, Pending, Place, PortRange, Publish, PublishKey, Timeouts, Tuple, Uplink,
+        endpoint_flags, features, port_set,
     },
     nat::{masquerade, siit},
     net::{Addr4, Addr6, Be16, IfIndex, Mac},
@@ -108,6 +108,8 @@ pub struct Tables<A: Ord> {
     pub asked: RefCell<BTreeMap<Tuple<A>, u32>>,
     /// What packets were addressed to that the host's stack answers.
     pub handed: RefCell<BTreeMap<Tuple<A>, Handed<A>>>,
+    /// What the host's rules say.
+    pub hearings: RefCell<BTreeMap<Tuple<A>, Hearing>>,
     /// Ports that links open.
     pub links: Vec<LinkKey<A>>,
     /// The host's own addresses.
@@ -139,12 +141,16 @@ pub struct Fake {
     pub default_out: IfIndex,
     /// Interfaces that a network trusts.
     pub trusted: Vec<(u16, IfIndex)>,
+    /// Interfaces that lists name, each with its list.
+    pub named: Vec<(u32, IfIndex)>,
     ports: RefCell<BTreeMap<u32, Vec<u16>>>,
     pace: RefCell<BTreeMap<IfIndex, Pace>>,
     /// IPv4.
     pub v4: Tables<Addr4>,
     /// IPv6.
     pub v6: Tables<Addr6>,
+    /// Ports that were tried for each masqueraded flow that has one.
+    pub tries: RefCell<Vec<u32>>,
 }
 
 /// Returns a party's Ethernet address; outside and gateways have one too.
@@ -199,7 +205,9 @@ impl Fake {
             ways_back: Vec::new(),
             default_out: ifindex::UP0,
             trusted: Vec::new(),
+            named: Vec::new(),
             ports: RefCell::default(),
+            tries: RefCell::default(),
             pace: RefCell::default(),
             v4: Tables::default(),
             v6: Tables::default(),
@@ -280,7 +288,7 @@ impl Fake {
     /// Opens a sandbox's port on its own address.
     pub fn open_port<F: Cast>(&mut self, sandbox: Party, proto: u8, port: u16, ifindex: IfIndex) {
         let key = PublishKey { addr: F::of(sandbox), port: port.into(), proto, pad: 0 };
-        F::tables_mut(self).opened.insert(key, Open { ifindex, allow: 0 });
+        F::tables_mut(self).opened.insert(key, Open { ifindex, allow: 0, via: 0 });
     }
 
     /// Publishes a host port of an address (unspecified: every local one) on a sandbox's port.
@@ -295,7 +303,7 @@ impl Fake {
     ) {
         let network = self.endpoints.get(&ifindex).map_or(0, |endpoint| endpoint.network);
         let key = PublishKey { addr, port: port.into(), proto, pad: 0 };
-        let value = Publish { backend: F::of(backend), ifindex, port: to.into(), network, allow: 0 };
+        let value = Publish { backend: F::of(backend), ifindex, port: to.into(), network, allow: 0, via: 0 };
         F::tables_mut(self).publishes.insert(key, value);
         for purpose in [port_set::INTEREST, if F::V6 { port_set::PUBLISHED6 } else { port_set::PUBLISHED4 }] {
             if let Some(set) = port_set::index(purpose, proto) {
@@ -334,6 +342,7 @@ macro_rules! env_for {
 
         impl Env<$family> for Fake {
             type FlowRef<'a> = RefMut<'a, Flow<$addr>>;
+            type PendingRef<'a> = RefMut<'a, Pending<$addr>>;
 
             fn config(&self) -> Option<&Config> {
                 Some(&self.config)
@@ -375,6 +384,9 @@ macro_rules! env_for {
                 let prefixes = self.$tables.allowed.get(&list);
                 prefixes.is_some_and(|all| all.iter().any(|(addr, mask)| addr.matches(source, mask)))
             }
+            fn names(&self, list: u32, ifindex: IfIndex) -> bool {
+                self.named.contains(&(list, ifindex))
+            }
             fn keep_asked(&self, answer: &Tuple<$addr>) {
                 self.$tables.asked.borrow_mut().insert(*answer, self.now.get());
             }
@@ -386,6 +398,12 @@ macro_rules! env_for {
             }
             fn handed(&self, answer: &Tuple<$addr>) -> Option<Handed<$addr>> {
                 self.$tables.handed.borrow().get(answer).copied()
+            }
+            fn set_hearing(&self, asks: &Tuple<$addr>, hearing: &Hearing) {
+                self.$tables.hearings.borrow_mut().insert(*asks, *hearing);
+            }
+            fn hearing(&self, asks: &Tuple<$addr>) -> Option<Hearing> {
+                self.$tables.hearings.borrow().get(asks).copied()
             }
             fn linked(&self, key: &LinkKey<$addr>) -> bool {
                 self.$tables.links.contains(key)
@@ -459,8 +477,8 @@ macro_rules! env_for {
                 pace.place += 1;
                 pace.place
             }
-            fn pending(&self, place: &Place) -> Option<Pending<$addr>> {
-                self.$tables.pending.borrow().get(place).copied()
+            fn pending(&self, place: &Place) -> Option<RefMut<'_, Pending<$addr>>> {
+                RefMut::filter_map(self.$tables.pending.borrow_mut(), |pending| pending.get_mut(place)).ok()
             }
             fn set_pending(&self, place: &Place, pending: &Pending<$addr>) {
                 self.$tables.pending.borrow_mut().insert(*place, *pending);
@@ -472,6 +490,9 @@ macro_rules! env_for {
                 if let Some(set) = port_set::index(port_set::KEPT, proto) {
                     self.ports.borrow_mut().entry(set).or_default().push(port);
                 }
+            }
+            fn count_tries(&self, tries: u32) {
+                self.tries.borrow_mut().push(tries);
             }
             fn port_at(&self, position: u32) -> u16 {
                 masquerade::port_at(&self.config, position)
@@ -648,12 +669,14 @@ pub struct FakePacket {
     pub mark: u32,
     /// Whether its metadata has a VLAN tag.
     pub vlan: bool,
+    /// What programs have written beside it.
+    pub tag: u32,
 }
 
 impl FakePacket {
     /// Wraps a frame that arrived on a device.
     pub fn new(bytes: Vec<u8>, ifindex: IfIndex) -> Self {
-        Self { bytes, ifindex, ingress: ifindex, segment: 0, mark: 0, vlan: false }
+        Self { bytes, ifindex, ingress: ifindex, segment: 0, mark: 0, vlan: false, tag: 0 }
     }
 }
 
@@ -716,5 +739,8 @@ impl Packet for FakePacket {
     }
     fn has_vlan_tag(&self) -> bool {
         self.vlan
+    }
+    fn tag(&self) -> u32 {
+        self.tag
     }
 }

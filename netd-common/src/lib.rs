@@ -13,8 +13,10 @@ pub mod env;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod family;
+pub mod guard;
 pub mod hook;
 pub mod maps;
+pub mod monitor;
 pub mod nat;
 pub mod net;
 pub mod policy;

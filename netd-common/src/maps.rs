@@ -89,7 +89,7 @@ pub mod flow_flags {
     pub const MASQUERADED: u16 = 1 << 4;
     /// A port that is open on the sandbox's own address let it in.
     pub const OPENED: u16 = 1 << 6;
-    /// A link between two sandboxes let it in.
+    /// A link or a policy between two sandboxes let it in.
     pub const LINKED: u16 = 1 << 7;
     /// In `FLOW6`: the sandbox has IPv4 alone, and its packets are exchanged for those of their mapped addresses.
     pub const AS_IPV4: u16 = 1 << 5;
@@ -147,8 +147,14 @@ pub mod endpoint_flags {
     pub const TRUSTS: u32 = 1 << 9;
     /// Its network reaches no service of the host but those that `OPEN4` and `OPEN6` name by the bridge's address.
     pub const HOST_CLOSED: u32 = 1 << 11;
-    /// Sandboxes of its network may be linked: `LINK4` and `LINK6` know the ports.
+    /// Sandboxes of its network may be linked, and policies say who talks to whom: `LINK4` and `LINK6` know.
     pub const LINKS: u32 = 1 << 10;
+    /// Its network's published ports show every sandbox that comes through the host as the gateway (`netd.hairpin_source=gateway`).
+    pub const SEEN_AS_GATEWAY: u32 = 1 << 12;
+    /// The same ports show sandboxes of other networks too as themselves (`netd.hairpin_source=client`).
+    pub const SEEN_AS_CLIENT: u32 = 1 << 13;
+    /// Sandboxes of its network may use addresses that are nobody's here (`netd.anti_spoofing=false`).
+    pub const ANY_SOURCE: u32 = 1 << 14;
 }
 
 /// Who has an address: `ADDRESS4` and `ADDRESS6`.
@@ -227,6 +233,8 @@ pub struct Publish<A> {
     pub network: u16,
     /// Who may come: a list in `ALLOW4` and `ALLOW6`; 0: everybody.
     pub allow: u32,
+    /// By which interfaces of the host the outside comes: a list in `VIA`; 0: by all.
+    pub via: u32,
 }
 
 /// A port that is open on a sandbox's own address: the value of `OPEN4` and `OPEN6`, by that address.
@@ -237,6 +245,18 @@ pub struct Open {
     pub ifindex: IfIndex,
     /// Who may come: a list in `ALLOW4` and `ALLOW6`; 0: everybody.
     pub allow: u32,
+    /// By which interfaces of the host the outside comes: a list in `VIA`; 0: by all.
+    pub via: u32,
+}
+
+/// An interface that a list names: the key of `VIA`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ViaKey {
+    /// The list.
+    pub list: u32,
+    /// The interface.
+    pub ifindex: IfIndex,
 }
 
 /// A source that a list allows: the data of `ALLOW4` and `ALLOW6` keys, behind its length, which counts the list's 32 bits too.
@@ -305,20 +325,28 @@ pub struct RouteKey {
     pub addr: Addr6,
 }
 
-/// A port that a link opens between two sandboxes of one network: the key of `LINK4` and `LINK6`.
+/// What a link or a policy opens between two sandboxes of one network: the key of `LINK4` and `LINK6`. The value is `link_by`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkKey<A> {
-    /// Address of the sandbox that may open connections.
+    /// Address of the sandbox that may open connections; unspecified: every one on its network.
     pub src: A,
     /// Address of the sandbox it is linked to.
     pub dst: A,
-    /// Port there.
+    /// Port there; 0: every one.
     pub port: Be16,
-    /// IP protocol number.
+    /// IP protocol number; 0: every one, and every port.
     pub proto: u8,
     /// Always zero.
     pub pad: u8,
+}
+
+/// Bits of the values of `LINK4` and `LINK6`: who opened it. It is open while one bit is set.
+pub mod link_by {
+    /// A sandbox's link.
+    pub const LINK: u32 = 1 << 0;
+    /// A policy of the network.
+    pub const POLICY: u32 = 1 << 1;
 }
 
 /// An interface that may reach a network's opened ports directly: the key of `TRUST`.
@@ -469,6 +497,26 @@ pub struct Handed<A> {
     pub since: u32,
 }
 
+/// What the host's own input rules say of a packet from outside to a published port: the value of `INPUT4` and `INPUT6`, by its tuple.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hearing {
+    /// `hearing::ASKED` or `ACCEPTED`.
+    pub state: u32,
+    /// When a packet was last given to the rules, in ticks.
+    pub since: u32,
+    /// How many were in that tick.
+    pub asked: u32,
+}
+
+/// States of a [`Hearing`].
+pub mod hearing {
+    /// The rules have been given a packet.
+    pub const ASKED: u32 = 1;
+    /// They have let one through.
+    pub const ACCEPTED: u32 = 2;
+}
+
 /// A place in an endpoint's ring of its latest flows: the key of `PENDING4` and `PENDING6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -499,6 +547,16 @@ pub struct Pace {
     pub tick: u32,
     /// Resets that netd has answered in that tick.
     pub resets: u32,
+}
+
+/// What a source may still open: `OPENINGS4`, `OPENINGS6` (see `guard`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allowance {
+    /// When it was last filled up.
+    pub tick: u32,
+    /// What is in it.
+    pub tokens: u32,
 }
 
 /// Ticks: 2^26 ns (67.1 ms) of the coarse monotonic clock since boot. 32 bits last nine years.
@@ -581,6 +639,8 @@ pub struct Config {
     pub accept_mask: u32,
     /// Rules in `RULE6`; 0: what `bpf_fib_lookup` answers counts; `UNKNOWN_RULES`.
     pub rules6: u32,
+    /// Connections a second that one source may open through the guard of an uplink; 0: any number.
+    pub opening_rate: u32,
 }
 
 /// [`Config::rules6`]: nobody here knows by which rules IPv6 is routed, so that nothing new leaves.
@@ -594,6 +654,10 @@ pub mod features {
     pub const CSUM_IPV6: u32 = 1 << 1;
     /// Opened ports are reached directly on every network (`allow-direct-routing`).
     pub const DIRECT_ROUTING: u32 = 1 << 2;
+    /// A published port is open to the outside where the host's own input rules let its packets in (`respect_host_firewall`).
+    pub const ASKS_HOST: u32 = 1 << 3;
+    /// Of the daemon alone: its programs are before those of others on uplinks (`tcx_order`).
+    pub const UPLINKS_FIRST: u32 = 1 << 4;
     /// Programs are about to be exchanged for those of another layout: no flow is opened that the others would not know. Its place is the same in
     /// every layout.
     pub const CHANGING: u32 = 1 << 7;
@@ -617,7 +681,7 @@ pub mod port_set {
     /// Ports below 1024 that masqueraded flows have kept. The programs alone write it; it only grows.
     pub const KEPT: u32 = 4;
     /// Number of sets of a protocol.
-    const PURPOSES: u32 = 5;
+    pub const PURPOSES: u32 = 5;
     /// Number of sets.
     pub const COUNT: u32 = 4 * PURPOSES;
 
@@ -663,10 +727,19 @@ pub mod capacity {
     pub const ASKED: u32 = 8_192;
     /// `HANDED4`, `HANDED6`: entries live for the moment that the stack takes.
     pub const HANDED: u32 = 1_024;
+    /// `INPUT4`, `INPUT6`: entries have to outlive the packets between a program and the host's sockets, of which a processor has some
+    /// thousand at most (`netdev_max_backlog`).
+    pub const INPUT: u32 = 8_192;
+    /// `DENY4`, `DENY6`.
+    pub const DENY: u32 = 65_536;
+    /// `OPENINGS4`, `OPENINGS6`: sources that open connections at the same time.
+    pub const OPENINGS: u32 = 8_192;
     /// `LINK4`, `LINK6`.
-    pub const LINK: u32 = 16_384;
+    pub const LINK: u32 = 65_536;
     /// `TRUST`.
     pub const TRUST: u32 = 4_096;
+    /// `VIA`.
+    pub const VIA: u32 = 16_384;
     /// `UPLINK`.
     pub const UPLINK: u32 = 256;
     /// `RULE6`: the verifier walks them all.
@@ -746,9 +819,10 @@ no_padding! {
     Uplink = 4, 16, 4;
     PublishKey<Addr4> = 4, 2, 1, 1;
     PublishKey<Addr6> = 16, 2, 1, 1;
-    Publish<Addr4> = 4, 4, 2, 2, 4;
-    Publish<Addr6> = 16, 4, 2, 2, 4;
-    Open = 4, 4;
+    Publish<Addr4> = 4, 4, 2, 2, 4, 4;
+    Publish<Addr6> = 16, 4, 2, 2, 4, 4;
+    Open = 4, 4, 4;
+    ViaKey = 4, 4;
     AllowKey<Addr4> = 4, 4;
     AllowKey<Addr6> = 4, 16;
     LinkKey<Addr4> = 4, 4, 2, 1, 1;
@@ -764,11 +838,13 @@ no_padding! {
     Dialled = 16, 2, 2;
     Handed<Addr4> = 4, 2, 2, 4;
     Handed<Addr6> = 16, 2, 2, 4;
-    Config = 4, 4, 8, 4, 4, 16, 44, 32, 32, 16, 4, 4, 4;
+    Hearing = 4, 4, 4;
+    Config = 4, 4, 8, 4, 4, 16, 44, 32, 32, 16, 4, 4, 4, 4;
     Place = 4, 4;
     Pending<Addr4> = 20, 4;
     Pending<Addr6> = 44, 4;
     Pace = 4, 4, 4;
+    Allowance = 4, 4;
 }
 // One cache line: an established IPv4 packet touches one entry.
 const _: () = assert!(size_of::<Flow<Addr4>>() == 64);
@@ -797,6 +873,7 @@ mod user {
         Publish<Addr4>,
         Publish<Addr6>,
         Open,
+        ViaKey,
         AllowKey<Addr4>,
         AllowKey<Addr6>,
         LinkKey<Addr4>,
@@ -808,12 +885,15 @@ mod user {
         Dialled,
         Held,
         Config,
+        Allowance,
         Place,
         Pending<Addr4>,
         Pending<Addr6>,
         Pace,
         Handed<Addr4>,
         Handed<Addr6>,
+        Hearing,
+        crate::monitor::Sighting,
         Addr4,
         Addr6
     );

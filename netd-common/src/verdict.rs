@@ -18,7 +18,8 @@ pub enum Verdict<A> {
     Refuse(DropReason),
     /// Nowhere until the first fragment of its datagram has come.
     Hold,
-    /// To the host's stack, which answers or fragments it, with the destination that its flow leads to.
+    /// To the host's stack, which answers or fragments it, with the destination that its flow leads to. From a part that decides, where there is no
+    /// flow: as it is, for the host's rules to judge, and behind it a copy that arrives anew.
     HandOver,
     /// Nowhere, and counted.
     Drop(DropReason),
@@ -54,6 +55,11 @@ macro_rules! drop_reasons {
         impl DropReason {
             /// Every reason, by number.
             pub const ALL: &'static [Self] = &[$( Self::$name, )*];
+
+            /// Returns what it means, in one sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $( Self::$name => concat!($($doc),+).trim_ascii(), )* }
+            }
 
             /// Returns the name that the CLI, events and metrics use.
             pub const fn as_str(self) -> &'static str {
@@ -122,10 +128,41 @@ drop_reasons! {
     28 HostAccess "HOST_ACCESS";
     /// The endpoint has as many flows as it may have.
     29 OverQuota "OVER_QUOTA";
+    /// A published port that the host's own input rules close to this packet (`respect_host_firewall`).
+    30 HostFirewall "HOST_FIREWALL";
+    /// A source that the guard of an uplink denies (`[guard] deny`).
+    31 DeniedSource "DENIED_SOURCE";
+    /// A source that opens more connections than the guard of an uplink lets it (`[guard] connections_per_second`).
+    32 TooFast "TOO_FAST";
 }
 
 /// Slots of the counter array: more than reasons exist, so that a new reason does not change the map.
 pub const COUNTERS: u32 = 64;
+
+/// Slots of the counter array that are no reasons: how many ports were tried until a masqueraded flow had one.
+pub mod tries {
+    /// Most tries of each slot, in the slots' order from [`FIRST`] on. When that many have failed too, the flow is dropped (`NAT_EXHAUSTED`).
+    pub const AT_MOST: [u32; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
+    /// The first slot.
+    pub const FIRST: u32 = 44;
+    /// The sum of all tries.
+    pub const SUM: u32 = FIRST + AT_MOST.len() as u32;
+    const _: () = assert!(SUM < super::tally::PASSED);
+
+    /// Returns the slot of so many tries.
+    #[inline(always)]
+    pub const fn slot(tries: u32) -> u32 {
+        // The place of the highest bit of what is one less; the verifier knows no instruction for it.
+        let above = tries.saturating_sub(1);
+        let mut slot = FIRST;
+        let mut bit = 1;
+        while bit < AT_MOST[AT_MOST.len() - 1] {
+            slot += (above >= bit) as u32;
+            bit <<= 1;
+        }
+        slot
+    }
+}
 
 /// Slots of the counter array that are no reasons: what became of packets, counted where the programs were loaded to do so.
 ///
@@ -153,10 +190,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tries_are_counted_where_their_limit_is_the_next() {
+        for tries in 1..=128 {
+            let slot = tries::AT_MOST.iter().position(|most| tries <= *most).expect("within the last");
+            assert_eq!(tries::slot(tries) - tries::FIRST, u32::try_from(slot).expect("few"), "{tries}");
+        }
+    }
+
+    #[test]
     fn reasons_are_numbered_without_gaps_and_fit_the_counters() {
         for (index, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index + 1);
-            assert!((*reason as u32) < tally::PASSED);
+            assert!((*reason as u32) < tries::FIRST);
         }
     }
 }

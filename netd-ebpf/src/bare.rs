@@ -8,6 +8,7 @@ use netd_common::{
     env::Draft,
     family::{Family, V4, V6},
     hook,
+    monitor::program,
     nat::icmp_error,
     net::{HANDED_ZONE, UPLINK_ZONE},
     verdict::DropReason,
@@ -17,17 +18,17 @@ use netd_common::{
 use crate::{
     env::{self, Kernel},
     fib, maps,
-    report::{PASS, UNDECIDED, drop_number, finish, leave},
+    report::{PASS, UNDECIDED, conclude, drop_number, finish, hold, is_final, leave},
     skb::{Careful, Direct, dress},
     tc::{
-        ethertype, optional, recall_handed4, recall_handed6, remember4, remember6, slow4, slow6,
-        uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6,
+        answers_asked4, answers_asked6, ethertype, optional, recall_handed4, recall_handed6, remember4,
+        remember6, slow4, slow6, uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6,
     },
 };
 
 /// Declares the parts of one family that read bare packets.
 macro_rules! parts {
-    ($family:ty, $draft:ident, $routing:ident, $concerns:ident, $read:ident, $quote:ident, $recall_handed:ident, $restate:ident, $remember:ident, $own:ident, $guard:ident) => {
+    ($family:ty, $draft:ident, $routing:ident, $concerns:ident, $read:ident, $quote:ident, $recall_handed:ident, $restate:ident, $remember:ident, $own:ident, $answers_asked:ident, $hushed:ident, $guard:ident) => {
         /// Whether a packet from outside may be netd's. The answer is 1 or 0.
         #[inline(never)]
         #[unsafe(no_mangle)]
@@ -89,6 +90,18 @@ macro_rules! parts {
             }
         }
 
+        /// As on an Ethernet device.
+        #[inline(always)]
+        fn $hushed(skb: *mut __sk_buff) -> bool {
+            if !hook::may_answer_asked::<$family, _, _>(&Kernel(skb), &Direct::bare(skb))
+                || $read(skb) != UNDECIDED
+            {
+                return false;
+            }
+            let error = env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp);
+            (!error || $quote(skb) != 0) && $answers_asked() != 0
+        }
+
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $guard(skb: *mut __sk_buff) -> i32 {
@@ -120,6 +133,8 @@ parts!(
     bare_restate4,
     remember4,
     bare_own4,
+    answers_asked4,
+    bare_hushed4,
     bare_guard4
 );
 parts!(
@@ -133,6 +148,8 @@ parts!(
     bare_restate6,
     remember6,
     bare_own6,
+    answers_asked6,
+    bare_hushed6,
     bare_guard6
 );
 
@@ -146,6 +163,7 @@ pub fn from_bare_uplink(ctx: TcContext) -> i32 {
                 return leave(PASS);
             }
             match uplink_fast4(skb) {
+                action if is_final(action) => return leave(action),
                 UNDECIDED => slow4(skb, UPLINK_ZONE, uplink_decide4),
                 action => action,
             }
@@ -155,13 +173,14 @@ pub fn from_bare_uplink(ctx: TcContext) -> i32 {
                 return leave(PASS);
             }
             match uplink_fast6(skb) {
+                action if is_final(action) => return leave(action),
                 UNDECIDED => slow6(skb, UPLINK_ZONE, uplink_decide6),
                 action => action,
             }
         }
         _ => PASS,
     };
-    leave(action)
+    conclude(skb, program::FROM_UPLINK, action)
 }
 
 /// What leaves by an uplink without link addresses; its egress.
@@ -170,14 +189,20 @@ pub fn to_bare_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
         V4::ETHERTYPE => {
+            if bare_hushed4(skb) {
+                return leave(hold());
+            }
             bare_own4(skb);
             bare_guard4(skb)
         }
         V6::ETHERTYPE => {
+            if bare_hushed6(skb) {
+                return leave(hold());
+            }
             bare_own6(skb);
             bare_guard6(skb)
         }
         _ => PASS,
     };
-    leave(action)
+    conclude(skb, program::TO_BARE_UPLINK, action)
 }

@@ -14,8 +14,8 @@ use netd_common::{
     env::{ClaimError, Draft, Env, Route},
     family::{Family, V4, V6},
     maps::{
-        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, Handed, LinkKey, Network, Open, Owner,
-        Pending, Place, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink, port_set,
+        AllowKey, Config, Datagram, Endpoint, Flow, FragmentKey, Handed, Hearing, LinkKey, Network, Open,
+        Owner, Pending, Place, Publish, PublishKey, TICK_SHIFT, TrustKey, Tuple, Uplink, ViaKey, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
     verdict::DropReason,
@@ -24,7 +24,7 @@ use netd_common::{
 
 use crate::{
     fib::{self, ask4, ask6},
-    maps,
+    maps, report,
     tc::{port_at, reserve4, reserve6},
 };
 
@@ -118,7 +118,7 @@ pub fn in_port_set(set: u32, port: u16) -> bool {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $handed:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $handed:ident, $input:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -179,6 +179,11 @@ macro_rules! env_for {
             }
 
             #[inline(always)]
+            fn names(&self, list: u32, ifindex: IfIndex) -> bool {
+                value(&maps::VIA, &ViaKey { list, ifindex }).is_some()
+            }
+
+            #[inline(always)]
             fn keep_asked(&self, answer: &Tuple<$addr>) {
                 let now = Env::<$family>::now(self);
                 let _ = maps::$asked.insert(answer, &now, 0); // LRU: finds room
@@ -199,6 +204,17 @@ macro_rules! env_for {
             fn handed(&self, answer: &Tuple<$addr>) -> Option<Handed<$addr>> {
                 // SAFETY: the value is copied out at once.
                 unsafe { maps::$handed.get(answer) }.copied()
+            }
+
+            #[inline(always)]
+            fn set_hearing(&self, asks: &Tuple<$addr>, hearing: &Hearing) {
+                let _ = maps::$input.insert(asks, hearing, 0); // LRU: finds room
+            }
+
+            #[inline(always)]
+            fn hearing(&self, asks: &Tuple<$addr>) -> Option<Hearing> {
+                // SAFETY: the value is copied out at once.
+                unsafe { maps::$input.get(asks) }.copied()
             }
 
             #[inline(always)]
@@ -331,21 +347,17 @@ macro_rules! env_for {
                 unsafe { fetch_add(&raw mut (*pace).place, 1) }
             }
 
+            type PendingRef<'a> = &'a mut Pending<$addr>;
+
             #[inline(always)]
-            fn pending(&self, place: &Place) -> Option<Pending<$addr>> {
-                // SAFETY: the value is copied out at once; a torn one names a flow that has another generation.
-                unsafe { maps::$pending.get(place) }.copied()
+            fn pending(&self, place: &Place) -> Option<&mut Pending<$addr>> {
+                // SAFETY: as in `flow`; a torn holder names a flow that has another generation.
+                maps::$pending.get_ptr_mut(place).map(|holder| unsafe { &mut *holder })
             }
 
             #[inline(always)]
             fn set_pending(&self, place: &Place, pending: &Pending<$addr>) {
-                let Some(holder) = maps::$pending.get_ptr_mut(place) else {
-                    let _ = maps::$pending.insert(place, pending, 0); // LRU: finds room
-                    return;
-                };
-                // In place: an LRU map would insert a new entry beside the old one and then remove that.
-                // SAFETY: an entry of the map. Where it is evicted at this very moment, another place names this flow, which is then looked at there.
-                unsafe { *holder = *pending };
+                let _ = maps::$pending.insert(place, pending, 0); // LRU: finds room
             }
 
             #[inline(always)]
@@ -368,6 +380,11 @@ macro_rules! env_for {
                 // SAFETY: a word inside the set; the programs alone write it, and only by this operation.
                 unsafe { set_bits(ports.cast::<u32>().add(word), 1 << (port & 31)) };
             }
+
+            #[inline(always)]
+            fn count_tries(&self, tries: u32) {
+                report::count_tries(tries);
+            }
         }
     };
 }
@@ -387,6 +404,7 @@ env_for!(
     ALLOW4,
     ASKED4,
     HANDED4,
+    INPUT4,
     LINK4,
     32,
     ROUTING4,
@@ -410,6 +428,7 @@ env_for!(
     ALLOW6,
     ASKED6,
     HANDED6,
+    INPUT6,
     LINK6,
     128,
     ROUTING6,

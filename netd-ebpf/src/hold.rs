@@ -201,7 +201,7 @@ pub fn arrive_anew(skb: *mut __sk_buff) -> i32 {
 
 /// Lets a copy of the packet arrive on its device.
 #[inline(always)]
-fn copy_arrives(skb: *mut __sk_buff) -> bool {
+pub fn copy_arrives(skb: *mut __sk_buff) -> bool {
     let device = field!(skb, ifindex);
     // SAFETY: the context is valid; the copy shares the packet's memory, which the kernel copies before the next change.
     unsafe { bpf_clone_redirect(skb.cast(), device, u64::from(BPF_F_INGRESS)) == 0 }

@@ -5,13 +5,14 @@ use netd_common::{
     env::Draft,
     family::{Family, V4, V6},
     hook,
+    monitor::program,
     net::LOOPBACK_ZONE,
 };
 
 use crate::{
     env::{self, Kernel},
     maps,
-    report::PASS,
+    report::{PASS, settled},
     skb::{Careful, Direct},
     tc::{ethertype, optional, slow4, slow6},
 };
@@ -44,9 +45,10 @@ parts!(V6, DRAFT6, loopback_dials6, loopback_decide6);
 #[classifier]
 pub fn from_loopback(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    match ethertype(skb) {
+    let action = match ethertype(skb) {
         V4::ETHERTYPE if loopback_dials4(skb) != 0 => slow4(skb, LOOPBACK_ZONE, loopback_decide4),
         V6::ETHERTYPE if loopback_dials6(skb) != 0 => slow6(skb, LOOPBACK_ZONE, loopback_decide6),
-        _ => PASS,
-    }
+        _ => return PASS,
+    };
+    settled(skb, program::FROM_LOOPBACK, action)
 }

@@ -3,16 +3,17 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use netd_common::{
     env::Draft,
     family::{V4, V6},
     maps::{
-        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Handed, Held, LinkKey,
-        Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, RouteKey, Rule6, Slot,
-        TrustKey, Tuple, Uplink, capacity, held, port_set,
+        AllowKey, Allowance, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Handed,
+        Hearing, Held, LinkKey, Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey,
+        RouteKey, Rule6, Slot, TrustKey, Tuple, Uplink, ViaKey, capacity, held, port_set,
     },
+    monitor::{self, Bucket},
     net::{Addr4, Addr6, IfIndex},
     verdict::COUNTERS as REASONS,
 };
@@ -76,6 +77,9 @@ pub static ALLOW4: LpmTrie<AllowKey<Addr4>, u32> =
 #[map]
 pub static ALLOW6: LpmTrie<AllowKey<Addr6>, u32> =
     LpmTrie::with_max_entries(capacity::ALLOW, BPF_F_NO_PREALLOC);
+/// Lists of interfaces by which the outside may come to a port.
+#[map]
+pub static VIA: HashMap<ViaKey, u32> = HashMap::with_max_entries(capacity::VIA, BPF_F_NO_PREALLOC);
 /// Ticks at which the host sent something, by the answer's tuple: to sandboxes that may not reach it, and to the outside by protocols whose sockets cannot be
 /// looked up. LRU: a lost entry costs an answer, or leaves a tuple to a sandbox until the host's next packet.
 #[map]
@@ -91,10 +95,28 @@ pub static HANDED4: LruHashMap<Tuple<Addr4>, Handed<Addr4>> =
 #[map]
 pub static HANDED6: LruHashMap<Tuple<Addr6>, Handed<Addr6>> =
     LruHashMap::with_max_entries(capacity::HANDED, 0);
-/// Ports that links open between two IPv4 addresses.
+/// What the host's own input rules say of IPv4 packets to published ports. LRU: a lost entry costs a packet, which is sent again.
+#[map]
+pub static INPUT4: LruHashMap<Tuple<Addr4>, Hearing> = LruHashMap::with_max_entries(capacity::INPUT, 0);
+/// The same for IPv6.
+#[map]
+pub static INPUT6: LruHashMap<Tuple<Addr6>, Hearing> = LruHashMap::with_max_entries(capacity::INPUT, 0);
+/// IPv4 sources that the guard denies.
+#[map]
+pub static DENY4: LpmTrie<Addr4, u32> = LpmTrie::with_max_entries(capacity::DENY, BPF_F_NO_PREALLOC);
+/// The same for IPv6.
+#[map]
+pub static DENY6: LpmTrie<Addr6, u32> = LpmTrie::with_max_entries(capacity::DENY, BPF_F_NO_PREALLOC);
+/// What IPv4 sources may still open. LRU: a lost entry is a full bucket.
+#[map]
+pub static OPENINGS4: LruHashMap<Addr4, Allowance> = LruHashMap::with_max_entries(capacity::OPENINGS, 0);
+/// The same for IPv6, by the first half of an address.
+#[map]
+pub static OPENINGS6: LruHashMap<Addr6, Allowance> = LruHashMap::with_max_entries(capacity::OPENINGS, 0);
+/// What links and policies open between two IPv4 addresses.
 #[map]
 pub static LINK4: HashMap<LinkKey<Addr4>, u32> = HashMap::with_max_entries(capacity::LINK, BPF_F_NO_PREALLOC);
-/// Ports that links open between two IPv6 addresses.
+/// The same for IPv6.
 #[map]
 pub static LINK6: HashMap<LinkKey<Addr6>, u32> = HashMap::with_max_entries(capacity::LINK, BPF_F_NO_PREALLOC);
 /// Interfaces that may reach a network's open ports directly.
@@ -154,6 +176,15 @@ pub static PENDING6: LruHashMap<Place, Pending<Addr6>> = LruHashMap::with_max_en
 /// Dropped packets by reason.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
+/// One entry, the daemon's: not zero while somebody wants to be told of drops.
+#[map]
+pub static LISTENING: Array<u32> = Array::with_max_entries(1, 0);
+/// What listeners are told.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(monitor::RING_BYTES, 0);
+/// How much of each kind they may still be told.
+#[map]
+pub static BUCKETS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(monitor::BUCKETS, 0);
 /// Working memory for opening an IPv4 flow.
 #[map]
 pub static DRAFT4: PerCpuArray<Draft<V4>> = PerCpuArray::with_max_entries(1, 0);

@@ -4,11 +4,12 @@ use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use netd_common::{
     family::{Family, V4, V6},
     hook,
+    monitor::program,
 };
 
 use crate::{
     env::Kernel,
-    report::{PASS, UNDECIDED, drop_packet, leave},
+    report::{PASS, UNDECIDED, conclude, drop_packet, is_final, leave},
     skb::Direct,
     tc::{ethertype, optional},
 };
@@ -32,12 +33,15 @@ pub fn from_netkit(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let claimed = ethertype(skb);
     if let Err(reason) = hook::check_type(&Direct::new(skb), claimed) {
-        return leave(drop_packet(reason));
+        return conclude(skb, program::FROM_NETKIT, drop_packet(reason));
     }
     let action = match claimed {
         V4::ETHERTYPE => netkit_sends4(skb),
         V6::ETHERTYPE => netkit_sends6(skb),
         _ => PASS,
     };
-    leave(if action == UNDECIDED { PASS } else { action })
+    if is_final(action) {
+        return leave(action);
+    }
+    conclude(skb, program::FROM_NETKIT, if action == UNDECIDED { PASS } else { action })
 }

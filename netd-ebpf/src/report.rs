@@ -9,27 +9,29 @@ use aya_ebpf::{
 use netd_common::{
     maps::features,
     net::{Addr4, Addr6, LOOPBACK_ZONE},
-    verdict::{DropReason, Verdict, tally},
+    verdict::{DropReason, Verdict, tally, tries},
 };
 
-use crate::{env, maps};
+use crate::{env, maps, monitor};
 
 /// The next program, then the stack: `TCX_NEXT`, and `TC_ACT_UNSPEC` under clsact.
 pub const PASS: i32 = -1;
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
+/// No action yet: the packet is to be dropped, and its sender may get a reset. The reason's number is added.
+const REFUSED: i32 = 0x7ffd_0000;
+/// No action yet: the packet is to be dropped. The reason's number is added; the entry point counts it, and tells it (`conclude`).
+const DROPPED: i32 = 0x7ffe_0000;
 /// No action yet: the fast part left the packet to the slow part.
 pub const UNDECIDED: i32 = 0x7fff_0000;
 /// No action yet: the flow of a quoted packet was found.
 pub const FOUND: i32 = 0x7fff_0001;
-/// No action yet: the packet is counted as dropped, and its sender gets a reset.
-pub const REFUSED: i32 = 0x7fff_0002;
 /// No action yet: the packet waits for the first fragment of its datagram.
-pub const HOLD: i32 = 0x7fff_0003;
+pub const HOLD: i32 = 0x7fff_0002;
 /// No action yet: the packet has no flow, and its ports are not known.
-pub const FLOWLESS: i32 = 0x7fff_0004;
-/// No action yet: the packet is for the host's stack, with the destination that its flow leads to.
-pub const HANDED: i32 = 0x7fff_0005;
+pub const FLOWLESS: i32 = 0x7fff_0003;
+/// No action yet: the packet is for the host's stack, see `Verdict::HandOver`.
+pub const HANDED: i32 = 0x7fff_0004;
 /// `PACKET_HOST`: addressed to this host.
 const PACKET_HOST: u32 = 0;
 
@@ -103,10 +105,7 @@ pub fn finish<A: AsNextHop>(skb: *mut __sk_buff, decision: Result<Verdict<A>, Dr
         }
         Ok(Verdict::Hold) => HOLD,
         Ok(Verdict::HandOver) => HANDED,
-        Ok(Verdict::Refuse(reason)) => {
-            drop_packet(reason);
-            REFUSED
-        }
+        Ok(Verdict::Refuse(reason)) => REFUSED + reason as i32,
         Ok(Verdict::Drop(reason)) | Err(reason) => drop_packet(reason),
     }
 }
@@ -123,6 +122,42 @@ fn count(slot: u32) {
     if unsafe { (&raw const COUNT_VERDICTS).read_volatile() } != 0 {
         bump(slot);
     }
+}
+
+/// Whether an action is the program's last word. The kernel's are all below the parts' own: one comparison, which an established packet pays anyway.
+#[inline(always)]
+pub fn is_final(action: i32) -> bool {
+    action < REFUSED
+}
+
+/// A packet program's last step behind its slow parts: counts a drop, and tells it to who listens.
+#[inline(always)]
+pub fn conclude(skb: *mut __sk_buff, program: u8, action: i32) -> i32 {
+    leave(settled(skb, program, action))
+}
+
+/// Returns what the kernel is to do. A drop is counted, and told to who listens.
+#[inline(always)]
+pub fn settled(skb: *mut __sk_buff, program: u8, action: i32) -> i32 {
+    if is_final(action) { action } else { dropped(skb, (action - DROPPED) as u32, program.into()) }
+}
+
+/// Whether an action is a refusal: the reason's number, else 0.
+#[inline(always)]
+pub fn refused(action: i32) -> u32 {
+    if action > REFUSED && action < DROPPED { (action - REFUSED) as u32 } else { 0 }
+}
+
+/// Counts a drop, and tells it to who listens. The answer is the action. A function of its own: the verifier walks it once, and a drop is what may take
+/// a while.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn dropped(skb: *mut __sk_buff, reason: u32, program: u32) -> i32 {
+    bump(reason);
+    if maps::LISTENING.get(0).is_some_and(|listening| *listening != 0) {
+        monitor::tell(skb, reason, program);
+    }
+    DROP
 }
 
 /// A packet program's last step: counts its action.
@@ -142,11 +177,24 @@ pub fn stop() -> i32 {
     DROP
 }
 
-/// Ends a packet that is not dropped: its bytes are kept, or arrive again as a copy.
+/// Ends a packet that is not dropped: its bytes are kept, or arrive again as a copy, or nobody is to see what the stack says to one.
 #[inline(always)]
 pub fn hold() -> i32 {
     count(tally::HELD);
     DROP
+}
+
+/// Counts a frame that the guard drops, before it is a packet that could be told of.
+#[inline(always)]
+pub fn deny(reason: DropReason) {
+    bump(reason as u32);
+    leave(DROP);
+}
+
+/// Counts a frame that the guard lets in.
+#[inline(always)]
+pub fn admit() {
+    leave(PASS);
 }
 
 /// Counts a segment that is dropped and answered.
@@ -159,26 +207,39 @@ pub fn answer() {
 #[inline(always)]
 pub fn discard(reason: DropReason) {
     count(tally::DISCARDED);
-    drop_packet(reason);
+    bump(reason as u32);
 }
 
-/// Counts a drop.
+/// Returns the action of a part that drops the packet.
 #[inline(always)]
 pub fn drop_packet(reason: DropReason) -> i32 {
     drop_number(reason as i32)
 }
 
-/// Counts a drop by the number of its reason.
+/// The same by the number of the reason.
 #[inline(always)]
 pub fn drop_number(reason: i32) -> i32 {
-    bump(reason as u32);
-    DROP
+    DROPPED + reason
+}
+
+/// Counts how many ports were tried for a flow that has one now. The answer is 0.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn count_tries(number: u32) -> i32 {
+    bump(tries::slot(number));
+    add(tries::SUM, number.into());
+    0
 }
 
 #[inline(always)]
 fn bump(slot: u32) {
+    add(slot, 1);
+}
+
+#[inline(always)]
+fn add(slot: u32, more: u64) {
     if let Some(count) = maps::DROPS.get_ptr_mut(slot) {
         // SAFETY: this CPU's own counter; no packet program interrupts another on its CPU.
-        unsafe { *count += 1 };
+        unsafe { *count += more };
     }
 }

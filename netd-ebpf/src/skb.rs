@@ -149,6 +149,11 @@ macro_rules! metadata {
         fn has_vlan_tag(&self) -> bool {
             field!(self.0, vlan_present) != 0
         }
+
+        #[inline(always)]
+        fn tag(&self) -> u32 {
+            field!(self.0, tc_index)
+        }
     };
 }
 

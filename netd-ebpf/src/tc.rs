@@ -14,6 +14,7 @@ use netd_common::{
     env::{Draft, Env, Packet},
     family::{Family, V4, V6},
     hook,
+    monitor::program,
     nat::{icmp_error, masquerade, siit},
     net::{Be16, HANDED_ZONE, UPLINK_ZONE, is_of_a_sandbox},
     verdict::{DropReason, Verdict},
@@ -22,10 +23,12 @@ use netd_common::{
 
 use crate::{
     env::{self, Kernel},
-    fib, hold, maps,
+    fib,
+    hold::{self, copy_arrives},
+    maps,
     report::{
-        self, AsNextHop, FLOWLESS, FOUND, HANDED, HOLD, PASS, REFUSED, UNDECIDED, drop_number, drop_packet,
-        finish, leave,
+        self, AsNextHop, FLOWLESS, FOUND, HANDED, HOLD, PASS, UNDECIDED, conclude, drop_number, drop_packet,
+        dropped, finish, hold, is_final, leave, refused,
     },
     skb::{Careful, Direct},
 };
@@ -35,7 +38,7 @@ use crate::{
 macro_rules! parts {
     ($family:ty, $draft:ident, $routing:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
      $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident, $hand_over:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $move:ident, $belongs:ident, $remember:ident, $own:ident) => {
+     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident, $hand_over:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $move:ident, $belongs:ident, $remember:ident, $own:ident, $answers_asked:ident, $hushed:ident) => {
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
@@ -187,6 +190,26 @@ macro_rules! parts {
             if error && $quote(skb, HANDED_ZONE) != 0 && $recall_handed() != 0 {
                 $restate(skb);
             }
+        }
+
+        /// Whether the draft's packet answers one that the stack was given for its rules alone: 1, else 0. For its arguments, see `$admit`.
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $answers_asked() -> u32 {
+            let Some(draft) = env::draft(&maps::$draft) else { return 0 };
+            u32::from(hook::answers_asked::<$family, _>(&Kernel(core::ptr::null_mut()), draft))
+        }
+
+        /// Whether nobody is to see a packet of the host's, as `hook::answers_asked` has it.
+        #[inline(always)]
+        fn $hushed(skb: *mut __sk_buff) -> bool {
+            if !hook::may_answer_asked::<$family, _, _>(&Kernel(skb), &Direct::new(skb))
+                || $read(skb) != UNDECIDED
+            {
+                return false;
+            }
+            let error = env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp);
+            (!error || $quote(skb, HANDED_ZONE) != 0) && $answers_asked() != 0
         }
 
         /// Moves a packet that is checked, and whose flow is sound. The answer is an action, or `UNDECIDED` when it has gone after all.
@@ -374,8 +397,13 @@ macro_rules! parts {
             if action == HOLD {
                 return $hold(skb, zone);
             }
-            if action == REFUSED {
+            let reason = refused(action);
+            if reason != 0 {
+                dropped(skb, reason, program::FROM_ENDPOINT.into()); // nobody else refuses
                 return $reset(skb);
+            }
+            if action == HANDED {
+                return ask(skb);
             }
             if action != UNDECIDED {
                 return action;
@@ -393,7 +421,8 @@ macro_rules! parts {
                 return action;
             }
             // What it came by may just have gone.
-            action = if $examine(zone, 0) == 0 { UNDECIDED } else { $move(skb, zone) };
+            let can_be_lost = env::draft(&maps::$draft).is_some_and(|draft| draft.opening.can_be_lost());
+            action = if can_be_lost && $examine(zone, 0) == 0 { UNDECIDED } else { $move(skb, zone) };
             if action == UNDECIDED { drop_packet(DropReason::CtInvalid) } else { action }
         }
 
@@ -495,7 +524,9 @@ parts!(
     move4,
     belongs4,
     remember4,
-    own4
+    own4,
+    answers_asked4,
+    hushed4
 );
 parts!(
     V6,
@@ -531,8 +562,24 @@ parts!(
     move6,
     belongs6,
     remember6,
-    own6
+    own6,
+    answers_asked6,
+    hushed6
 );
+
+/// Gives the host's rules a packet, and lets a copy of it arrive behind it. The answer is an action.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ask(skb: *mut __sk_buff) -> i32 {
+    let tag = conntrack::input::tag::<V4, _>(&Kernel(skb));
+    // SAFETY: the context the kernel passed to this program; the field is one that programs may write.
+    unsafe { (&raw mut (*skb).tc_index).write_volatile(tag) };
+    // Where no copy can be made, the packet is let in when it is sent again.
+    copy_arrives(skb);
+    // SAFETY: as above.
+    unsafe { (&raw mut (*skb).tc_index).write_volatile(0) };
+    PASS
+}
 
 /// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.
 #[inline(never)]
@@ -610,6 +657,7 @@ pub fn from_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
         V4::ETHERTYPE => match endpoint_fast4(skb) {
+            action if is_final(action) => return leave(action),
             UNDECIDED => match slow4(skb, ifindex(skb), endpoint_decide4_or_6) {
                 FOUND => slow6(skb, ifindex(skb), endpoint_decide6),
                 action => action,
@@ -617,6 +665,7 @@ pub fn from_endpoint(ctx: TcContext) -> i32 {
             action => action,
         },
         V6::ETHERTYPE => match endpoint_fast6(skb) {
+            action if is_final(action) => return leave(action),
             UNDECIDED => slow6(skb, ifindex(skb), endpoint_decide6),
             action => action,
         },
@@ -629,7 +678,7 @@ pub fn from_endpoint(ctx: TcContext) -> i32 {
             }
         }
     };
-    leave(action)
+    conclude(skb, program::FROM_ENDPOINT, action)
 }
 
 /// What the bridge or the stack delivers to a sandbox; egress of its veth's host side.
@@ -654,7 +703,7 @@ pub fn to_endpoint(ctx: TcContext) -> i32 {
             }
         }
     };
-    leave(action)
+    conclude(skb, program::TO_ENDPOINT, action)
 }
 
 /// What arrives from outside; ingress of an uplink.
@@ -663,16 +712,18 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
         V4::ETHERTYPE => match uplink_fast4(skb) {
+            action if is_final(action) => return leave(action),
             UNDECIDED => slow4(skb, UPLINK_ZONE, uplink_decide4),
             action => action,
         },
         V6::ETHERTYPE => match uplink_fast6(skb) {
+            action if is_final(action) => return leave(action),
             UNDECIDED => slow6(skb, UPLINK_ZONE, uplink_decide6),
             action => action,
         },
         _ => PASS,
     };
-    leave(action)
+    conclude(skb, program::FROM_UPLINK, action)
 }
 
 /// What leaves by an uplink; its egress.
@@ -681,16 +732,22 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
         V4::ETHERTYPE => {
+            if hushed4(skb) {
+                return leave(hold());
+            }
             own4(skb);
             guard4(skb)
         }
         V6::ETHERTYPE => {
+            if hushed6(skb) {
+                return leave(hold());
+            }
             own6(skb);
             guard6(skb)
         }
         _ => PASS,
     };
-    leave(action)
+    conclude(skb, program::TO_UPLINK, action)
 }
 
 /// Tells the daemon by BPF_PROG_TEST_RUN whether `bpf_l4_csum_replace` knows `BPF_F_IPV6`: 0 yes, 1 no.

@@ -1,7 +1,7 @@
 //! Named points at which tests break an operation off: `NETD_FAILPOINTS=NAME=ACTION[;NAME=ACTION]...`.
 //!
-//! Actions are `abort`, `panic`, `sleep:MILLISECONDS` and `return:ERRNO` (a name or a number). Release builds have none of this, unless they are built
-//! with the feature `failpoints`.
+//! Actions are `abort`, `panic`, `sleep:MILLISECONDS`, `until:PATH`, which goes on when there is such a file, and `return:ERRNO` (a name or a number). Release
+//! builds have none of this, unless they are built with the feature `failpoints`.
 
 #[cfg(any(debug_assertions, feature = "failpoints"))]
 pub use enabled::hit;
@@ -18,10 +18,14 @@ pub fn hit(_: impl FnOnce() -> String) -> std::io::Result<()> {
 
 #[cfg(any(debug_assertions, feature = "failpoints"))]
 mod enabled {
-    use std::{collections::HashMap, io, sync::OnceLock, thread, time::Duration};
+    use std::{collections::HashMap, io, path::Path, sync::OnceLock, thread, time::Duration};
+
+    use tokio::{runtime, task};
 
     /// Names the actions, by point.
     const VARIABLE: &str = "NETD_FAILPOINTS";
+    /// How often somebody who waits looks for the file.
+    const LOOK: Duration = Duration::from_millis(5);
     /// Errors by name (errno(3)).
     const ERRORS: [(&str, i32); 7] = [
         ("EBUSY", libc::EBUSY),
@@ -54,6 +58,7 @@ mod enabled {
             None if action == "abort" => std::process::abort(),
             None if action == "panic" => panic!("failpoint {name}"),
             Some(("sleep", time)) => thread::sleep(Duration::from_millis(time.parse().unwrap_or_default())),
+            Some(("until", path)) => wait_for(Path::new(path)),
             Some(("return", error)) => {
                 let known = ERRORS.iter().find(|(word, _)| *word == error).map(|(_, number)| *number);
                 let number = known.or_else(|| error.parse().ok()).unwrap_or(libc::EIO);
@@ -62,6 +67,19 @@ mod enabled {
             _ => tracing::error!(name, action, "failpoint with an unknown action"),
         }
         Ok(())
+    }
+
+    /// Waits for a file; others of the runtime go on meanwhile.
+    fn wait_for(path: &Path) {
+        let wait = || {
+            while !path.exists() {
+                thread::sleep(LOOK);
+            }
+        };
+        match runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(runtime::RuntimeFlavor::MultiThread) => task::block_in_place(wait),
+            _ => wait(),
+        }
     }
 
     fn parse(text: &str) -> HashMap<String, String> {

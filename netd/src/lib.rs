@@ -14,6 +14,7 @@ pub mod ipam;
 pub mod link;
 pub mod model;
 pub mod netns;
+pub mod pulse;
 pub mod store;
 pub mod sysctl;
 pub mod template;

@@ -62,48 +62,38 @@ impl Error {
 pub struct Netns {
     file: Arc<File>,
     path: PathBuf,
-    settings: Arc<OnceLock<SettingsDirs>>,
+    settings: Arc<SettingsDirs>,
 }
 
 /// `/proc/sys/net` of a namespace, open.
 ///
 /// The kernel keeps the directories of all namespaces under one name, so that to look one up takes the longer the more there are; and only a
 /// thread in the namespace finds it there. Below it neither is so.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SettingsDirs {
-    ipv4: File,
-    /// Empty until the kernel has IPv6.
-    ipv6: OnceLock<File>,
+    /// Each is empty until somebody needs it, and the second until the kernel has IPv6.
+    families: [OnceLock<File>; 2],
 }
 
-impl SettingsDirs {
-    /// Opens those of the calling thread's namespace.
-    fn open() -> io::Result<Self> {
-        let ipv6 = Self::open_ipv6()?.map_or_else(OnceLock::new, OnceLock::from);
-        Ok(Self { ipv4: Self::open_family("ipv4")?, ipv6 })
-    }
+/// The families that have settings of their own.
+const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
 
-    fn open_ipv6() -> io::Result<Option<File>> {
-        match Self::open_family("ipv6") {
+impl SettingsDirs {
+    /// Opens that of a family in the calling thread's namespace. None: the kernel has none.
+    fn open(family: &str) -> io::Result<Option<File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
+        match options.open(format!("/proc/sys/net/{family}")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             opened => opened.map(Some),
         }
     }
 
-    fn open_family(family: &str) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
-        options.open(format!("/proc/sys/net/{family}"))
-    }
-
     /// Returns where any thread finds a setting that is named by its path below `/proc/sys/net`. None: the kernel has none of that family.
     pub fn find(&self, key: &str) -> Option<PathBuf> {
         let (family, rest) = key.split_once('/')?;
-        let dir = match family {
-            "ipv4" => &self.ipv4,
-            "ipv6" => self.ipv6.get()?,
-            _ => return None,
-        };
+        let index = FAMILIES.iter().position(|known| *known == family)?;
+        let dir = self.families[index].get()?;
         Some(PathBuf::from(format!("/proc/self/fd/{}/{rest}", dir.as_raw_fd())))
     }
 }
@@ -156,7 +146,7 @@ impl Netns {
         Self::open_path(&path)
     }
 
-    /// Mounts this namespace at `DIR/NAME`, where nothing is mounted any more.
+    /// Mounts this namespace at `DIR/NAME`, unless a namespace is still mounted there.
     ///
     /// # Errors
     /// When the directory cannot be made or mounted upon.
@@ -164,6 +154,9 @@ impl Netns {
         let path = dir.join(name.as_str());
         let failed = |source| Error::new(format!("mount network namespace {}", path.display()), source);
         let target = mount_point(&path).map_err(failed)?;
+        if is_namespace(&target).map_err(failed)? {
+            return Ok(());
+        }
         let [from, to] =
             [self.file.as_raw_fd(), target.as_raw_fd()].map(|fd| format!("/proc/thread-self/fd/{fd}"));
         mount(Some(from.as_str()), to.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
@@ -207,25 +200,33 @@ impl Netns {
         })
     }
 
-    /// Returns its settings, which stay open for as long as it does.
+    /// Returns its settings, of those families that these belong to; they stay open for as long as it does.
     ///
     /// # Errors
-    /// When the namespace cannot be entered, or has no settings.
-    pub async fn settings(&self) -> Result<&SettingsDirs, Error> {
-        let failed = |source| {
-            Error::new(format!("open the settings of network namespace {}", self.path.display()), source)
+    /// When the namespace cannot be entered, or its settings cannot be opened.
+    pub async fn settings(&self, keys: impl Iterator<Item = &str> + Clone) -> Result<&SettingsDirs, Error> {
+        let dirs = &*self.settings;
+        let lacks = |index: &usize| {
+            let family = FAMILIES[*index];
+            let wanted = keys.clone().any(|key| key.split('/').next() == Some(family));
+            wanted && dirs.families[*index].get().is_none() && (family != "ipv6" || sysctl::has_ipv6())
         };
-        if let Some(dirs) = self.settings.get() {
-            if dirs.ipv6.get().is_none()
-                && sysctl::has_ipv6()
-                && let Some(ipv6) = self.run_in(SettingsDirs::open_ipv6).await?.map_err(failed)?
-            {
-                let _ = dirs.ipv6.set(ipv6); // another task was quicker
-            }
+        let lacking: Vec<usize> = (0..FAMILIES.len()).filter(lacks).collect();
+        if lacking.is_empty() {
             return Ok(dirs);
         }
-        let dirs = self.run_in(SettingsDirs::open).await?.map_err(failed)?;
-        Ok(self.settings.get_or_init(|| dirs))
+        let open = move || -> io::Result<Vec<_>> {
+            lacking.into_iter().map(|index| Ok((index, SettingsDirs::open(FAMILIES[index])?))).collect()
+        };
+        let opened = self.run_in(open).await?.map_err(|source| {
+            Error::new(format!("open the settings of network namespace {}", self.path.display()), source)
+        })?;
+        for (index, dir) in opened {
+            if let Some(dir) = dir {
+                let _ = dirs.families[index].set(dir); // another task was quicker
+            }
+        }
+        Ok(dirs)
     }
 
     /// Runs a closure on a thread of its own inside the namespace.

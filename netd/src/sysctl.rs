@@ -41,7 +41,7 @@ impl Error {
 /// # Errors
 /// Names the first setting that was refused; the ones before it are written.
 pub async fn write(netns: &Netns, settings: Vec<(String, String)>) -> Result<(), Error> {
-    let dirs = netns.settings().await?;
+    let dirs = netns.settings(settings.iter().map(|(key, _)| key.as_str())).await?;
     settings.into_iter().try_for_each(|(key, value)| {
         // Equal already: nothing for others to notice.
         if read_from(dirs, &key).is_ok_and(|present| present == value) {
@@ -61,7 +61,7 @@ pub async fn differing(
     netns: &Netns,
     groups: Vec<Vec<(String, String)>>,
 ) -> Result<Vec<Vec<(String, String)>>, Error> {
-    let dirs = netns.settings().await?;
+    let dirs = netns.settings(groups.iter().flatten().map(|(key, _)| key.as_str())).await?;
     let differs =
         |(key, value): &(String, String)| read_from(dirs, key).is_ok_and(|present| present != *value);
     Ok(groups.into_iter().map(|group| group.into_iter().filter(differs).collect()).collect())
@@ -69,7 +69,7 @@ pub async fn differing(
 
 /// Reads one setting in a namespace, without the newline.
 pub async fn read(netns: &Netns, key: &str) -> Result<String, Error> {
-    read_from(netns.settings().await?, key)
+    read_from(netns.settings(std::iter::once(key)).await?, key)
 }
 
 /// Whether the kernel has IPv6. Its module may be loaded later, and is never unloaded: only a yes is final.

@@ -119,6 +119,11 @@ impl Ns {
         self.dial(proto, to, None, SILENCE)
     }
 
+    /// As [`Self::probe`], from this local address.
+    pub fn probe_from(&self, proto: Proto, to: SocketAddr, from: SocketAddr) -> Outcome {
+        self.dial(proto, to, Some(from), SILENCE)
+    }
+
     /// Dials and reports, with the patience of [`Self::reach`]: for every outcome but silence.
     pub fn attempt(&self, proto: Proto, to: SocketAddr) -> Outcome {
         self.dial(proto, to, None, PATIENCE)
@@ -182,11 +187,15 @@ impl Outcome {
 }
 
 impl Stream {
-    /// Sends bytes and reads them back.
+    /// Sends bytes and reads them back, both at once: no buffer on the way need hold them all.
     pub fn echo(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)?;
+        let (mut reader, mut writer) = (&self.0, &self.0);
         let mut back = vec![0; bytes.len()];
-        self.0.read_exact(&mut back)?;
+        std::thread::scope(|scope| {
+            let sent = scope.spawn(move || writer.write_all(bytes));
+            let read = reader.read_exact(&mut back);
+            sent.join().expect("a write").and(read)
+        })?;
         if back == bytes {
             Ok(())
         } else {

@@ -19,13 +19,14 @@ use aya::{
     programs::{ProgramFd, loaded_programs},
     sys::{Stats, enable_stats},
 };
+use netd_common::verdict::DropReason;
 
 /// Asks the daemon for programs that count every verdict.
 pub const COUNT_VERDICTS: &str = "NETD_COUNT_VERDICTS";
 /// How long packets may be under way when a test ends.
 const REST: Duration = Duration::from_secs(5);
 /// The packet programs, as far as the kernel keeps their names (15 bytes).
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     "from_endpoint",
     "to_endpoint",
     "from_uplink",
@@ -33,6 +34,7 @@ const PROGRAMS: [&str; 7] = [
     "from_bare_uplin",
     "to_bare_uplink",
     "from_netkit",
+    "guard",
 ];
 
 /// Slots of the map `DROPS` that are no reasons (`netd_common::verdict::tally`), from the first one on.
@@ -138,7 +140,7 @@ impl Counts {
 
     fn faults(&self, runs: u64) -> Vec<String> {
         let of = |slot: u32| self.0.get(&slot).copied().unwrap_or_default();
-        let reasons: u64 = (0..TALLY).map(of).sum();
+        let reasons: u64 = DropReason::ALL.iter().map(|reason| of(*reason as u32)).sum();
         let mut faults = Vec::new();
         let decided = of(PASSED) + of(FORWARDED) + of(STOPPED);
         if runs != decided {

@@ -134,7 +134,9 @@ impl Dirs {
             own.iter().flat_map(|dir| files(dir)).map(|path| path.display().to_string()).collect();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let root = self.root.to_string_lossy();
-        left.extend(mounts.lines().filter(|line| line.contains(&*root)).map(str::to_owned));
+        // A mount's two numbers are the kernel's: one that is made again has others.
+        let unnumbered = |line: &str| line.splitn(3, ' ').nth(2).unwrap_or_default().to_owned();
+        left.extend(mounts.lines().filter(|line| line.contains(&*root)).map(unnumbered));
         left
     }
 

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -16,9 +16,17 @@ use crate::Ns;
 
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+/// Attach type: a device's XDP hook.
+const BPF_XDP: u32 = 37;
+/// The driver's own hook.
+const XDP_FLAGS_DRV_MODE: u32 = 4;
 /// `TC_ACT_UNSPEC` and `TCX_NEXT`: the next program decides.
 const NEXT: i32 = -1;
+/// `XDP_PASS`.
+const XDP_PASS: i32 = 2;
 /// Offset of `mark` in `struct __sk_buff`.
 const MARK: u16 = 8;
 
@@ -48,10 +56,9 @@ impl Foreign {
 
     /// Puts a program on an interface that marks every packet.
     pub fn marking(ns: &Ns, ifname: &str, direction: TcAttachType, place: Place, mark: Option<i32>) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let pin = PathBuf::from(format!("/sys/fs/bpf/netd-foreign-{}-{number}", std::process::id()));
-        load(&instructions(mark), &pin).expect("load a foreign program");
+        let pin = free_pin();
+        let loaded = load(BPF_PROG_TYPE_SCHED_CLS, &instructions(mark, NEXT));
+        pinned(&loaded.expect("load a foreign program"), &pin).expect("pin a foreign program");
         let mut program = SchedClassifier::from_pin(&pin).expect("open a foreign program");
         let options = match place {
             Place::First => TcAttachOptions::TcxOrder(LinkOrder::first()),
@@ -84,8 +91,31 @@ impl Drop for Foreign {
     }
 }
 
-/// `struct bpf_insn`s: perhaps `skb->mark = MARK`, then `return NEXT`.
-fn instructions(mark: Option<i32>) -> Vec<u64> {
+/// A foreign XDP program on a device; it goes with this value, which holds its link.
+#[derive(Debug)]
+pub struct ForeignXdp(#[expect(dead_code, reason = "held")] OwnedFd);
+
+impl ForeignXdp {
+    /// Puts a program that lets everything pass on an interface.
+    pub fn attach(ns: &Ns, ifname: &str) -> Self {
+        let program = load(BPF_PROG_TYPE_XDP, &instructions(None, XDP_PASS)).expect("load a foreign program");
+        let link = ns.run(|| {
+            let ifindex = nix::net::if_::if_nametoindex(ifname).expect("the interface");
+            link_xdp(&program, ifindex).expect("attach a foreign program")
+        });
+        Self(link)
+    }
+}
+
+/// Returns a pin that no other foreign program has.
+fn free_pin() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    PathBuf::from(format!("/sys/fs/bpf/netd-foreign-{}-{number}", std::process::id()))
+}
+
+/// `struct bpf_insn`s: perhaps `skb->mark = MARK`, then `return VERDICT`.
+fn instructions(mark: Option<i32>, verdict: i32) -> Vec<u64> {
     let instruction = |code: u8, registers: u8, offset: u16, immediate: i32| {
         let mut bytes = [code, registers, 0, 0, 0, 0, 0, 0];
         bytes[2..4].copy_from_slice(&offset.to_ne_bytes());
@@ -97,29 +127,55 @@ fn instructions(mark: Option<i32>) -> Vec<u64> {
         all.push(instruction(0xb7, 2, 0, mark)); // r2 = MARK
         all.push(instruction(0x63, 0x21, MARK, 0)); // *(u32 *)(r1 + 8) = r2
     }
-    all.push(instruction(0xb7, 0, 0, NEXT));
+    all.push(instruction(0xb7, 0, 0, verdict));
     all.push(instruction(0x95, 0, 0, 0));
     all
 }
 
-/// Loads a classifier and pins it, so that aya can open it: aya itself loads object files alone.
-fn load(instructions: &[u64], pin: &std::path::Path) -> io::Result<()> {
+/// Loads a program of a kind: aya itself loads object files alone.
+fn load(kind: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
     let licence = c"GPL";
-    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    // `union bpf_attr` of the two calls, the rest zero; little-endian, as the machines that run the tests.
     let count = u32::try_from(instructions.len()).map_err(io::Error::other)?;
     let mut attr = [0_u64; 16];
-    (attr[0], attr[1]) = (pair(BPF_PROG_TYPE_SCHED_CLS, count), instructions.as_ptr() as u64);
+    (attr[0], attr[1]) = (pair(kind, count), instructions.as_ptr() as u64);
     attr[2] = licence.as_ptr() as u64;
-    // SAFETY: the attribute and what it points to live through the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, attr.as_ptr(), size_of_val(&attr)) };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    let program = unsafe { OwnedFd::from_raw_fd(fd) };
+    created(bpf(BPF_PROG_LOAD, &attr)?)
+}
+
+/// Pins a program, so that aya can open it.
+fn pinned(program: &OwnedFd, pin: &Path) -> io::Result<()> {
     let path = std::ffi::CString::new(pin.to_string_lossy().as_bytes())?;
     let mut attr = [0_u64; 16];
-    (attr[0], attr[1]) = (path.as_ptr() as u64, u64::from(program.as_raw_fd().cast_unsigned()));
-    // SAFETY: as above.
-    let pinned = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, attr.as_ptr(), size_of_val(&attr)) };
-    if pinned == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    (attr[0], attr[1]) = (path.as_ptr() as u64, number(program).into());
+    bpf(BPF_OBJ_PIN, &attr).map(drop)
+}
+
+/// Puts an XDP program on a device of the calling thread's namespace.
+fn link_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+    let mut attr = [0_u64; 16];
+    attr[0] = pair(number(program), ifindex);
+    attr[1] = pair(BPF_XDP, XDP_FLAGS_DRV_MODE);
+    created(bpf(BPF_LINK_CREATE, &attr)?)
+}
+
+/// Calls bpf(2) with the first words of `union bpf_attr`, the rest zero; little-endian, as the machines that run the tests.
+fn bpf(command: libc::c_long, attr: &[u64; 16]) -> io::Result<libc::c_long> {
+    // SAFETY: the attribute and what it points to live through the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of_val(attr)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Takes the descriptor that a call has returned.
+fn created(result: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn number(fd: &OwnedFd) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
 }

@@ -49,7 +49,7 @@ pub use client::{Outcome, PATIENCE, Proto, SILENCE, Seen, Stream, at, connect};
 pub use conserve::Ledger;
 pub use daemon::{Daemon, Dirs, binary};
 pub use files::{files, tree};
-pub use foreign::{Foreign, Place as ForeignPlace};
+pub use foreign::{Foreign, ForeignXdp, Place as ForeignPlace};
 pub use fragments::{Part, Wire, cut, fix_header, shuffle};
 pub use frames::Frame;
 pub use lab::{Lab, Net, Options};

@@ -65,12 +65,18 @@ impl Drop for Server {
     }
 }
 
+/// A connection, and what it has not taken back yet; no more is read before it has.
+struct Client {
+    stream: TcpStream,
+    owed: Vec<u8>,
+}
+
 #[derive(Default)]
 struct Peer {
     name: String,
     listeners: Vec<TcpListener>,
     datagrams: Vec<UdpSocket>,
-    clients: Vec<TcpStream>,
+    clients: Vec<Client>,
     /// Raw sockets for SCTP, IPv4 and IPv6, and the ports that answer.
     raw: Vec<OwnedFd>,
     sctp: Vec<u16>,
@@ -97,17 +103,17 @@ impl Peer {
         loop {
             let sockets = (self.listeners.iter().map(AsFd::as_fd))
                 .chain(self.datagrams.iter().map(AsFd::as_fd))
-                .chain(self.clients.iter().map(AsFd::as_fd))
                 .chain(self.raw.iter().map(AsFd::as_fd))
                 .chain([stop.as_fd()]);
-            let mut waiting: Vec<_> = sockets.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            let mut waiting: Vec<_> = self.clients.iter().map(Client::waits_for).collect();
+            waiting.extend(sockets.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             let _ = poll(&mut waiting, PollTimeout::NONE);
             if waiting.last().is_some_and(|pipe| pipe.any() == Some(true)) {
                 return;
             }
             self.answer_datagrams();
             self.answer_sctp();
-            self.echo();
+            self.clients.retain_mut(|client| client.echo().is_ok());
             self.accept();
         }
     }
@@ -122,7 +128,7 @@ impl Peer {
             while let Ok((mut client, source)) = listener.accept() {
                 let greeted = client.write_all(self.sees(source).as_bytes());
                 if greeted.is_ok() && client.set_nonblocking(true).is_ok() {
-                    self.clients.push(client);
+                    self.clients.push(Client { stream: client, owed: Vec::new() });
                 }
             }
         }
@@ -150,30 +156,35 @@ impl Peer {
             }
         }
     }
-
-    fn echo(&mut self) {
-        let mut buffer = [0; 16_384];
-        self.clients.retain_mut(|client| match client.read(&mut buffer) {
-            Ok(0) => false,
-            Ok(length) => write_all(client, &buffer[..length]),
-            Err(e) => e.kind() == ErrorKind::WouldBlock,
-        });
-    }
 }
 
-/// Writes to a non-blocking stream, and waits while its buffer is full; false when the peer is gone.
-fn write_all(stream: &mut TcpStream, mut bytes: &[u8]) -> bool {
-    while !bytes.is_empty() {
-        match stream.write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                let mut full = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
-                if poll(&mut full, PollTimeout::from(1000_u16)).unwrap_or(0) == 0 {
-                    return false;
-                }
-            }
-            Err(_) => return false,
+impl Client {
+    fn waits_for(&self) -> PollFd<'_> {
+        let event = if self.owed.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT };
+        PollFd::new(self.stream.as_fd(), event)
+    }
+
+    /// Gives back as much as the connection takes now; an error when it is over.
+    fn echo(&mut self) -> std::io::Result<()> {
+        match self.give_back() {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
+            result => result,
         }
     }
-    true
+
+    fn give_back(&mut self) -> std::io::Result<()> {
+        if self.owed.is_empty() {
+            let mut buffer = [0; 16_384];
+            let length = self.stream.read(&mut buffer)?;
+            if length == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            self.owed.extend_from_slice(&buffer[..length]);
+        }
+        while !self.owed.is_empty() {
+            let written = self.stream.write(&self.owed)?;
+            self.owed.drain(..written);
+        }
+        Ok(())
+    }
 }

@@ -3,13 +3,16 @@
 use std::{
     collections::BTreeSet,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::net::UnixStream,
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
     process::Command,
     time::{Duration, Instant},
 };
 
 use netd_tests::{Lab, eventually};
-use nix::sys::signal::Signal;
+use nix::sys::{
+    signal::Signal,
+    socket::{MsgFlags, recv},
+};
 use serde_json::{Value, json};
 
 /// What the daemon answered.
@@ -38,6 +41,10 @@ fn call(lab: &Lab, method: &str, path: &str, body: &Value) -> Answer {
 fn call_with(lab: &Lab, method: &str, path: &str, body: &str) -> Answer {
     let mut socket = open(lab);
     send(&mut socket, method, path, body);
+    answer(socket)
+}
+
+fn answer(mut socket: UnixStream) -> Answer {
     let mut text = Vec::new();
     let _ = socket.read_to_end(&mut text); // the end may be a reset when the daemon has not read everything
     let text = String::from_utf8(text).expect("UTF-8");
@@ -48,6 +55,12 @@ fn call_with(lab: &Lab, method: &str, path: &str, body: &str) -> Answer {
         head: head.to_ascii_lowercase(),
         body: serde_json::from_str(body).unwrap_or(Value::Null),
     }
+}
+
+/// Whether there is something to read, or an end.
+fn has_answer(socket: &UnixStream) -> bool {
+    let mut byte = [0];
+    recv(socket.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok()
 }
 
 fn get(lab: &Lab, path: &str) -> Value {
@@ -267,6 +280,46 @@ fn s36_a_connection_too_many_is_told_so() {
     // The control: with one less, there is room.
     streams.pop();
     eventually("a place for a request", || call(&lab, "GET", "/networks", &Value::Null).status == 200);
+}
+
+#[test]
+fn s36_a_65th_waiting_change_is_told_to_try_again() {
+    let mut lab = Lab::new();
+    let gate = lab.daemon.dirs().path("gate");
+    lab.daemon.end(Signal::SIGTERM);
+    let held = format!("bridge.put.before=until:{}", gate.display());
+    lab.daemon.restart_with(&[("NETD_FAILPOINTS", &held)]);
+    let change = |method: &str, path: &str, body: &str| {
+        let mut socket = open(&lab);
+        send(&mut socket, method, path, body);
+        socket
+    };
+    let first = change("POST", "/networks/create", &json!({"Name": "app"}).to_string());
+    eventually("the first change at work", || lab.daemon.log().contains("failpoint reached"));
+    let mut waiting: Vec<UnixStream> = (0..64).map(|_| change("DELETE", "/networks/nope", "")).collect();
+    let mut refused = None;
+    eventually("one of 65 to be refused", || {
+        refused = waiting.iter().position(has_answer);
+        refused.is_some()
+    });
+    let refused = answer(waiting.swap_remove(refused.expect("one")));
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert_eq!((&refused.body["code"], &refused.body["retryable"]), (&json!("NOT_READY"), &json!(true)));
+    assert_eq!(refused.body["message"], "64 operations are already waiting; try again");
+    let number = refused.body["op_id"].as_str().expect("a number");
+    assert!(lab.daemon.log().contains(&format!("op=\"{number}\"")), "{number} in\n{}", lab.daemon.log());
+    // Whoever only reads is answered, also while no change has a place; and at the limit itself, all wait.
+    assert_eq!(get(&lab, "/networks").as_array().map(Vec::len), Some(3));
+    assert_eq!(call(&lab, "DELETE", "/networks/nope", &Value::Null).status, 503, "no place has become free");
+    assert!(!waiting.iter().any(has_answer), "63 wait behind the first");
+    std::fs::write(&gate, "").expect("the gate opens");
+    assert_eq!(answer(first).status, 201);
+    for socket in waiting {
+        let answer = answer(socket);
+        assert_eq!(answer.status, 404, "{}", answer.body);
+    }
+    // The control: tried again, it is served.
+    assert_eq!(call(&lab, "DELETE", "/networks/nope", &Value::Null).status, 404);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Rung: namespaces, dataplane §12 cases 14 and 20. What keeps a flow alive, what ends it, and which port it shows.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, UdpSocket},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -79,6 +81,43 @@ fn case20_an_answer_after_the_timeout_is_not_let_in() {
         server.send_to(b"too late", from).expect("sent");
         client.set_read_timeout(Some(SILENCE)).expect("a timeout");
         client.recv(&mut [0; 16]).expect_err("the flow is gone");
+    }
+}
+
+#[test]
+fn f15_a_daemon_in_another_time_namespace_ends_no_live_flow() {
+    /// The daemon's clock, in seconds ahead of the kernel's: every timeout is shorter.
+    const AHEAD: &str = "1000000";
+    let launcher = ["unshare", "--time", "--monotonic", AHEAD];
+    if !Command::new(launcher[0])
+        .args(&launcher[1..])
+        .arg("true")
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        eprintln!("skipped: there are no time namespaces");
+        return;
+    }
+    let config = "[flows]\nentries = 4096\n[timeouts]\nudp = 0.5\nudp_replied = 0.5\n".to_owned();
+    let launcher = launcher.map(str::to_owned).to_vec();
+    let lab = Lab::with(&Options { config, launcher, ..Options::default() });
+    let offsets = format!("/proc/{}/timens_offsets", lab.daemon.pid().expect("a daemon"));
+    let offsets = fs::read_to_string(offsets).expect("the daemon's clocks");
+    assert!(offsets.contains(AHEAD), "{offsets}");
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    let _server = Server::start(&lab.r, &[80, 99]);
+    for family in Family::BOTH {
+        let (mut stream, _) = a1.connect_stream(at(R.ip(family), 80));
+        stream.echo(b"before").expect("the stream lives");
+        for _ in 0..2 {
+            a1.reach(Proto::Udp, at(R.ip(family), 99));
+            until_gone(&lab, 99); // the control: what has expired is collected
+        }
+        assert_eq!(states(&lab, 80), ["established"], "{family:?}");
+        stream.echo(b"after").expect("the stream lives");
+        drop(stream);
+        lab.netd(&["flow", "flush"]).ok();
     }
 }
 

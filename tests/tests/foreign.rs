@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use aya::programs::TcAttachType;
+use aya::programs::{SchedClassifier, TcAttachType};
 use netd_tests::{
     Family, Foreign, ForeignPlace as Place, H, Lab, Ns, Options, Outcome, Proto, R, Sandbox, Server,
     Topology, at,
@@ -10,6 +10,9 @@ use netd_tests::{
 use nix::sys::signal::Signal;
 
 const WEB: [&str; 4] = ["-p", "8080:80", "-p", "8080:80/udp"];
+
+/// Messages on a stream: far more than what else crosses an uplink meanwhile.
+const MESSAGES: u64 = 200;
 
 /// Dropped in this order: what is in namespaces before the lab.
 struct World {
@@ -125,6 +128,55 @@ fn case105_filters_of_others_run_beside_netds_filters() {
     assert!(early.iter().all(|program| program.runs() > 0), "those behind see what netd passes on");
     let late = eth0_programs(&[Place::Filter(8)], &w.lab.h);
     all_run(&w, &late);
+}
+
+/// Places of netd's programs on eth0 and the number of all, where packets come in and where they leave.
+fn places(h: &Ns) -> [(usize, usize); 2] {
+    let hooks = [(TcAttachType::Ingress, "from_uplink"), (TcAttachType::Egress, "to_uplink")];
+    hooks.map(|(direction, name)| {
+        let (_, all) = h.run(|| SchedClassifier::query_tcx("eth0", direction)).expect("the programs of eth0");
+        let ours = all.iter().position(|program| program.name_as_str() == Some(name));
+        (ours.unwrap_or_else(|| panic!("no {name} on eth0")), all.len())
+    })
+}
+
+#[test]
+fn case105_netds_programs_run_first_where_the_configuration_says_so_and_move_when_it_changes() {
+    if !has_tcx() {
+        println!("skipped: no TCX before Linux 6.6");
+        return;
+    }
+    let config = |order: &str| format!("[flows]\nentries = 4096\n[dataplane]\ntcx_order = \"{order}\"\n");
+    let topology = Topology::new();
+    let early = eth0_programs(&[Place::First], &topology.h);
+    let mut w = world(topology, &Options { config: config("first"), ..Options::default() });
+    assert_eq!(places(&w.lab.h), [(0, 2); 2]);
+    let mut stream = w.lab.r.connect_stream(at(H.v4, 8080)).0;
+    let mut seen = |messages: u64| {
+        let before = early[0].runs();
+        (0..messages).for_each(|_| stream.echo(b"goes on").expect("an echo"));
+        early[0].runs() - before
+    };
+    assert!(seen(MESSAGES) < MESSAGES, "what netd moves is not for those behind it");
+    w.holds();
+    let restart = |w: &mut World, signal, order: &str| {
+        w.lab.daemon.end(signal);
+        w.lab.daemon.configure(&config(order));
+        w.lab.daemon.restart();
+        w.lab.until_uplink("eth0");
+        w.holds();
+    };
+    restart(&mut w, Signal::SIGTERM, "last");
+    assert_eq!(places(&w.lab.h), [(1, 2); 2]);
+    assert!(seen(MESSAGES) >= MESSAGES, "those before netd see everything");
+    restart(&mut w, Signal::SIGKILL, "first");
+    assert_eq!(places(&w.lab.h), [(0, 2); 2]);
+    assert!(seen(MESSAGES) < MESSAGES);
+    // Who comes later and says "first" stands there: netd does not quarrel.
+    let late = eth0_programs(&[Place::First], &w.lab.h);
+    restart(&mut w, Signal::SIGTERM, "first");
+    assert_eq!(places(&w.lab.h), [(1, 3); 2]);
+    drop(late);
 }
 
 fn run(ns: &Ns, program: &str, args: &[&str]) {

@@ -1,10 +1,16 @@
 //! Rung: namespaces, reliability P1, P2, F2, F3, S21; dataplane §12 cases 100 and 101. Probes and attackers go on while the daemon is ended in every way, stopped, and
 //! started again and again: nothing is lost, nothing is reset, nobody gets in.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use netd_tests::{
-    Family, H, Lab, Options, Outcome, Proto, at,
+    Family, H, Lab, Options, Outcome, Proto, Random, at,
     probe::Kind,
     rig::{Rig, World},
 };
@@ -68,6 +74,42 @@ fn case101_restart_after_restart_killed_at_any_moment_of_its_start_loses_nothing
     w.lab.netd(&["publish", "a1", "8081:80"]).ok();
     w.lab.r.reach(Proto::Tcp, at(H.v4, 8081));
     rig.finish("restarts");
+}
+
+/// As often as that in so little time, whether the daemon has come to its end or not: `cargo xtask soak --restarts 100 --within 60`.
+#[test]
+#[ignore = "takes a minute and a machine of its own: `cargo xtask soak --restarts 100`"]
+fn f3_a_hundred_restarts_in_a_minute_lose_nothing_and_let_nobody_in() {
+    let number = |name: &str, usual: u32| {
+        std::env::var(name).map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name}: a number")))
+    };
+    let restarts = number("NETD_RESTARTS", 100);
+    let within = Duration::from_secs(number("NETD_RESTARTS_WITHIN", 60).into());
+    let mut random = Random::new(number("NETD_SOAK_SEED", 1).into());
+    let mut w = World::new(&Options { config: String::new(), ..Options::default() });
+    let rig = Rig::start(&w, Kind::New);
+    let pins = pinned(&w.lab);
+    w.lab.daemon.end(Signal::SIGKILL);
+    let (began, mut ready) = (Instant::now(), 0);
+    for number in 1..=restarts {
+        w.lab.daemon.launch(&[]);
+        // Each has its share of the time, and is killed at any moment of it.
+        let share = within * number / restarts;
+        let left = share.saturating_sub(began.elapsed());
+        thread::sleep(left * u32::try_from(random.between(0, 100)).expect("a percentage") / 100);
+        ready += u32::from(w.lab.daemon.answers());
+        w.lab.daemon.end(Signal::SIGKILL);
+        thread::sleep(share.saturating_sub(began.elapsed()));
+    }
+    let took = began.elapsed();
+    rig.beat();
+    w.lab.daemon.restart();
+    rig.beat();
+    eprintln!("{restarts} starts in {took:.1?}, {ready} of them ready when they were killed");
+    assert_eq!(pinned(&w.lab), pins, "pins came or went");
+    w.lab.netd(&["publish", "a1", "8081:80"]).ok();
+    w.lab.r.reach(Proto::Tcp, at(H.v4, 8081));
+    rig.finish("restarts in a minute");
 }
 
 /// Directories of pins, each with its own layout.

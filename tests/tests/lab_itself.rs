@@ -49,6 +49,8 @@ fn streams_echo_and_end_with_their_server() {
     assert_eq!(seen.source.ip(), R.ip(Family::V4));
     let data: Vec<u8> = (0..100_000_u32).flat_map(u32::to_be_bytes).collect();
     stream.echo(&data[..30_000]).expect("an echo");
+    // More than every buffer on the way holds: both ends write and read at once, or wait for each other for ever.
+    stream.echo(&data.repeat(100)).expect("an echo of 40 MB");
     drop(server);
     stream.echo(b"late").expect_err("the server is gone");
 }

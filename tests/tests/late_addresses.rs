@@ -166,3 +166,27 @@ fn case23_such_a_port_serves_across_a_restart_before_the_address_comes() {
         change(&lab, "del", family, "eth0");
     }
 }
+
+#[test]
+fn s06_cve_2020_8554_an_address_that_no_host_can_have_is_not_published() {
+    let lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let _a1 = lab.sandbox("a1", net, 2, &[]);
+    nonlocal_bind(&lab, "1");
+    let before = lab.snapshot();
+    for ip in ["0.0.0.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255", "[ff02::1]"] {
+        for protocol in ["tcp", "udp"] {
+            let refused = lab.netd(&["publish", "a1", &format!("{ip}:8080:80/{protocol}")]);
+            assert_eq!(refused.code, 2, "{ip}: {}", refused.stderr);
+            assert!(refused.stderr.contains("no host can have this address"), "{ip}: {}", refused.stderr);
+            assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
+        }
+    }
+    before.assert_unchanged(&lab.snapshot(), "refused addresses");
+    // The control: what a host may have is taken.
+    for ip in ["0.0.0.0", "127.0.0.1", "169.254.1.1", "192.0.2.1", "[::ffff:10.0.0.1]", "[::]"] {
+        lab.netd(&["publish", "a1", &format!("{ip}:8080:80")]).ok();
+        lab.netd(&["unpublish", "a1", &format!("{ip}:8080:80")]).ok();
+    }
+    nonlocal_bind(&lab, "0");
+}

@@ -83,4 +83,9 @@ fn s17_status_and_metrics_say_how_full_the_flow_tables_are_and_who_fills_them() 
     assert!((ratio - entries / 512.0).abs() < 1e-9, "{entries} entries are not {ratio}");
     assert_eq!((whole("netd_sandboxes").as_str(), whole("netd_degraded").as_str()), ("2", "0"));
     assert!(of("netd_drops_total{reason=\"OVER_QUOTA\"}") >= f64::from(refused));
+    // Each of some sixty flows to one address took a port, few of them at more than the first tries.
+    let (ports, tries) = (of("netd_nat_port_tries_count"), of("netd_nat_port_tries_sum"));
+    assert!(ports > 60.0 && tries >= ports, "{ports} ports at {tries} tries");
+    assert!((of("netd_nat_port_tries_bucket{le=\"+Inf\"}") - ports).abs() < 0.5);
+    assert!(of("netd_nat_port_tries_bucket{le=\"1.0\"}") > 0.0);
 }

@@ -5,16 +5,20 @@ use std::{
     fs::{self, Permissions},
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _, chown},
+        net::UnixDatagram,
         process::CommandExt as _,
     },
     path::Path,
     process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
 };
 
 use netd_tests::{
     Child, Dirs, H, Lab, Ns, Options, PATIENCE, Proto, R, Server, Snapshot, Topology, at, binary, eventually,
     tree,
 };
+use nix::sys::signal::Signal;
 
 /// Whom nobody trusts.
 const NOBODY: u32 = 65_534;
@@ -114,7 +118,7 @@ fn the_units_capabilities_suffice_for_everything() {
     lab.netd(&["unpublish", "--kill", "a1", "81:80"]).ok();
     lab.netd(&["drops"]).ok();
     lab.netd(&["flow", "flush"]).ok();
-    lab.daemon.end(nix::sys::signal::Signal::SIGKILL);
+    lab.daemon.end(Signal::SIGKILL);
     lab.daemon.restart();
     works(&lab);
     for name in ["job", "a2"] {
@@ -228,6 +232,7 @@ fn the_unit_gives_the_daemon_no_mount_namespace_of_its_own() {
     for (key, value) in [
         ("Type", "notify"),
         ("Restart", "always"),
+        ("WatchdogSec", "30"),
         ("KillMode", "mixed"),
         ("NoNewPrivileges", "yes"),
         ("MemoryDenyWriteExecute", "yes"),
@@ -269,6 +274,41 @@ fn systemd_itself_takes_the_unit_and_finds_little_exposed() {
     assert!(below || !said.contains("Overall exposure level"), "{said}");
 }
 
+#[test]
+fn a_daemon_that_hangs_no_longer_tells_the_service_manager_that_it_lives() {
+    /// The unit's time is for slow disks; the daemon looks ten times in it.
+    const PATIENCE_OF_THE_MANAGER: Duration = Duration::from_secs(2);
+    let mut lab = Lab::new();
+    let dirs = lab.daemon.dirs();
+    let (gate, path) = (dirs.path("gate"), dirs.path("notify"));
+    let manager = UnixDatagram::bind(&path).expect("the service manager's socket");
+    manager.set_read_timeout(Some(PATIENCE_OF_THE_MANAGER)).expect("a time to wait");
+    let lives = || {
+        let mut message = [0; 256];
+        loop {
+            let Ok(length) = manager.recv(&mut message) else { return false };
+            if message[..length].starts_with(b"WATCHDOG=1") {
+                return true;
+            }
+        }
+    };
+    lab.daemon.end(Signal::SIGTERM);
+    lab.daemon.restart_with(&[
+        ("NOTIFY_SOCKET", path.to_str().expect("UTF-8")),
+        ("WATCHDOG_USEC", &PATIENCE_OF_THE_MANAGER.as_micros().to_string()),
+        ("NETD_FAILPOINTS", &format!("bridge.put.before=until:{}", gate.display())),
+    ]);
+    eventually("a sign of life of a daemon at rest", lives);
+    thread::scope(|scope| {
+        let created = scope.spawn(|| lab.daemon.run(&["network", "create", "app"]).code);
+        // It is read all the time, as a service manager does.
+        eventually("silence", || !lives() && lab.daemon.log().contains("failpoint reached"));
+        fs::write(&gate, "").expect("the gate opens");
+        assert_eq!(created.join().expect("the change"), 0);
+    });
+    eventually("a sign of life of a daemon that goes on", lives);
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).permissions().mode() & 0o7777
 }
@@ -308,7 +348,7 @@ fn cve_2021_41091_directories_that_others_could_write_in_are_closed_or_refused()
     let mut lab = Lab::new();
     let dirs =
         [lab.daemon.dirs().path("state"), lab.daemon.dirs().run(), lab.daemon.dirs().bpffs().to_owned()];
-    lab.daemon.end(nix::sys::signal::Signal::SIGTERM);
+    lab.daemon.end(Signal::SIGTERM);
     for dir in &dirs {
         fs::set_permissions(dir, Permissions::from_mode(0o777)).expect("open a directory");
     }
@@ -316,7 +356,7 @@ fn cve_2021_41091_directories_that_others_could_write_in_are_closed_or_refused()
     for dir in &dirs {
         assert_eq!(mode(dir) & 0o022, 0, "{}", dir.display());
     }
-    lab.daemon.end(nix::sys::signal::Signal::SIGTERM);
+    lab.daemon.end(Signal::SIGTERM);
     for dir in &dirs {
         chown(dir, Some(NOBODY), None).expect("give a directory away");
         let mut command = Command::new(binary());

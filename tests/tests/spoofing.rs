@@ -70,6 +70,62 @@ fn t69_a_foreign_source_never_leaves_the_sandbox() {
 }
 
 #[test]
+fn t69_with_anti_spoofing_off_a_strangers_address_leaves_as_it_is_and_the_hosts_and_other_networks_do_not() {
+    let lab = Lab::new();
+    for key in ["all", "default", "eth0"] {
+        lab.h.sysctl(&format!("net/ipv4/conf/{key}/rp_filter"), "0"); // the kernel's own check, as under Docker
+    }
+    let off = ["-o", "netd.anti_spoofing=false"];
+    let (net, other) = (lab.network("netA", 20, &off), lab.network("netB", 21, &[]));
+    let (a1, a2) = (lab.sandbox("a1", net, 2, &[]), lab.sandbox("a2", net, 3, &[]));
+    let (b1, b2) = (lab.sandbox("b1", other, 2, &[]), lab.sandbox("b2", other, 3, &[]));
+    let (wire, victim, remote) = (a1.capture(), a2.capture(), Capture::start(&lab.r, "eth0"));
+    let to_gateway = Frame { src: mac(&a1), dst: a1.mac_of(net.gateway(Family::V4)) };
+    let by_bridge = Frame { src: [2, 0, 0, 0, 0, 99], dst: mac(&a2) };
+    let limit = Duration::from_secs(30);
+    for family in Family::BOTH {
+        let stranger: IpAddr =
+            if family == Family::V4 { "1.2.3.4" } else { "2001:db8::1" }.parse().expect("an address");
+        let to = at(R.ip(family), 9);
+        remote.take();
+        wire.send(&to_gateway.udp(at(stranger, 5000), to, b"as it is"));
+        let seen = remote.wait("a stranger's datagram", limit, |p| p.is_to(Proto::Udp, 9));
+        assert_eq!((seen.src, seen.sport), (Some(stranger), Some(5000)), "no rule masquerades it");
+        // Its network's own addresses are masqueraded, whoever uses them.
+        wire.send(&to_gateway.udp(at(net.ip(family, 77), 5000), to, b"a neighbour's"));
+        let seen = remote.wait("a neighbour's datagram", limit, |p| p.is_to(Proto::Udp, 9));
+        assert_eq!(seen.src, Some(H.ip(family)));
+        victim.take();
+        wire.send(&by_bridge.udp(at(stranger, 5000), at(a2.ip(family), 9), b"to a neighbour"));
+        victim.wait("a stranger's at a neighbour", limit, |p| p.is_to(Proto::Udp, 9));
+        // What is somebody's stays his, and other networks stay closed.
+        for source in [H.ip(family), net.gateway(family), b1.ip(family), family.loopback()] {
+            denied(&lab, &lab.r, &["SPOOF_IP"], || {
+                wire.send(&to_gateway.udp(at(source, 5000), to, b"not yours"));
+            });
+        }
+        denied(&lab, &b1, &["ISOLATION"], || {
+            wire.send(&to_gateway.udp(at(stranger, 5000), at(b1.ip(family), 9), b"let me in"));
+        });
+    }
+    let (IpAddr::V4(gateway), Some(target)) = (net.gateway(Family::V4), a2.v4) else { panic!("IPv4") };
+    let arp = Frame { src: mac(&a1), dst: mac(&a2) }.arp(ArpOperation::REPLY, gateway, target);
+    victim.take();
+    wire.send(&arp);
+    victim.wait("an ARP reply in the gateway's name", limit, |p| p.ethertype == 0x0806 && !p.outgoing);
+    denied(&lab, &a2, &["ROGUE_CONTROL"], || {
+        wire.send(&by_bridge.udp(at(a1.ip(Family::V4), 67), at(a2.ip(Family::V4), 68), b"a lease"));
+    });
+    // A network that has not switched it off is as it was.
+    let (wire, to_b2) = (b1.capture(), Frame { src: mac(&b1), dst: mac(&b2) });
+    for (frame, reason) in [(to_b2, "SPOOF_IP"), (Frame { src: by_bridge.src, ..to_b2 }, "SPOOF_MAC")] {
+        denied(&lab, &b2, &[reason], || {
+            wire.send(&frame.udp(at(Ipv4Addr::new(1, 2, 3, 4), 5000), at(b2.ip(Family::V4), 9), b"x"));
+        });
+    }
+}
+
+#[test]
 fn t69_a_foreign_source_never_reaches_a_neighbour() {
     let w = world();
     let (wire, frame, victim) = (w.a1.capture(), w.to_neighbour(), w.a2.capture());

@@ -134,6 +134,31 @@ fn what_nobody_remembers_is_left_alone() {
 }
 
 #[test]
+fn a_default_network_that_nobody_remembers_keeps_nobody_from_serving_the_rest() {
+    let mut w = World::new();
+    let id = w.lab.netd(&["network", "inspect", "bridge", "--format", "{{.Id}}"]).ok().trim().to_owned();
+    w.lab.daemon.end(Signal::SIGKILL);
+    let all = [files(&w.state()), files(&w.lab.daemon.dirs().run().join("state"))].concat();
+    let its: Vec<_> = all.iter().filter(|path| path.to_string_lossy().contains(&id)).collect();
+    assert!(its.len() >= 2, "its file and the copy: {all:?}");
+    for path in its {
+        fs::write(path, "garbage").expect("writes");
+    }
+    for when in ["without any record of the network", "at the next start"] {
+        w.lab.daemon.restart();
+        w.traffic_goes_on(when);
+        for family in Family::BOTH {
+            assert_eq!(w.lab.r.reach(Proto::Tcp, at(H.ip(family), 8080)).server, "a1", "{when}");
+        }
+        w.lab.netd(&["network", "inspect", "bridge"]).refused(3);
+        let status = w.lab.netd(&["status", "--format", "json"]).json();
+        assert!(status["State"].as_str().is_some_and(|state| state.starts_with("degraded")), "{status}");
+        w.lab.daemon.end(Signal::SIGTERM);
+    }
+    w.lab.daemon.restart();
+}
+
+#[test]
 fn with_the_state_and_its_copies_gone_the_host_still_gets_its_reserved_ports_back() {
     let reserved = "net/ipv4/ip_local_reserved_ports";
     let topology = Topology::new();

@@ -1,5 +1,7 @@
 //! Rung: namespaces. What netd makes it also removes: sandboxes, networks, and the whole instance.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use aya::programs::tc::{SchedClassifier, TcAttachType};
 use netd_tests::{Family, H, Lab, Ns, Options, Outcome, Proto, R, Server, Topology, at};
 use nix::sys::signal::Signal;
@@ -38,6 +40,29 @@ fn a_removed_sandbox_leaves_nothing() {
     }
     assert_eq!(lab.r.attempt(Proto::Tcp, at(H.v4, 8080)), Outcome::Refused);
     assert_eq!(lab.flows(&[]), Vec::<serde_json::Value>::new());
+}
+
+#[test]
+fn a_sandbox_whose_removal_cannot_be_stored_keeps_its_namespace_and_all_in_it() {
+    let mut lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80"]).serving(&[80]);
+    let path = lab.inspect("a1")["NetNS"].as_str().expect("a path").to_owned();
+    let inode = || std::fs::metadata(&path).expect("the namespace's name").ino();
+    let before = inode();
+    lab.daemon.end(Signal::SIGTERM);
+    lab.daemon.restart_with(&[("NETD_FAILPOINTS", "commit.before=return:EIO")]);
+    lab.netd(&["sandbox", "rm", "-f", "a1"]).refused(1);
+    assert_eq!(inode(), before, "another namespace has the name");
+    for family in Family::BOTH {
+        assert_eq!(lab.r.reach(Proto::Tcp, at(H.ip(family), 8080)).server, "a1");
+    }
+    lab.daemon.end(Signal::SIGTERM);
+    lab.daemon.restart();
+    // The control: what can be stored is done.
+    drop(a1);
+    lab.netd(&["sandbox", "rm", "-f", "a1"]).ok();
+    assert!(!std::path::Path::new(&path).exists(), "{path}");
 }
 
 #[test]
@@ -114,6 +139,17 @@ fn down_twice_is_no_error_and_the_instance_can_start_again() {
     let net = lab.network("netA", 20, &[]);
     let a1 = lab.sandbox("a1", net, 2, &[]);
     a1.ping(R.v4);
+}
+
+#[test]
+fn down_returns_when_the_run_directory_has_gone_too() {
+    let mut lab = Lab::new();
+    lab.daemon.end(Signal::SIGTERM);
+    lab.daemon.restart_with(&[("NETD_FAILPOINTS", "erase.last=sleep:500")]);
+    let run = lab.daemon.dirs().path("run");
+    assert!(run.exists(), "where the daemon's socket is");
+    lab.netd(&["down"]).ok();
+    assert!(!run.exists(), "whoever ends the daemon now leaves it behind");
 }
 
 #[test]

@@ -50,18 +50,27 @@ pub fn admit<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), Drop
     };
     let place = Place { ifindex: payer, number: env.next_place(payer) & places };
     let usage = env.usage(payer);
-    clear::<F, E>(env, config, &place, usage > quota / 2);
+    let holder = env.pending(&place);
+    if let Some(holder) = &holder {
+        // A copy: another CPU may give the place away meanwhile.
+        clear::<F, E>(env, config, &Pending { ..**holder }, usage > quota / 2);
+    }
     if env.usage(payer) >= quota {
         return Err(DropReason::OverQuota); // the place keeps its holder, which the next look at it may find dead
     }
-    env.set_pending(&place, &Pending { original: opening.original, generation: draft.generation });
+    let next = Pending { original: opening.original, generation: draft.generation };
+    match holder {
+        // In place: an LRU map would insert a new entry beside the old one and then remove that. Where it is evicted at this very moment,
+        // another place names this flow, which is then looked at there.
+        Some(mut holder) => *holder = next,
+        None => env.set_pending(&place, &next),
+    }
     Ok(())
 }
 
 /// Forgets the flow that holds a place, if it is dead, or came from outside and is unconfirmed, or is over where room is `short`.
 #[inline(always)]
-fn clear<F: Ip, E: Env<F>>(env: &E, config: &Config, place: &Place, short: bool) {
-    let Some(holder) = env.pending(place) else { return };
+fn clear<F: Ip, E: Env<F>>(env: &E, config: &Config, holder: &Pending<F::Addr>, short: bool) {
     let key = &holder.original;
     let found = env.flow(key).map(|flow| (key.counterpart(&flow), Half::of(key, &flow)));
     let Some((other, mine)) = found.filter(|(_, mine)| mine.generation == holder.generation) else { return };

@@ -6,6 +6,8 @@
 mod admission;
 pub mod fragment;
 mod half;
+pub mod input;
+mod linked;
 pub mod own;
 mod reset;
 mod rule;
@@ -14,6 +16,7 @@ pub mod way;
 
 pub use admission::{admit, may_answer, payer};
 pub use half::{Half, elapsed};
+pub use linked::is_linked;
 pub use reset::judge as judge_reset;
 pub use tcp::{State, seen};
 
@@ -187,6 +190,12 @@ pub struct Opening<A> {
 }
 
 impl<A: Address> Opening<A> {
+    /// Whether what it came by can be withdrawn: of a flow to the outside [`examine`] has nothing to ask.
+    #[inline(always)]
+    pub const fn can_be_lost(&self) -> bool {
+        matches!(self.target, Target::Sandbox(_))
+    }
+
     /// Makes it a flow to the sandbox that its first packet addresses, behind this veth, across a router.
     #[inline(always)]
     pub fn addressed(&mut self, original: Tuple<A>, ifindex: IfIndex) {
@@ -204,7 +213,7 @@ impl<A: Address> Opening<A> {
 /// Both entries have epoch 0, so that the first packet of each direction asks for its route.
 ///
 /// # Errors
-/// `NatExhausted` or `NatConflict` when no reply tuple is free, `TableFull` when there is no room.
+/// `NatExhausted` or `NatConflict` when no reply tuple is free, `NoRoute` when it is to show an address that there is not, `TableFull` when there is no room.
 #[inline(always)]
 pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropReason> {
     let opening = &draft.opening;
@@ -244,7 +253,13 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
         Source::Masquerade(addr) => (addr, false),
     };
     let candidates = Candidates::of(config, original);
-    let kept = if may_keep { env.reserve(draft, false) } else { Err(DropReason::NatConflict) };
+    let kept = if may_keep {
+        env.reserve(draft, false)
+    } else if masquerade_as == F::Addr::UNSPECIFIED {
+        return Err(DropReason::NoRoute); // nobody has an address to lend, as on a network without a gateway
+    } else {
+        Err(DropReason::NatConflict)
+    };
     let mut masqueraded = 0;
     match kept {
         Err(DropReason::NatConflict) if masquerade_as != F::Addr::UNSPECIFIED => {
@@ -340,11 +355,11 @@ fn forget<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, other: Option<&Tuple<
 /// sandbox has gone, or the port that let it in is closed now or leads elsewhere.
 #[inline(always)]
 pub fn examine<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>) -> bool {
-    let Some((other, half)) = env.flow(key).map(|flow| (key.counterpart(&flow), Half::of(key, &flow))) else {
-        return false;
-    };
+    let found =
+        env.flow(key).map(|flow| (key.counterpart(&flow), Half::of(key, &flow), (flow.flags, flow.epoch)));
+    let Some((other, half, state)) = found else { return false };
     let (_, known) = half.partner_or_silence(env.flow(&other).map(|flow| Half::of(&other, &flow)));
-    if known && !is_lost(env, key) {
+    if known && !is_lost(env, key, &other, state) {
         return true;
     }
     forget(env, key, known.then_some(&other));
@@ -372,6 +387,9 @@ pub fn belongs<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, key: &Tuple<F::A
         let closed = matches!(state, State::Closed | State::Reset);
         // An expired one that nobody has collected is over as well.
         if closed || half.idle_with(reply, now) > state.timeout(TCP, &config.timeouts) {
+            if input::concerns(env, config, key) && !input::is_accepted(env, key) {
+                return false; // the host's rules are to judge it first
+            }
             reopen(env, key, &other, now);
         }
         return true;
@@ -396,29 +414,29 @@ pub fn belongs<F: Ip, E: Env<F>>(env: &E, headers: &Headers<F>, key: &Tuple<F::A
 #[inline(always)]
 pub fn refresh<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, bridge: IfIndex) -> Result<bool, DropReason> {
     let config = env.config().ok_or(DropReason::EndpointDown)?;
-    let (flags, out) = match env.flow(key) {
-        Some(flow) => (flow.flags, flow.out),
-        None => return Ok(false),
-    };
-    if flags & flow_flags::TO_SANDBOX != 0 {
-        let endpoint = env.endpoint(out).ok_or(DropReason::EndpointDown)?;
+    let Some(mut flow) = env.flow(key) else { return Ok(false) };
+    if flow.flags & flow_flags::TO_SANDBOX == 0 && flow.out != LOOPBACK_ZONE {
+        let asks = Tuple { dst: flow.dst, dport: flow.dport, ..*key };
+        let before = Way { flags: flow.flags, out: flow.out, shown: flow.src };
+        drop(flow);
+        return leave(env, config, key, bridge, asks, before);
+    }
+    if flow.flags & flow_flags::TO_SANDBOX != 0 {
+        let endpoint = env.endpoint(flow.out).ok_or(DropReason::EndpointDown)?;
         let network = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
-        let (dmac, smac) = (endpoint.mac, network.mac);
-        if let Some(mut flow) = env.flow(key) {
-            (flow.dmac, flow.smac) = (dmac, smac);
-            rewrite::prepare(key, &mut flow);
-            flow.epoch = config.epoch;
-        }
-        return Ok(true);
+        (flow.dmac, flow.smac) = (endpoint.mac, network.mac);
     }
-    if out == LOOPBACK_ZONE {
-        if let Some(mut flow) = env.flow(key) {
-            rewrite::prepare(key, &mut flow);
-            flow.epoch = config.epoch;
-        }
-        return Ok(true);
-    }
-    leave(env, config, key, bridge, (flags, out))
+    rewrite::prepare(key, &mut flow);
+    flow.epoch = config.epoch;
+    Ok(true)
+}
+
+/// What a flow's entry says of its way out, before the way is found anew.
+struct Way<A> {
+    flags: u16,
+    out: IfIndex,
+    /// The source it shows.
+    shown: A,
 }
 
 /// Finds the way out of a flow that leaves by an uplink. False: it is to be forgotten, since its source belongs to another way.
@@ -428,14 +446,10 @@ fn leave<F: Ip, E: Env<F>>(
     config: &Config,
     key: &Tuple<F::Addr>,
     bridge: IfIndex,
-    (flags, before): (u16, IfIndex),
+    mut asks: Tuple<F::Addr>,
+    Way { flags, out: before, shown }: Way<F::Addr>,
 ) -> Result<bool, DropReason> {
     let original = flags & flow_flags::ORIGINAL != 0;
-    let mut asks = *key;
-    let Some(flow) = env.flow(key) else { return Ok(false) };
-    (asks.dst, asks.dport) = (flow.dst, flow.dport);
-    let shown = flow.src;
-    drop(flow);
     if !original {
         // The host's own address answers, and rules choose by it, as for a server on the host itself.
         asks.src = shown;
@@ -471,12 +485,16 @@ fn leave<F: Ip, E: Env<F>>(
 /// ends flows after it has withdrawn a port, did not see this one. Later a connection goes on without its port, as under Docker; datagrams
 /// do not, since a client that keeps sending would hold the old way open for ever.
 #[inline(always)]
-fn is_lost<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>) -> bool {
-    let found = env.flow(key).map(|flow| (flow.flags, flow.epoch, flow.out, flow.dst, flow.dport));
-    let Some((flags, epoch, out, dst, port)) = found else { return true };
+fn is_lost<F: Ip, E: Env<F>>(
+    env: &E,
+    key: &Tuple<F::Addr>,
+    other: &Tuple<F::Addr>,
+    (flags, epoch): (u16, u32),
+) -> bool {
     if flags & flow_flags::TO_SANDBOX == 0 {
         return false;
     }
+    let (out, dst, port) = (other.zone, other.src, other.sport);
     if env.endpoint(out).is_none_or(|endpoint| endpoint.flags & endpoint_flags::ACTIVE == 0) {
         return true;
     }
@@ -485,7 +503,7 @@ fn is_lost<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>) -> bool {
     }
     if flags & flow_flags::LINKED != 0 {
         let link = LinkKey { src: key.src, dst: key.dst, port: key.dport, proto: key.proto, pad: 0 };
-        return !env.linked(&link);
+        return !is_linked(env, link);
     }
     if key.dst == dst {
         let open = PublishKey { addr: key.dst, port: key.dport, proto: key.proto, pad: 0 };

@@ -7,7 +7,7 @@ use crate::{
     family::{Address, Ip, V4},
     maps::{Endpoint, Publish, endpoint_flags, flow_flags},
     net::{Be16, IfIndex, UPLINK_ZONE},
-    policy::{self, Access, Neighbour, has},
+    policy::{self, Access, CameBy, Neighbour, has},
     verdict::{DropReason, Verdict},
     wire::{Fragment, Headers, L4, ethernet, l4, reset},
 };
@@ -93,7 +93,7 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     let endpoint = active(env.endpoint(ifindex))?;
     let config = env.config().ok_or(DropReason::EndpointDown)?;
     policy::check_mac(packet, endpoint)?;
-    policy::check_source(endpoint, headers)?;
+    policy::check_source(env, endpoint, headers)?;
     policy::check_control(env, packet, endpoint, headers)?;
     if policy::is_neighbour_discovery(headers) {
         let known = policy::discovered(env, packet, endpoint, headers);
@@ -128,6 +128,9 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     }
     if F::may_be_ours(config, &headers.dst) && env.subnet(&headers.dst).is_some() {
         return to_other_network(env, packet, endpoint, headers, opening);
+    }
+    if policy::is_foreign::<F>(endpoint, &headers.src) {
+        return Ok(Some(Verdict::Pass));
     }
     if !may_open(headers) {
         return stray(packet, headers);
@@ -202,7 +205,7 @@ fn to_neighbour<F: Ip, E: Env<F>>(
     opening: &mut Opening<F::Addr>,
 ) -> Decided {
     match policy::neighbour(env, endpoint, headers)? {
-        Neighbour::Bridge => Ok(Some(Verdict::Pass)),
+        Neighbour::Direct(0) => Ok(Some(Verdict::Pass)),
         Neighbour::Direct(target) => Ok(Some(Verdict::ToSandbox(target))),
         Neighbour::Linked(target) if may_open(headers) => {
             opening.addressed(headers.tuple(ifindex), target);
@@ -224,7 +227,8 @@ fn to_other_network<F: Ip, P: Packet, E: Env<F>>(
 ) -> Decided {
     let owner = env.owner(&headers.dst).ok_or(DropReason::Isolation)?;
     let home = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
-    let by = match policy::direct(env, packet, headers, (owner.flags, owner.network), home.bridge) {
+    let from = CameBy { device: home.bridge, outside: false };
+    let by = match policy::direct(env, packet, headers, (owner.flags, owner.network), from) {
         Ok(access @ (Access::Granted | Access::Opened)) => access.by(),
         Ok(Access::IfMarked) => return Err(DropReason::Unpublished), // redirected, not routed: nobody could mark it
         Err(DropReason::DirectAccess) => return Err(DropReason::Isolation),
@@ -267,10 +271,15 @@ fn to_published<F: Ip, E: Env<F>>(
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
     let gateway = super::gateway_of::<F>(publish, target);
     // Itself: its own address as source would be a martian. Another network: as Docker has it, whose rule masquerades what leaves by another
-    // bridge, if anything. IPv4 cannot show an IPv6 address. And a link-local client means another sandbox on another link (T41).
-    let unfit = publish.backend.is_mapped() || headers.src.is_link_local();
-    let leaves = !same_network && has(endpoint.flags, F::MASQUERADE);
-    opening.source = if publish.ifindex == ifindex || leaves || unfit {
+    // bridge, if anything. IPv4 cannot show an IPv6 address. A link-local client means another sandbox on another link (T41). And an internal
+    // network knows no way to a client on another one.
+    let foreign = !same_network && has(target.flags, endpoint_flags::INTERNAL);
+    let unfit = publish.backend.is_mapped() || headers.src.is_link_local() || foreign;
+    let leaves = !same_network
+        && has(endpoint.flags, F::MASQUERADE)
+        && !has(target.flags, endpoint_flags::SEEN_AS_CLIENT);
+    let hidden = leaves || has(target.flags, endpoint_flags::SEEN_AS_GATEWAY);
+    opening.source = if publish.ifindex == ifindex || hidden || unfit {
         Source::Masquerade(gateway)
     } else {
         Source::KeepOr(gateway)

@@ -3,12 +3,12 @@
 
 use super::{Decided, Decision, from_endpoint::may_open, interests, published};
 use crate::{
-    conntrack::{self, Moment, Opening, Source, Target},
+    conntrack::{self, Moment, Opening, Source, Target, input},
     env::{Env, Packet},
     family::{Address, Ip},
     maps::{Config, Owner, PublishKey, endpoint_flags},
     net::UPLINK_ZONE,
-    policy::{self, Access, has},
+    policy::{self, Access, CameBy, has},
     verdict::{DropReason, Verdict},
     wire::{Fragment, Headers},
 };
@@ -80,7 +80,13 @@ pub fn from_uplink_decide<F: Ip, P: Packet, E: Env<F>>(
     let Some(publish) = published(env, headers).filter(|_| env.is_local(&headers.dst)) else {
         return Ok(Some(Verdict::Pass));
     };
+    policy::check_way(env, publish.via, packet.ifindex())?;
     policy::check_allowed(env, publish.allow, &headers.src)?;
+    if input::is_asked(config)
+        && let Some(verdict) = input::ask(env, packet, headers, config)?
+    {
+        return Ok(Some(verdict));
+    }
     let target = env.network(publish.network).ok_or(DropReason::EndpointDown)?;
     opening.by = 0;
     opening.original = headers.tuple(UPLINK_ZONE);
@@ -110,7 +116,8 @@ fn to_sandbox<F: Ip, P: Packet, E: Env<F>>(
     if shows && policy::is_neighbour_discovery(headers) && headers.ttl == LINK_LOCAL_TTL {
         return Ok(Some(Verdict::Pass)); // asks whether the address is still here: the host may answer for it (walk 13)
     }
-    let access = policy::direct(env, packet, headers, (owner.flags, owner.network), packet.ifindex())?;
+    let from = CameBy { device: packet.ifindex(), outside: true };
+    let access = policy::direct(env, packet, headers, (owner.flags, owner.network), from)?;
     let config = env.config().ok_or(DropReason::EndpointDown)?;
     if !may_be_remote(env, config, &headers.src) {
         return Err(DropReason::DirectAccess);

@@ -9,6 +9,7 @@ mod from_endpoint;
 mod from_loopback;
 mod from_netkit;
 mod from_uplink;
+mod input;
 mod stack;
 mod to_endpoint;
 mod to_uplink;
@@ -27,6 +28,7 @@ pub use from_endpoint::{answers_ipv6, from_endpoint_decide, from_endpoint_fast, 
 pub use from_loopback::{dials_published, from_loopback_decide};
 pub use from_netkit::{check_type, from_netkit};
 pub use from_uplink::{concerns_us, from_uplink_decide, from_uplink_fast};
+pub use input::{answers_asked, may_answer_asked};
 pub use stack::{hand_over, may_answer_handed, may_be_own, own, recall_handed, take_back};
 pub use to_endpoint::{to_endpoint, to_endpoint_decide, to_endpoint_frame};
 pub use to_uplink::{to_uplink, to_uplink_fast};
@@ -218,7 +220,7 @@ pub fn slow<F: Ip, P: Packet, E: Env<F>>(
     sane::check(packet, &draft.headers)?;
     conntrack::admit(env, &mut draft)?;
     conntrack::open(env, &mut draft)?;
-    if !conntrack::examine(env, &draft.headers.tuple(zone)) {
+    if draft.opening.can_be_lost() && !conntrack::examine(env, &draft.headers.tuple(zone)) {
         return Err(DropReason::CtInvalid); // what it came by has just gone
     }
     match settle(env, packet, &draft.headers, zone)?.ok_or(DropReason::CtInvalid)? {

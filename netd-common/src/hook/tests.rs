@@ -142,6 +142,7 @@ pub(super) const TCP_SYN: Kind = Kind::Tcp(SYN);
 mod direct; // behind the macro that they use
 mod empty;
 mod hosts;
+mod input;
 mod netkit;
 mod own;
 
@@ -197,8 +198,10 @@ both_families! {
         F::tables_mut(&mut fake).sockets.push(socket);
         let out = leave::<F>(&fake, ifindex::A1, &wire::<F>(Party::A1, 40_000, Party::Remote, 80, TCP_SYN));
         assert_eq!(u16::from(out.headers().sport), 10_002);
+        assert!(matches!(fake.tries.borrow()[..], [1..=64]), "the one of three ports that is free: {:?}", fake.tries);
         let next = leave::<F>(&fake, ifindex::A1, &wire::<F>(Party::A1, 40_001, Party::Remote, 80, TCP_SYN));
         assert_eq!(next.decision, Err(DropReason::NatExhausted));
+        assert_eq!(fake.tries.borrow().len(), 1, "a flow without a port counts as dropped alone");
     }
 
     fn a_full_table_drops_new_flows_and_keeps_the_rest<F>() {

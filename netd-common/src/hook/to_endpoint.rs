@@ -7,7 +7,7 @@ use crate::{
     family::{Address, Ip},
     maps::{Endpoint, Tuple, endpoint_flags},
     net::{Be16, UPLINK_ZONE},
-    policy::{self, Access, has},
+    policy::{self, Access, CameBy, has},
     verdict::{DropReason, Verdict},
     wire::{Headers, ethernet},
 };
@@ -59,7 +59,7 @@ pub fn to_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if let Some(neighbour) = neighbour(env.endpoint(from)) {
         // Its own program has seen to that, unless somebody took it away.
         policy::check_mac(packet, neighbour)?;
-        policy::check_source(neighbour, headers)?;
+        policy::check_source(env, neighbour, headers)?;
         policy::check_control(env, packet, neighbour, headers)?;
         return if neighbour.network != endpoint.network {
             Err(DropReason::Isolation)
@@ -123,6 +123,7 @@ fn admit<F: Ip, P: Packet, E: Env<F>>(
     endpoint: &Endpoint,
     from: u32,
 ) -> Result<Access, DropReason> {
+    let from = CameBy { device: from, outside: true }; // sandboxes of other networks are refused below
     let access = policy::direct(env, packet, headers, (endpoint.flags, endpoint.network), from);
     if access != Err(DropReason::Internal) && env.subnet(&headers.src).is_some() {
         return Err(DropReason::Isolation); // another network's sandbox: `from_endpoint` carries what it may send

@@ -1,7 +1,10 @@
 //! Chooses the port that a masqueraded flow shows to the outside.
 //!
 //! One internal address and port gets the same external port towards every destination where that is free (RFC 4787 §4.1 endpoint-independent
-//! mapping), which a keyed hash gives without state. The ranges are disjoint from the host's own ports, so no host socket autobinds there.
+//! mapping), which needs no state: each internal address has a first port by a keyed hash, and its own ports follow from there in their order. So
+//! ports of one client do not meet. Where two of them did, the second would now and then get a port whose last connection the server still has in
+//! TIME-WAIT, with another's timestamps and sequence numbers, and its opening would wait for a second; the same client's own it takes at once
+//! (RFC 6191). The ranges are disjoint from the host's own ports, so no host socket autobinds there.
 
 use crate::{
     env::{Draft, Env},
@@ -36,13 +39,14 @@ impl Candidates {
     /// Returns the candidates for a flow by its original tuple.
     #[inline(always)]
     pub fn of<A: Address>(config: &Config, original: &Tuple<A>) -> Self {
-        let words = original.src.mix() ^ (u32::from(original.sport.raw()) << 16 | u32::from(original.proto));
-        let hash = scramble(words ^ config.secret);
+        let hash = scramble(original.src.mix() ^ u32::from(original.proto) ^ config.secret);
         let echo = matches!(original.proto, 1 | 58);
         let ported = l4::has_ports(original.proto);
         let port = u16::from(original.sport);
         let keeps = original.proto == l4::SCTP || (!echo && port != 0 && port < PRIVILEGED);
-        Self { start: scale(hash, config.port_count), ported, echo, keeps }
+        // An odd number of them: Linux gives its connections every second port, and twice around they fall between the first ones.
+        let ring = config.port_count.wrapping_sub(1) | 1;
+        Self { start: (scale(hash, ring) + u32::from(port)) % ring, ported, echo, keeps }
     }
 
     /// Returns the position of the given try.
@@ -105,7 +109,10 @@ pub fn reserve<F: Ip, E: Env<F>>(
     if candidates.keeps {
         match keep(env, draft) {
             Err(DropReason::NatConflict) => {}
-            done => return done,
+            done => {
+                count(env, done, 1);
+                return done;
+            }
         }
     }
     for attempt in 0..TRIES {
@@ -113,10 +120,21 @@ pub fn reserve<F: Ip, E: Env<F>>(
         draft.reply.dport = Be16::from(port);
         match env.reserve(draft, !candidates.echo) {
             Err(DropReason::NatConflict) => {}
-            done => return done,
+            done => {
+                count(env, done, attempt + 1 + u32::from(candidates.keeps));
+                return done;
+            }
         }
     }
     Err(DropReason::NatExhausted)
+}
+
+/// Counts how many ports were tried, if the last one was free.
+#[inline(always)]
+fn count<F: Ip, E: Env<F>>(env: &E, done: Result<(), DropReason>, tries: u32) {
+    if done.is_ok() {
+        env.count_tries(tries);
+    }
 }
 
 /// Whether masqueraded flows may have a port: it is neither published nor excluded.
@@ -144,8 +162,14 @@ fn keep<F: Ip, E: Env<F>>(env: &E, draft: &Draft<F>) -> Result<(), DropReason> {
 
 #[cfg(test)]
 mod tests {
+    use core::net::{Ipv4Addr, Ipv6Addr};
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::maps::PortRange;
+    use crate::{
+        maps::PortRange,
+        net::{Addr4, Addr6},
+    };
 
     fn config(ranges: &[(u16, u16)]) -> Config {
         let mut config = Config::default();
@@ -162,6 +186,44 @@ mod tests {
         let ports: std::vec::Vec<u16> =
             (0..config.port_count).map(|position| port_at(&config, position)).collect();
         assert_eq!(ports, [10_000, 10_001, 10_002, 10_003, 61_000, 61_001]);
+    }
+
+    #[test]
+    fn ports_of_one_client_do_not_meet() {
+        fn starts<A: Address>(config: &Config, src: A, ports: impl Iterator<Item = u16>) -> BTreeSet<u32> {
+            let of = |port| Tuple { src, sport: Be16::from(port), proto: l4::TCP, ..Tuple::default() };
+            ports.map(|port| Candidates::of(config, &of(port)).start).collect()
+        }
+        for secret in 0..64 {
+            let config = Config { secret, ..config(&[(10_000, 32_767), (61_000, 65_535)]) };
+            // As many in a row as there are ports; and every second one of Linux's ephemeral ports, as connect(2) takes them.
+            let (row, even) = (|| 32_768..32_768 + 27_303, || (32_768..=60_999).step_by(2));
+            let (v4, v6) =
+                (Addr4::from(Ipv4Addr::new(172, 20, 0, 2)), Addr6::from(Ipv6Addr::from([0xfd; 16])));
+            assert_eq!(
+                (starts(&config, v4, row()).len(), starts(&config, v4, even()).len()),
+                (27_303, 14_116)
+            );
+            assert_eq!(
+                (starts(&config, v6, row()).len(), starts(&config, v6, even()).len()),
+                (27_303, 14_116)
+            );
+        }
+    }
+
+    #[test]
+    fn clients_begin_in_different_places() {
+        let config = config(&[(10_000, 32_767), (61_000, 65_535)]);
+        let start = |host: u8| {
+            let original = Tuple {
+                src: Addr4::from(Ipv4Addr::new(172, 20, 0, host)),
+                proto: l4::TCP,
+                ..Tuple::default()
+            };
+            Candidates::of(&config, &original).start
+        };
+        let places: BTreeSet<u32> = (0..=255).map(start).collect();
+        assert!(places.len() > 240, "{} places for 256 clients", places.len());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sandboxes addressed directly, by their own address and from beyond their network: what Docker's gateway modes, trusted interfaces and
 //! accepted marks allow (Docker semantics B6 to B10, A12, A13).
 
-use super::{check_allowed, has};
+use super::{check_allowed, check_way, has};
 use crate::{
     env::{Env, Packet},
     family::{Address, Ip},
@@ -29,8 +29,16 @@ impl Access {
     }
 }
 
-/// Decides about a packet for a sandbox's own address that belongs to no flow. `flags` and `network` are the sandbox's, `ingress` is the device by
-/// which the packet came to the host.
+/// Where a packet for a sandbox's own address comes from: the device by which it came to the host.
+#[derive(Clone, Copy, Debug)]
+pub struct CameBy {
+    /// The device; the bridge for a sandbox of another network.
+    pub device: IfIndex,
+    /// Whether that is a way from outside, to which lists of interfaces apply.
+    pub outside: bool,
+}
+
+/// Decides about a packet for a sandbox's own address that belongs to no flow. `flags` and `network` are the sandbox's.
 ///
 /// # Errors
 /// `Internal`, `DirectAccess` where nothing may be addressed directly, `Unpublished` where only this port may not.
@@ -40,7 +48,7 @@ pub fn direct<F: Ip, P: Packet, E: Env<F>>(
     packet: &P,
     headers: &Headers<F>,
     (flags, network): (u32, u16),
-    ingress: IfIndex,
+    from: CameBy,
 ) -> Result<Access, DropReason> {
     if has(flags, endpoint_flags::INTERNAL) {
         return Err(DropReason::Internal);
@@ -53,7 +61,7 @@ pub fn direct<F: Ip, P: Packet, E: Env<F>>(
     }
     let config = env.config().ok_or(DropReason::DirectAccess)?;
     let routed = has(flags, F::ROUTED);
-    let trusted = || has(flags, endpoint_flags::TRUSTS) && env.trusts(network, ingress);
+    let trusted = || has(flags, endpoint_flags::TRUSTS) && env.trusts(network, from.device);
     if !routed && !has(config.features, features::DIRECT_ROUTING) && !trusted() {
         return Err(DropReason::DirectAccess);
     }
@@ -64,6 +72,9 @@ pub fn direct<F: Ip, P: Packet, E: Env<F>>(
     if matches!(headers.l4, L4::Tcp | L4::Udp | L4::Sctp)
         && let Some(open) = env.opened(&key)
     {
+        if from.outside {
+            check_way(env, open.via, from.device)?;
+        }
         return check_allowed(env, open.allow, &headers.src).map(|()| Access::Opened);
     }
     match config.accept_mask {

@@ -6,11 +6,13 @@ mod neighbours;
 mod publish;
 mod spoof;
 
-pub use direct::{Access, direct};
+pub use direct::{Access, CameBy, direct};
 pub use host::{check_host, remember};
 pub use neighbours::{Neighbour, check_other_frame, discovered, may_be_published, neighbour, same_network};
-pub use publish::check_allowed;
-pub use spoof::{check_arp, check_control, check_mac, check_source, is_neighbour_discovery, serves_dhcp};
+pub use publish::{check_allowed, check_way};
+pub use spoof::{
+    check_arp, check_control, check_mac, check_source, is_foreign, is_neighbour_discovery, serves_dhcp,
+};
 
 /// Whether an endpoint flag is set.
 #[inline(always)]

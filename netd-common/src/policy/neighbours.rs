@@ -1,14 +1,15 @@
-//! Sandboxes of one network: inter-container control, and the links that open single ports where it is off.
+//! Sandboxes of one network: inter-container control, and the links and policies that open something where it is off.
 
 use super::has;
 use crate::{
+    conntrack,
     env::{Env, Packet},
     family::{Address, Ip},
     maps::{Endpoint, LinkKey, endpoint_flags},
     net::IfIndex,
     verdict::DropReason,
     wire::{
-        Headers, L4, ethernet,
+        Headers, ethernet,
         l4::{self, ND_TARGET},
     },
 };
@@ -38,12 +39,11 @@ pub fn check_other_frame<P: Packet>(packet: &P, endpoint: &Endpoint) -> Result<(
     if closed { Err(DropReason::UnknownL3) } else { Ok(()) }
 }
 
-/// What happens to a packet for the endpoint's own network that belongs to no flow.
+/// What happens to a packet for the endpoint's own network that belongs to no flow. Each variant has a number: LLVM would copy whatever lies in the
+/// register of one without, pointers too, which the verifier refuses ("32-bit pointer arithmetic prohibited").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Neighbour {
-    /// Nobody's address, or the subnet's broadcast address: the bridge knows.
-    Bridge,
-    /// Straight to this veth; without state.
+    /// Straight to this veth; without state. 0: nobody's address, or the subnet's broadcast address, and the bridge knows.
     Direct(IfIndex),
     /// To this veth by a flow: only its answers may come back.
     Linked(IfIndex),
@@ -70,7 +70,7 @@ pub fn discovered<F: Ip, P: Packet, E: Env<F>>(
 /// Decides about a packet to the endpoint's own network (truth table T31, T61, T65 to T68).
 ///
 /// # Errors
-/// `Icc` where neighbours may not talk and no link opens the port.
+/// `Icc` where neighbours may not talk, and neither a link nor a policy opens it.
 #[inline(always)]
 pub fn neighbour<F: Ip, E: Env<F>>(
     env: &E,
@@ -79,13 +79,12 @@ pub fn neighbour<F: Ip, E: Env<F>>(
 ) -> Result<Neighbour, DropReason> {
     let owner = env.owner(&headers.dst).filter(|owner| owner.network == endpoint.network);
     if has(endpoint.flags, endpoint_flags::ICC) {
-        return Ok(owner.map_or(Neighbour::Bridge, |owner| Neighbour::Direct(owner.ifindex)));
+        return Ok(Neighbour::Direct(owner.map_or(0, |owner| owner.ifindex)));
     }
     let owner = owner.ok_or(DropReason::Icc)?;
-    let ported = matches!(headers.l4, L4::Tcp | L4::Udp | L4::Sctp);
     let key =
         LinkKey { src: headers.src, dst: headers.dst, port: headers.dport, proto: headers.proto, pad: 0 };
-    if ported && has(endpoint.flags, endpoint_flags::LINKS) && env.linked(&key) {
+    if has(endpoint.flags, endpoint_flags::LINKS) && conntrack::is_linked(env, key) {
         Ok(Neighbour::Linked(owner.ifindex))
     } else {
         Err(DropReason::Icc)

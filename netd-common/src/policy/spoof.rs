@@ -1,9 +1,13 @@
 //! Anti-spoofing: a sandbox uses its own addresses, and sends no control message that only a router may send.
+//!
+//! Where a network has it switched off (`endpoint_flags::ANY_SOURCE`), its sandboxes may use every address that is nobody's: not the host's, not one of
+//! another network. What only routers and DHCP servers say stays refused.
 
+use super::has;
 use crate::{
     env::{Env, Packet},
     family::{Address, Ip},
-    maps::Endpoint,
+    maps::{Endpoint, endpoint_flags},
     net::{Addr4, Be16, Mac},
     verdict::DropReason,
     wire::{
@@ -29,7 +33,11 @@ const DHCP6_CLIENT: u16 = 546;
 #[inline(always)]
 pub fn check_mac<P: Packet>(packet: &P, endpoint: &Endpoint) -> Result<(), DropReason> {
     let source = Mac::from(packet.load::<6>(ethernet::SOURCE)?);
-    if source == endpoint.mac { Ok(()) } else { Err(DropReason::SpoofMac) }
+    if source == endpoint.mac || has(endpoint.flags, endpoint_flags::ANY_SOURCE) {
+        Ok(())
+    } else {
+        Err(DropReason::SpoofMac)
+    }
 }
 
 /// Refuses a packet whose IP source is not the endpoint's, but for what an address configuration needs.
@@ -37,7 +45,11 @@ pub fn check_mac<P: Packet>(packet: &P, endpoint: &Endpoint) -> Result<(), DropR
 /// # Errors
 /// `SpoofIp`; `UnknownL3` when the network does not carry the family; `RemoteLoopback` for a loopback destination.
 #[inline(always)]
-pub fn check_source<F: Ip>(endpoint: &Endpoint, headers: &Headers<F>) -> Result<(), DropReason> {
+pub fn check_source<F: Ip, E: Env<F>>(
+    env: &E,
+    endpoint: &Endpoint,
+    headers: &Headers<F>,
+) -> Result<(), DropReason> {
     let own = F::addr(endpoint);
     if own == F::Addr::UNSPECIFIED {
         return Err(DropReason::UnknownL3);
@@ -52,10 +64,26 @@ pub fn check_source<F: Ip>(endpoint: &Endpoint, headers: &Headers<F>) -> Result<
     let asks_dhcp = !F::V6 && headers.l4 == L4::Udp && headers.dport == Be16::from(DHCP_SERVER);
     let joins = F::V6 && headers.dst.is_multicast();
     if headers.src == F::Addr::UNSPECIFIED && (asks_dhcp || joins) {
-        Ok(())
-    } else {
-        Err(DropReason::SpoofIp)
+        return Ok(());
     }
+    if has(endpoint.flags, endpoint_flags::ANY_SOURCE) && is_free(env, endpoint, &headers.src) {
+        return Ok(());
+    }
+    Err(DropReason::SpoofIp)
+}
+
+/// Whether an address is neither the host's nor one of another network, and may be a sender's at all.
+#[inline(always)]
+fn is_free<F: Ip, E: Env<F>>(env: &E, endpoint: &Endpoint, addr: &F::Addr) -> bool {
+    let unusable = *addr == F::Addr::UNSPECIFIED || addr.is_multicast() || addr.is_loopback();
+    !unusable && !env.is_local(addr) && env.subnet(addr).is_none_or(|slot| slot == endpoint.network)
+}
+
+/// Whether a packet that passed [`check_source`] has an address of no network here: the host's stack routes it as it is, as under Docker, whose rules
+/// masquerade a network's own addresses alone (truth table T69).
+#[inline(always)]
+pub fn is_foreign<F: Ip>(endpoint: &Endpoint, src: &F::Addr) -> bool {
+    has(endpoint.flags, endpoint_flags::ANY_SOURCE) && !F::addr(endpoint).matches(src, &F::mask(endpoint))
 }
 
 /// Refuses an ARP packet that claims an address the endpoint does not have, or probes for one (RFC 5227: sender address zero).
@@ -72,6 +100,9 @@ pub fn check_arp<P: Packet>(packet: &P, endpoint: &Endpoint) -> Result<(), DropR
     }
     if packet.load::<6>(L3)? != arp::ETHERNET_IPV4 {
         return Err(DropReason::UnknownL3);
+    }
+    if has(endpoint.flags, endpoint_flags::ANY_SOURCE) {
+        return Ok(());
     }
     if Mac::from(packet.load::<6>(L3 + arp::SENDER)?) != endpoint.mac {
         return Err(DropReason::SpoofMac);
@@ -123,6 +154,9 @@ pub fn check_control<F: Ip, P: Packet, E: Env<F>>(
         NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT => {
             let at = headers.l4_offset + l4::ND_TARGET;
             let target = F::load_address(packet, at).ok_or(DropReason::Malformed)?;
+            if has(endpoint.flags, endpoint_flags::ANY_SOURCE) {
+                return Ok(());
+            }
             if may_own(env, endpoint, &target) { Ok(()) } else { Err(DropReason::SpoofIp) }
         }
         _ => Ok(()),

@@ -1,7 +1,8 @@
 //! The CLI's end of the API: one connection to the daemon's Unix socket, one method per call.
 
 use std::{
-    io,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     str::FromStr,
     time::{Duration, Instant},
@@ -23,19 +24,27 @@ use super::{
     Filters,
     dto::{
         ConnectRequest, Container, DisconnectRequest, Drop, ErrorBody, EventMessage, ExitedRequest,
-        FlowsFlushed, NetworkCreateRequest, NetworkCreated, NetworkResource, NetworksPruned, PortMap,
-        PublishRequest, SandboxCreateRequest, SandboxCreated, StartedRequest, UnpublishRequest, Version,
+        FlowsFlushed, NetworkCreateRequest, NetworkCreated, NetworkResource, NetworksPruned,
+        PolicyCreateRequest, PolicyCreated, PolicyResource, PortMap, PublishRequest, SandboxCreateRequest,
+        SandboxCreated, Sighting, StartedRequest, UnpublishRequest, Version,
     },
 };
 use crate::{
     controller::{Code, Error, Status},
-    dataplane::FlowInfo,
+    dataplane::{Explanation, FlowInfo},
 };
 
 /// How long a daemon that was taken down may need until it has let go of its directories.
 const LET_GO: Duration = Duration::from_secs(10);
 /// How often to look whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Whether a directory is empty, and no mount point: the daemon removes it as the last of its own.
+fn is_going(dir: &Path) -> bool {
+    let device = |dir: &Path| fs::metadata(dir).map(|data| data.dev()).ok();
+    let is_empty = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    is_empty && dir.parent().and_then(device) == device(dir)
+}
 
 /// Why a call got no answer, or which answer it got.
 #[derive(Debug, thiserror::Error)]
@@ -184,6 +193,26 @@ impl Client {
         self.call(Method::POST, &sandbox_path(word, "/unpublish"), Some(request)).await
     }
 
+    /// Lists policies.
+    pub async fn policies(&self, filters: &Filters) -> Result<Vec<PolicyResource>> {
+        self.get(&with_filters("/netd/v1/policies", filters)).await
+    }
+
+    /// Shows a policy.
+    pub async fn policy(&self, word: &str) -> Result<PolicyResource> {
+        self.get(&format!("/netd/v1/policies/{}", segment(word))).await
+    }
+
+    /// Adds a policy to a network.
+    pub async fn add_policy(&self, request: &PolicyCreateRequest) -> Result<PolicyCreated> {
+        self.call(Method::POST, "/netd/v1/policies", Some(request)).await
+    }
+
+    /// Removes a policy.
+    pub async fn remove_policy(&self, word: &str) -> Result<()> {
+        self.order(Method::DELETE, &format!("/netd/v1/policies/{}", segment(word)), NOTHING).await
+    }
+
     /// Lists live flows; the query is made of (key, value).
     pub async fn flows(&self, query: &[(&str, &str)]) -> Result<Vec<FlowInfo>> {
         self.get(&with_query("/netd/v1/flows", query)).await
@@ -197,6 +226,11 @@ impl Client {
     /// Returns packets dropped, by reason.
     pub async fn drops(&self) -> Result<Vec<Drop>> {
         self.get("/netd/v1/drops").await
+    }
+
+    /// Explains a packet; the query is made of (key, value).
+    pub async fn explain(&self, query: &[(&str, &str)]) -> Result<Explanation> {
+        self.get(&with_query("/netd/v1/explain", query)).await
     }
 
     /// Returns the daemon's state.
@@ -219,19 +253,21 @@ impl Client {
     pub async fn down(&self) -> Result<()> {
         self.order(Method::POST, "/netd/v1/down", NOTHING).await?;
         let deadline = Instant::now() + LET_GO;
-        while self.socket.exists() && Instant::now() < deadline {
+        let lets_go = || self.socket.exists() || self.socket.parent().is_some_and(is_going);
+        while lets_go() && Instant::now() < deadline {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
     }
 
     /// Calls back for every event until the daemon goes or the callback says so by returning false.
-    pub async fn events(
-        &self,
-        query: &[(&str, &str)],
-        mut each: impl FnMut(EventMessage) -> bool,
-    ) -> Result<()> {
-        let response = self.send(Method::GET, &with_query("/events", query), NOTHING).await?;
+    pub async fn events(&self, query: &[(&str, &str)], each: impl FnMut(EventMessage) -> bool) -> Result<()> {
+        self.follow(&with_query("/events", query), each).await
+    }
+
+    /// Calls back for every line of an endless answer.
+    async fn follow<T: DeserializeOwned>(&self, path: &str, mut each: impl FnMut(T) -> bool) -> Result<()> {
+        let response = self.send(Method::GET, path, NOTHING).await?;
         let mut body = response.into_body();
         let mut unread = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -245,6 +281,11 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Calls back for every packet that is dropped, until the daemon goes or the callback says so by returning false.
+    pub async fn monitor(&self, filters: &Filters, each: impl FnMut(Sighting) -> bool) -> Result<()> {
+        self.follow(&with_filters("/netd/v1/monitor", filters), each).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {

@@ -65,6 +65,11 @@ impl Filters {
         self.0.is_empty()
     }
 
+    /// Returns every key with each of its values.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().flat_map(|(key, values)| values.iter().map(move |value| (key.as_str(), value.as_str())))
+    }
+
     /// Returns the filters as the query parameter.
     pub fn to_json(&self) -> String {
         let sets: BTreeMap<&String, BTreeMap<&String, bool>> = self

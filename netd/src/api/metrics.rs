@@ -9,15 +9,15 @@ use std::{
 
 use axum::{extract::State, http::header, response::IntoResponse};
 use prometheus_client::{
-    encoding::text,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    encoding::{EncodeMetric, MetricEncoder, NoLabelSet, text},
+    metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::Registry,
 };
 
 use super::{extract::Failure, router::Api};
 use crate::{
     controller::{Code, Error, Status},
-    dataplane::TableUse,
+    dataplane::{PortTries, TableUse},
 };
 
 /// The format's media type (`OpenMetrics` 1.0).
@@ -47,6 +47,13 @@ fn text(status: &Status, drops: &[(&'static str, u64)]) -> Result<String, fmt::E
     }
     let drops = drops.iter().map(|(reason, packets)| (vec![("reason", (*reason).to_owned())], *packets));
     counters(&mut all, "drops", "Packets dropped", drops);
+    let looks = [(Vec::new(), status.map_looks)].into_iter();
+    counters(
+        &mut all,
+        "map_looks",
+        "Looks whether others have written to the maps that netd alone writes",
+        looks,
+    );
     flows(&mut all, status);
     let mut text = String::new();
     text::encode(&mut text, &all)?;
@@ -78,6 +85,29 @@ fn flows(all: &mut Registry, status: &Status) {
     let refused =
         status.flows.refused.iter().map(|(reason, packets)| (vec![("reason", reason.clone())], *packets));
     counters(all, "conntrack_insert_failures", "Packets whose flow found no room", refused);
+    let help =
+        "Ports tried until a masqueraded flow had one; flows without one are conntrack_insert_failures";
+    all.register("nat_port_tries", help, Tries(status.flows.port_tries.clone()));
+}
+
+/// A histogram that the programs have counted.
+#[derive(Debug)]
+struct Tries(PortTries);
+
+impl EncodeMetric for Tries {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let Self(PortTries { flows, tries }) = self;
+        let mut classes: Vec<(f64, u64)> =
+            flows.iter().map(|(most, flows)| (f64::from(*most), *flows)).collect();
+        classes.push((f64::INFINITY, 0)); // nobody tries more often than the last class has it
+        #[expect(clippy::cast_precision_loss, reason = "exact for the first 2^53 tries")]
+        let sum = *tries as f64;
+        encoder.encode_histogram::<NoLabelSet>(sum, flows.values().sum(), &classes, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
 }
 
 fn gauge(all: &mut Registry, name: &str, help: &str, value: usize) {

@@ -7,11 +7,14 @@ mod client;
 mod connections;
 pub mod dto;
 mod events;
+mod explain;
 mod extract;
 mod filters;
 mod limits;
 mod metrics;
+mod monitor;
 mod networks;
+mod policies;
 mod router;
 mod sandboxes;
 mod server;
@@ -19,6 +22,7 @@ mod system;
 
 pub use client::{Client, ClientError};
 pub use filters::Filters;
+pub(crate) use monitor::FILTERS as MONITOR_FILTERS;
 pub use server::{serve, serve_until};
 
 pub use crate::dataplane::OBJECT_SHA256;

@@ -11,7 +11,7 @@ use axum::{
 };
 use tokio::sync::watch;
 
-use super::{events, extract::Failure, metrics, networks, sandboxes, system};
+use super::{events, explain, extract::Failure, metrics, monitor, networks, policies, sandboxes, system};
 use crate::controller::{Code, Error, Handle};
 
 /// Newest Docker API version that is spoken (docker 28.2).
@@ -69,8 +69,12 @@ fn netd() -> Router<Arc<Api>> {
         .route("/sandboxes/{id}/links/{alias}", delete(sandboxes::unlink))
         .route("/sandboxes/{id}/started", post(sandboxes::started))
         .route("/sandboxes/{id}/exited", post(sandboxes::exited))
+        .route("/policies", get(policies::list).post(policies::create))
+        .route("/policies/{id}", get(policies::inspect).delete(policies::remove))
         .route("/flows", get(system::flows).delete(system::flush_flows))
         .route("/drops", get(system::drops))
+        .route("/explain", get(explain::explain))
+        .route("/monitor", get(monitor::stream))
         .route("/status", get(system::status))
         .route("/metrics", get(metrics::metrics))
         .route("/down", post(system::down));

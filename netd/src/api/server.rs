@@ -144,34 +144,40 @@ impl Server {
         response
     }
 
+    /// Answers a request, and logs it if it was to change something, refused or not.
     async fn handle(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         slot: &Slot,
         caller: &Caller,
         number: &str,
     ) -> Response<Body> {
-        let (mut parts, body) = request.into_parts();
+        router::strip_version(request.uri_mut());
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let mutating = !method.is_safe();
+        let response = self.admit(request, slot, mutating).await;
+        if mutating {
+            caller.log(number, &method, &path, response.status());
+        }
+        response
+    }
+
+    /// Answers a request if it is short and, where it changes something, few others wait.
+    async fn admit(&self, request: Request<Incoming>, slot: &Slot, mutating: bool) -> Response<Body> {
+        let (parts, body) = request.into_parts();
         let body = match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
             Ok(Err(error)) => return refused(format!("request body: {error}")),
             Err(_) => return refused("request body: not received within 10 s".into()),
         };
-        router::strip_version(&mut parts.uri);
         let busy = slot.busy();
-        let mutating = !parts.method.is_safe();
-        let _queued = match self.queued.try_acquire() {
-            Ok(permit) => Some(permit),
-            Err(_) if mutating => return too_many(),
-            Err(_) => None,
+        // Whoever only reads takes no change's place.
+        let Ok(_queued) = mutating.then(|| self.queued.try_acquire()).transpose() else {
+            return too_many();
         };
-        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
         let request = Request::from_parts(parts, Body::from(body));
         let Ok(response) = self.router.clone().oneshot(request).await;
-        if mutating {
-            caller.log(number, &method, &path, response.status());
-        }
         response.map(|body| {
             // The connection is busy until the last byte has gone, which for /events may be hours.
             Body::new(body.map_frame(move |frame| {

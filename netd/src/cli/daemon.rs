@@ -22,7 +22,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The configuration file is TOML and takes docker's keys: bip, icc, mtu, dns, default-address-pools,
-allow-direct-routing = true, bridge-accept-fwmark = \"0x10/0xf0\" and so on.
+allow-direct-routing = true, bridge-accept-fwmark = \"0x10/0xf0\" and so on; netd's own stand in [flows], [nat],
+[publish], [dataplane], [guard] and [timeouts]. All of them: netd/docs/configuration.md.
 
 EXAMPLES:
   netd daemon

@@ -35,7 +35,7 @@ pub(super) struct EndpointOptions {
     /// One more name of the sandbox on the first network
     #[arg(long, alias = "net-alias", value_name = "NAME")]
     network_alias: Vec<String>,
-    /// Publish ports: [[IP:][HOST]:]PORT[/udp][,allow=CIDR]..., ranges as 8000-8010
+    /// Publish ports: [[IP:][HOST]:]PORT[/udp][,allow=CIDR][,via=IFACE]..., ranges as 8000-8010
     #[arg(short, long, value_name = "SPEC")]
     publish: Vec<PublishSpec>,
     /// Publish every exposed port on an ephemeral host port

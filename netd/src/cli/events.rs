@@ -17,7 +17,7 @@ const FILTERS: &[&str] = &["container", "event", "network", "scope", "type"];
 /// Follow what happens to networks and sandboxes
 #[derive(Debug, Args)]
 #[command(after_help = "\
-FILTERS: type (network or container), event (create, connect, ...), network, container
+FILTERS: type (network, container or policy), event (create, connect, ...), network, container
 
 EXAMPLES:
   netd events

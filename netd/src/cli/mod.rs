@@ -8,6 +8,7 @@ mod doctor;
 mod endpoint;
 mod events;
 mod exec;
+mod explain;
 mod failure;
 mod flow;
 mod inside;
@@ -15,8 +16,10 @@ mod instance;
 mod launch;
 mod logging;
 mod metrics;
+mod monitor;
 mod network;
 mod output;
+mod policy;
 mod ports;
 mod run;
 mod sandbox;
@@ -53,6 +56,8 @@ EXAMPLES:
   netd ps                                        see addresses and ports
   netd exec web -- ip addr                       look around inside
   netd flow ls                                   see the connection table
+  netd explain web 10.0.0.5:443                  what would become of a packet, and why
+  netd monitor --to web                          what is dropped, as it happens, and why
   netd sandbox rm -f web && netd network rm app  clean up
 
 EXIT CODES:
@@ -119,10 +124,13 @@ enum Command {
     Port(ports::Port),
     Publish(ports::Publish),
     Unpublish(ports::Unpublish),
+    Policy(policy::Policy),
     Flow(flow::Flow),
     Drops(flow::Drops),
+    Explain(explain::Explain),
     Events(events::Events),
     Metrics(metrics::Metrics),
+    Monitor(monitor::Monitor),
     Completion(completion::Completion),
     Man(completion::Man),
     Debug(debug::Debug),
@@ -171,10 +179,13 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Port(command) => block_on(command.run(client)),
         Command::Publish(command) => block_on(command.run(client)),
         Command::Unpublish(command) => block_on(command.run(client)),
+        Command::Policy(command) => block_on(command.run(client)),
         Command::Flow(command) => block_on(command.run(client)),
         Command::Drops(command) => block_on(command.run(client)),
+        Command::Explain(command) => block_on(command.run(client)),
         Command::Events(command) => block_on(command.run(client)),
         Command::Metrics(command) => block_on(command.run(client)),
+        Command::Monitor(command) => block_on(command.run(client)),
     }
 }
 

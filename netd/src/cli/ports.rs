@@ -38,14 +38,16 @@ pub(super) struct Port {
 /// Add published ports to a running sandbox, all or none
 #[derive(Debug, Args)]
 #[command(after_help = "\
-SPEC is [[IP:][HOST]:]PORT[/udp][,allow=CIDR]...; HOST and PORT may be ranges. Without HOST the port is an ephemeral one.
-With allow= nobody else may come, but for the host itself.
+SPEC is [[IP:][HOST]:]PORT[/udp][,allow=CIDR][,via=IFACE]...; HOST and PORT may be ranges. Without HOST the port is an
+ephemeral one. With allow= nobody else may come, but for the host itself. With via= what is outside comes by these interfaces
+alone (also wg*); the host and its sandboxes reach the port as before.
 
 EXAMPLES:
   netd publish web 8080:80
   netd publish web 127.0.0.1:8443:443 53:53/udp
   netd publish web 8000-8010:9000-9010
   netd publish web 8443:443,allow=10.0.0.0/8,allow=fd00::/8
+  netd publish web 10.0.1.2:8443:443,via=eth1
   netd publish web 80                            prints the host port it got")]
 pub(super) struct Publish {
     /// Name, id or beginning of the id

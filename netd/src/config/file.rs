@@ -15,10 +15,13 @@ use super::{
     ports::{PortList, PortRanges},
 };
 use crate::{
-    dataplane::{AttachMode, Timeouts},
+    dataplane::{AttachMode, TcxOrder, Timeouts},
     ipam::DefaultPool,
-    model::IfName,
+    model::{IfName, parse_prefix},
 };
+
+/// Most connections a second that a guard counts.
+const MOST_CONNECTIONS: u32 = 1_000_000;
 
 /// The file's content.
 #[derive(Debug, Default, Deserialize)]
@@ -34,6 +37,9 @@ pub(super) struct File {
     pub(super) socket_group: Option<String>,
     pub(super) flows: Flows,
     pub(super) nat: Nat,
+    pub(super) publish: Publish,
+    pub(super) guard: Guard,
+    pub(super) dataplane: Dataplane,
     #[serde(with = "super::timeouts::Table")]
     pub(super) timeouts: Timeouts,
     pub(super) attach: AttachMode,
@@ -79,6 +85,31 @@ pub(super) struct Nat {
     pub(super) exclude_ports: Option<PortList>,
 }
 
+/// `[dataplane]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Dataplane {
+    pub(super) tcx_order: TcxOrder,
+}
+
+/// `[publish]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Publish {
+    pub(super) respect_host_firewall: bool,
+}
+
+/// `[guard]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Guard {
+    pub(super) interfaces: Vec<IfName>,
+    #[serde(deserialize_with = "prefixes")]
+    pub(super) deny: Vec<IpNet>,
+    #[serde(deserialize_with = "rate")]
+    pub(super) connections_per_second: u32,
+}
+
 /// `[default-network-opts.DRIVER]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -115,6 +146,21 @@ fn describe(error: &toml::de::Error, text: &str) -> String {
         text[begin..].lines().next()?.split_once('=').map(|(key, _)| key.trim())
     });
     key.map_or_else(|| message.clone(), |key| format!("{key}: {message}"))
+}
+
+/// Reads addresses and prefixes without host bits.
+fn prefixes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| parse_prefix(text).map_err(D::Error::custom)).collect()
+}
+
+/// Reads a number of connections a second.
+fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let rate = u32::deserialize(deserializer)?;
+    if !(1..=MOST_CONNECTIONS).contains(&rate) {
+        return Err(D::Error::custom(format!("invalid rate {rate}: it is 1 to {MOST_CONNECTIONS}")));
+    }
+    Ok(rate)
 }
 
 /// Reads pools that can be cut up.

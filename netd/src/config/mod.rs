@@ -21,7 +21,7 @@ pub use error::Error;
 
 use crate::{
     controller::CreateNetwork,
-    dataplane::{self, AttachMode, DirectAccess, Timeouts},
+    dataplane::{self, AttachMode, DirectAccess, Guard, TcxOrder, Timeouts},
     ipam::{DefaultPool, docker_default_pools},
     model::{DnsConfig, IfName, Name},
 };
@@ -32,8 +32,10 @@ pub const DEFAULT_FILE: &str = "/etc/netd/netd.toml";
 
 /// Longest configuration file in bytes.
 const LONGEST: u64 = 1 << 20;
-/// Entries of each flow table: 131,072 flows (spec: dataplane.md 7.2).
-const FLOW_ENTRIES: u32 = 262_144;
+/// Entries of the flow table at least, and at most where nobody says otherwise: 131,072 and two million flows (spec: dataplane.md 7.2).
+const FLOW_ENTRIES: (u32, u32) = (1 << 18, 1 << 22);
+/// Memory of the host for each of them, in bytes: the table takes half of a percent.
+const MEMORY_PER_ENTRY: u64 = 1 << 16;
 /// Share of the flow table that one endpoint may fill (spec: reliability.md S17).
 const ENDPOINT_SHARE: u32 = 2;
 /// Host ports of masqueraded flows (spec: dataplane.md 7.6): beside the kernel's ephemeral range 32768 to 60999.
@@ -113,8 +115,14 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How packet programs are attached.
     pub attach: AttachMode,
+    /// Where the programs of uplinks stand among others.
+    pub tcx_order: TcxOrder,
     /// Who may address sandboxes directly on every network (`allow-direct-routing`, `bridge-accept-fwmark`).
     pub direct: DirectAccess,
+    /// Whether published ports are open to the outside only where the host's own input rules let packets in.
+    pub respect_host_firewall: bool,
+    /// Which uplinks are guarded, and against whom.
+    pub guard: Guard,
     /// Subnets for networks that name none. Without an IPv6 one, `ipam::ula_pool` of the instance is to be added.
     pub default_pools: Vec<DefaultPool>,
     /// The network `bridge`: pools and options from the keys `bip`, `mtu`, `icc`, ...; for `controller::default_bridge`.
@@ -158,7 +166,10 @@ impl Settings {
             nat_excluded_ports: self.nat_excluded_ports.clone(),
             timeouts: self.timeouts,
             attach: self.attach,
+            tcx_order: self.tcx_order,
             direct: self.direct,
+            respect_host_firewall: self.respect_host_firewall,
+            guard: self.guard.clone(),
         }
     }
 
@@ -170,7 +181,7 @@ impl Settings {
             flag.clone().or(key).unwrap_or_else(|| default.into())
         };
         let cgroup = flags.cgroup.clone().or(file.cgroup).or_else(|| cgroup::cgroup2_root(mountinfo));
-        let flow_entries = file.flows.entries.unwrap_or(FLOW_ENTRIES);
+        let flow_entries = file.flows.entries.unwrap_or_else(|| flow_entries(memory()));
         Ok(Self {
             instance: parse_instance(&instance)?,
             state_dir: path(&flags.state_dir, file.state_dir, "/var/lib/netd"),
@@ -189,9 +200,16 @@ impl Settings {
             nat_excluded_ports: file.nat.exclude_ports.map(|list| list.0).unwrap_or_default(),
             timeouts: file.timeouts,
             attach: file.attach,
+            tcx_order: file.dataplane.tcx_order,
             direct: DirectAccess {
                 routing: file.allow_direct_routing,
                 mark: file.bridge_accept_fwmark.map(|fwmark| (fwmark.mark, fwmark.mask)),
+            },
+            respect_host_firewall: file.publish.respect_host_firewall,
+            guard: Guard {
+                interfaces: file.guard.interfaces,
+                deny: file.guard.deny,
+                connections_per_second: file.guard.connections_per_second,
             },
             default_pools: file.default_address_pools.unwrap_or_else(docker_default_pools),
             default_bridge,
@@ -205,6 +223,18 @@ impl Settings {
             host_gateway: file.host_gateway_ips,
         })
     }
+}
+
+/// Returns the memory of the host, in bytes; 0: unknown.
+fn memory() -> u64 {
+    nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total())
+}
+
+/// Returns how many entries the flow table of a host with this much memory has: a power of two, so that a few megabytes more or less keep its shape.
+fn flow_entries(memory: u64) -> u32 {
+    let (least, most) = FLOW_ENTRIES;
+    let fitting = u32::try_from(memory / MEMORY_PER_ENTRY).unwrap_or(u32::MAX);
+    fitting.checked_ilog2().map_or(least, |bits| (1 << bits).clamp(least, most))
 }
 
 /// Reads and checks one file.

@@ -21,7 +21,8 @@ fn without_a_file_everything_has_its_documented_value() {
     assert_eq!(settings.bpffs, Path::new("/sys/fs/bpf/netd"));
     assert_eq!(settings.cgroup, Path::new("/sys/fs/cgroup"));
     assert_eq!((settings.instance.as_str(), settings.log_format), ("default", LogFormat::Text));
-    assert_eq!((settings.flow_entries, settings.flow_entries_per_endpoint), (262_144, 131_072));
+    assert_eq!(settings.flow_entries, flow_entries(memory()));
+    assert_eq!(settings.flow_entries_per_endpoint, settings.flow_entries / 2);
     assert_eq!(settings.nat_port_ranges, [(10_000, 32_767), (61_000, 65_535)]);
     assert_eq!(settings.timeouts, Timeouts::default());
     assert_eq!(settings.default_pools, docker_default_pools());
@@ -80,6 +81,14 @@ fn the_file_overrides_and_flags_override_the_file() {
 }
 
 #[test]
+fn the_flow_table_grows_with_the_hosts_memory() {
+    let gibibytes = |count: u64| flow_entries(count << 30);
+    assert_eq!([0, 1, 16, 24, 31].map(gibibytes), [262_144; 5]);
+    assert_eq!([32, 63, 64, 256, 1024].map(gibibytes), [524_288, 524_288, 1_048_576, 4_194_304, 4_194_304]);
+    assert_eq!(flow_entries(u64::MAX), 4_194_304);
+}
+
+#[test]
 fn dockers_keys_shape_the_default_network() {
     let text = r#"
         bip = "192.168.7.1/24"
@@ -116,9 +125,65 @@ fn direct_access_has_dockers_keys() {
 }
 
 #[test]
+fn the_hosts_rules_and_the_place_among_others_are_settings() {
+    let usual = settings("").expect("valid").dataplane();
+    assert_eq!((usual.respect_host_firewall, usual.tcx_order), (false, TcxOrder::Last));
+    let text = "[publish]\nrespect_host_firewall = true\n[dataplane]\ntcx_order = \"first\"";
+    let set = settings(text).expect("valid").dataplane();
+    assert_eq!((set.respect_host_firewall, set.tcx_order), (true, TcxOrder::First));
+}
+
+#[test]
+fn uplinks_have_guards_where_the_operator_wants_them() {
+    assert_eq!(settings("").expect("valid").dataplane().guard, Guard::default(), "nowhere");
+    let text = r#"
+        [guard]
+        interfaces = ["eth0", "eth1"]
+        deny = ["192.0.2.7", "2001:db8::/32"]
+        connections_per_second = 100
+    "#;
+    let guard = settings(text).expect("valid").dataplane().guard;
+    assert!(guard.includes("eth1") && !guard.includes("eth2"));
+    assert_eq!(
+        guard.deny.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["192.0.2.7/32", "2001:db8::/32"]
+    );
+    assert_eq!(guard.connections_per_second, 100);
+}
+
+#[test]
+fn the_documentation_has_every_key_and_its_example_is_valid() {
+    let page = include_str!("../../docs/configuration.md");
+    let (_, example) = page.split_once("```toml\n").expect("an example");
+    let (example, _) = example.split_once("```").expect("its end");
+    File::parse(example).expect("valid");
+    // Whoever misspells a key is told all that there are.
+    for table in ["", "flows", "nat", "publish", "dataplane", "guard", "timeouts"] {
+        let wrong = if table.is_empty() { "colour = 1".to_owned() } else { format!("[{table}]\ncolour = 1") };
+        let why = File::parse(&wrong).expect_err("no such key").why;
+        let (_, known) = why.split_once("expected").expect("what is known");
+        for key in known.split('`').skip(1).step_by(2) {
+            let is_there =
+                |line: &str| line.starts_with(&format!("{key} = ")) || line.starts_with(&format!("[{key}"));
+            assert!(example.lines().any(is_there), "{key} of [{table}] is not documented");
+        }
+    }
+}
+
+#[test]
 fn mistakes_name_the_line_and_the_key() {
     for (text, start) in [
         ("\n\ncolour = 1", "3: unknown key `colour`, expected one of"),
+        (
+            "[guard]\ndeny = [\"10.0.0.1/8\"]",
+            "2: deny: invalid source \"10.0.0.1/8\": it should be 10.0.0.0/8",
+        ),
+        ("[guard]\ndeny = [\"nobody\"]", "2: deny: invalid source"),
+        (
+            "[guard]\nconnections_per_second = 0",
+            "2: connections_per_second: invalid rate 0: it is 1 to 1000000",
+        ),
+        ("[guard]\ninterface = [\"eth0\"]", "2: unknown key `interface`"),
         ("[flows]\nsize = 1", "2: unknown key `size`, expected `entries` or `per_endpoint`"),
         ("[timeouts]\nudp = 1\nsctp = 2", "3: unknown key `sctp`"),
         ("bridge-accept-fwmark = \"1/0\"", "1: bridge-accept-fwmark: invalid firewall mark"),
@@ -134,6 +199,11 @@ fn mistakes_name_the_line_and_the_key() {
         ("uplinks = [\"a/b\"]", "1: uplinks: invalid interface name"),
         ("log-format = \"xml\"", "1: log-format: "),
         ("attach = \"xdp\"", "1: attach: "),
+        (
+            "[dataplane]\ntcx_order = \"middle\"",
+            "2: tcx_order: unknown variant `middle`, expected `last` or `first`",
+        ),
+        ("[publish]\nrespect_host_firewall = 1", "2: respect_host_firewall: "),
         (
             "default-address-pools = [{ base = \"10.0.0.0/16\", size = 8 }]",
             "1: default-address-pools: invalid size 8",

@@ -1,11 +1,16 @@
-//! Ports that are open on a sandbox's own address, on the host for one network, and between two sandboxes by a link.
+//! Ports that are open on a sandbox's own address, on the host for one network, and between sandboxes by a link or a policy.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::{World, flows::addresses, object::Ports};
 use crate::{
-    dataplane::LinkEntry,
-    model::{Endpoint, GatewayMode, HostAccess, Id, IfName, Network, Protocol, Sandbox, Sources},
+    dataplane::{LinkBy, LinkEntry},
+    model::{
+        Endpoint, GatewayMode, HostAccess, Id, IfName, Name, Network, Policy, Protocol, Sandbox, Sources,
+    },
 };
 
 /// A port on an endpoint's own address.
@@ -30,11 +35,11 @@ pub struct Open {
     pub ports: Ports<OpenPort>,
 }
 
-/// Ports that one sandbox's links open for it.
+/// Ports that one sandbox's links open for it, or that one network's policies open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Links {
-    /// The sandbox that may open connections.
-    pub sandbox: Id,
+    /// The sandbox, or the network.
+    pub owner: Id,
     /// The ports, in ascending order.
     pub ports: Ports<LinkEntry>,
 }
@@ -89,13 +94,58 @@ pub fn links(world: &World, sandbox: &Sandbox) -> Option<Links> {
             let exposed = exposed(target);
             let pairs = pairs(world, sandbox, target);
             pairs.into_iter().flat_map(move |(from, to)| {
-                let entry = move |&(port, protocol): &(u16, Protocol)| LinkEntry { from, to, port, protocol };
+                let entry =
+                    move |port: &(u16, Protocol)| LinkEntry { from, to, port: Some(*port), by: LinkBy::Link };
                 exposed.iter().map(entry).collect::<Vec<_>>()
             })
         })
         .collect();
     let ports: Ports<LinkEntry> = ports.into_iter().collect();
-    (!ports.is_empty()).then(|| Links { sandbox: sandbox.id.clone(), ports })
+    (!ports.is_empty()).then(|| Links { owner: sandbox.id.clone(), ports })
+}
+
+/// Returns what a network's policies open, where sandboxes may not talk otherwise.
+pub fn policies(world: &World, network: &Network) -> Option<Links> {
+    if network.policies.is_empty() || network.bridge.icc {
+        return None;
+    }
+    let there: HashMap<&Name, &Endpoint> =
+        world.endpoints_on(&network.id).map(|(sandbox, endpoint)| (&sandbox.name, endpoint)).collect();
+    let mut ports = BTreeSet::new();
+    for policy in &network.policies {
+        for (from, to) in ends(policy, |name| there.get(name).copied()) {
+            let entry = |port| LinkEntry { from, to, port, by: LinkBy::Policy };
+            if policy.ports.is_empty() {
+                ports.insert(entry(None));
+            }
+            ports.extend(policy.ports.iter().map(|port| entry(Some(*port))));
+        }
+    }
+    let ports: Ports<LinkEntry> = ports.into_iter().collect();
+    (!ports.is_empty()).then(|| Links { owner: network.id.clone(), ports })
+}
+
+/// Whether the sandboxes that a policy names are there, so that it opens something.
+pub fn policy_holds(world: &World, network: &Network, policy: &Policy) -> bool {
+    let named = |name: &Name| {
+        world
+            .endpoints_on(&network.id)
+            .find(|(sandbox, _)| sandbox.name == *name)
+            .map(|(_, endpoint)| endpoint)
+    };
+    !network.bridge.icc && !ends(policy, named).is_empty()
+}
+
+/// Returns between which addresses a policy opens something, by family; an unspecified one stands for every sandbox on the network.
+fn ends<'a>(policy: &Policy, endpoint: impl Fn(&Name) -> Option<&'a Endpoint>) -> Vec<(IpAddr, IpAddr)> {
+    let Some(to) = endpoint(&policy.to) else { return Vec::new() };
+    let everybody = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let from: Vec<IpAddr> = match &policy.from {
+        None => everybody.to_vec(),
+        Some(name) => endpoint(name).map(|from| addresses(from).collect()).unwrap_or_default(),
+    };
+    let to_same = |from: IpAddr| addresses(to).find(|to| to.is_ipv4() == from.is_ipv4()).map(|to| (from, to));
+    from.into_iter().filter_map(to_same).collect()
 }
 
 /// Returns both sandboxes' addresses on the default network, by family; none where they may talk anyway.

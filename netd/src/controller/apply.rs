@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, future::Future, io, net::IpAddr, time::Instant}
 
 use super::{
     Code, Error, NetnsRequest,
-    host::HostView,
-    object::{Bridge, Listen, Veth},
+    host::{BridgeView, HostView},
+    object::{Bridge, Listen, Object},
     plan::Step,
     sandboxes::Place,
 };
@@ -22,12 +22,12 @@ pub trait Machine: Send + 'static {
     /// Takes one step; taking it again changes nothing.
     fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Lets go of what was kept open for the next step, once what is new is at work.
+    /// Lets go of what was kept for the next step, and to take steps back, once what is new is at work.
     fn settle(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Removes the links of many veths before the steps that remove them one by one: alone each waits for several grace periods, a few dozen
+    /// Removes the links of many veths or bridges before the steps that remove them one by one: alone each waits for several grace periods, a few dozen
     /// together no longer than one.
-    fn remove_together(&mut self, veths: &[&Veth]) -> impl Future<Output = Result<(), Error>> + Send;
+    fn remove_together(&mut self, links: &[&Object]) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Finds and checks the namespace that a request names, and lists the interfaces in it. A namespace still to be made
     /// gets its path, and no inode.
@@ -66,6 +66,9 @@ pub trait Machine: Send + 'static {
 
     /// Returns what the packet path has to know of the host, where these are netd's bridges.
     fn host(&mut self, bridges: &[IfName]) -> impl Future<Output = Result<HostView, Error>> + Send;
+
+    /// Returns how a network's bridge is, if it is there.
+    fn bridge(&mut self, ifname: &IfName) -> impl Future<Output = Result<Option<BridgeView>, Error>> + Send;
 
     /// Gives the namespace of a sandbox its name again, if a process that lives in it is found. Returns whether it has one now.
     fn name_again(&mut self, sandbox: &Sandbox) -> impl Future<Output = Result<bool, Error>> + Send;
@@ -151,7 +154,7 @@ pub struct PortFacts {
     pub ipv6: bool,
 }
 
-/// Takes every step; where one fails, takes back those before it, last first.
+/// Takes every step; where one fails, takes back those before it, last first. What is taken is settled by the caller, who may still take it back.
 ///
 /// # Errors
 /// The first failure. What could not be taken back is logged, and repaired at the next start.
@@ -166,7 +169,6 @@ pub async fn run<M: Machine>(machine: &mut M, steps: &[Step]) -> Result<(), Erro
             return Err(error);
         }
     }
-    machine.settle().await;
     Ok(())
 }
 

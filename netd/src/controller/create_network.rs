@@ -79,6 +79,7 @@ pub fn pseudo_network(driver: Driver, id: Id, created: String) -> Result<Network
         options: BTreeMap::new(),
         labels: BTreeMap::new(),
         index: None,
+        policies: Vec::new(),
     })
 }
 
@@ -153,6 +154,7 @@ fn build(name: Name, request: &CreateNetwork, facts: Facts<'_>) -> Result<Networ
         bridge,
         labels: request.labels.clone(),
         index: Some(index),
+        policies: Vec::new(),
     })
 }
 

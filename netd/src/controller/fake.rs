@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Code, Error, NetnsRequest,
     apply::{Machine, Owned, PortFacts},
-    host::HostView,
-    object::{Bridge, Listen, Object, Port, Veth},
+    host::{BridgeView, HostView},
+    object::{Bridge, Listen, Object, Port},
     plan::Step,
     sandboxes::Place,
 };
@@ -56,8 +56,19 @@ pub struct FakeMachine {
     pub dataplane: Fake,
 }
 
+/// Returns the name of a bridge, and how it is: up, with an index of its own.
+fn bridge_of(object: &Object) -> Option<(&IfName, BridgeView)> {
+    let Object::Bridge(bridge) = object else { return None };
+    let [.., high, low] = bridge.mac.0;
+    let ifindex = FakeMachine::FIRST_BRIDGE + u32::from(u16::from_be_bytes([high, low]));
+    let addresses = bridge.addresses.iter().copied().collect();
+    Some((&bridge.ifname, BridgeView { ifindex, labelled: true, up: true, is_port: false, addresses }))
+}
+
 impl FakeMachine {
-    /// The index of every link.
+    /// The least index that a bridge may have.
+    const FIRST_BRIDGE: u32 = 1000;
+    /// The index of every other link.
     pub const INDEX: u32 = 1;
 
     fn has(&self, wanted: impl Fn(&Object) -> bool) -> bool {
@@ -233,7 +244,8 @@ impl Machine for FakeMachine {
 
     async fn settle(&mut self) {}
 
-    async fn remove_together(&mut self, _veths: &[&Veth]) -> Result<(), Error> {
+    async fn remove_together(&mut self, links: &[&Object]) -> Result<(), Error> {
+        self.objects.retain(|object| !links.iter().any(|link| object.same_thing(link)));
         Ok(())
     }
 
@@ -314,8 +326,25 @@ impl Machine for FakeMachine {
             Object::Veth(veth) => Some((veth.host.to_string(), veth.bridge.to_string())),
             _ => None,
         });
+        let bridges = || self.objects.iter().filter_map(bridge_of);
+        let addresses = bridges()
+            .flat_map(|(name, bridge)| bridge.addresses.into_iter().map(move |net| (name.to_string(), net)));
         let (uplinks, on_link) = (self.uplinks.clone(), self.on_link.clone());
-        Ok(HostView { own: own.collect(), ports: ports.collect(), uplinks, on_link, ..HostView::default() })
+        Ok(HostView {
+            own: own.collect(),
+            ports: ports.collect(),
+            up: bridges().map(|(name, _)| name.to_string()).collect(),
+            addresses: addresses.collect(),
+            links: bridges().map(|(name, bridge)| (name.to_string(), bridge.ifindex)).collect(),
+            uplinks,
+            on_link,
+            ..HostView::default()
+        })
+    }
+
+    async fn bridge(&mut self, ifname: &IfName) -> Result<Option<BridgeView>, Error> {
+        let mut bridges = self.objects.iter().filter_map(bridge_of);
+        Ok(bridges.find(|(name, _)| *name == ifname).map(|(_, bridge)| bridge))
     }
 
     async fn name_again(&mut self, _sandbox: &Sandbox) -> Result<bool, Error> {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
-    Attachment, Code, CreateNetwork, CreateSandbox, Error, Event, FlowSelector, SandboxRemoved, Status, World,
+    Attachment, Code, CreateNetwork, CreatePolicy, CreateSandbox, Error, Event, FlowSelector, SandboxRemoved,
+    Status, World,
 };
 use crate::{
-    dataplane::FlowInfo,
-    model::{Binding, Name, Network, PublishSpec, Sandbox},
+    dataplane::{Explainer, FlowInfo, Monitor},
+    model::{Binding, Name, Network, Policy, PublishSpec, Sandbox},
 };
 
 /// Where the answer to a command goes.
@@ -37,11 +38,23 @@ pub(super) enum Command {
     Publish(String, Vec<PublishSpec>, Reply<Vec<Binding>>),
     Unpublish { sandbox: String, specs: Vec<PublishSpec>, kill: bool, reply: Reply<Vec<Binding>> },
     Unlink { sandbox: String, alias: String, reply: Reply<()> },
+    AddPolicy(CreatePolicy, Reply<Policy>),
+    RemovePolicy(String, Reply<()>),
     Flows(FlowSelector, Reply<Vec<FlowInfo>>),
     FlushFlows(FlowSelector, Reply<usize>),
     Drops(Reply<Vec<(&'static str, u64)>>),
+    Explainer(Reply<Explainer>),
+    Monitor(Reply<Monitor>),
     Status(Reply<Status>),
     Down(Reply<()>),
+}
+
+impl Command {
+    /// Whether it may change what is stored, and with it the maps.
+    pub(super) const fn writes(&self) -> bool {
+        use Command::{Drops, Explainer, Flows, FlushFlows, Monitor, Status};
+        !matches!(self, Flows(..) | FlushFlows(..) | Drops(..) | Explainer(..) | Monitor(..) | Status(..))
+    }
 }
 
 /// A client of the controller; cheap to clone.
@@ -137,6 +150,16 @@ impl Handle {
         self.ask(|reply| Command::Unlink { sandbox, alias, reply }).await
     }
 
+    /// Adds a policy to a network.
+    pub async fn add_policy(&self, request: CreatePolicy) -> Result<Policy, Error> {
+        self.ask(|reply| Command::AddPolicy(request, reply)).await
+    }
+
+    /// Removes a policy by its id or a prefix of it: nothing new is opened by it, and datagrams stop.
+    pub async fn remove_policy(&self, policy: &str) -> Result<(), Error> {
+        self.ask(|reply| Command::RemovePolicy(policy.to_owned(), reply)).await
+    }
+
     /// Lists live flows.
     pub async fn flows(&self, select: FlowSelector) -> Result<Vec<FlowInfo>, Error> {
         self.ask(|reply| Command::Flows(select, reply)).await
@@ -150,6 +173,16 @@ impl Handle {
     /// Returns (reason, packets) for every drop reason.
     pub async fn drops(&self) -> Result<Vec<(&'static str, u64)>, Error> {
         self.ask(Command::Drops).await
+    }
+
+    /// Returns what explains packets; it does its work beside the controller.
+    pub async fn explainer(&self) -> Result<Explainer, Error> {
+        self.ask(Command::Explainer).await
+    }
+
+    /// Returns what listens to drops; whoever does costs the controller nothing.
+    pub async fn monitor(&self) -> Result<Monitor, Error> {
+        self.ask(Command::Monitor).await
     }
 
     /// Returns the daemon's state in numbers.

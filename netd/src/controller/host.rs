@@ -40,8 +40,37 @@ pub struct HostView {
     pub addresses: BTreeSet<(String, IpNet)>,
     /// What neighbours of uplinks ask for there instead of a router: interface and network, where it has link addresses at all.
     pub on_link: BTreeSet<(u32, IpNet)>,
-    /// Every link by name, with its index: networks may trust some of them.
+    /// Every link by name, with its index: networks may trust some of them, and ports be open to some of them.
     pub links: BTreeMap<String, u32>,
+}
+
+/// What a [`HostView`] says of one bridge.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BridgeView {
+    /// Its index.
+    pub ifindex: u32,
+    /// Whether it carries a label of netd's.
+    pub labelled: bool,
+    /// Whether it is switched on.
+    pub up: bool,
+    /// Whether it is a port of another one.
+    pub is_port: bool,
+    /// Its addresses.
+    pub addresses: BTreeSet<IpNet>,
+}
+
+impl HostView {
+    /// Whether a bridge of netd's own is as it was when the host was read.
+    pub fn knows(&self, ifname: &IfName, bridge: &BridgeView) -> bool {
+        let name = ifname.as_str();
+        let known = self.addresses.iter().filter(|(on, _)| on == name).map(|(_, net)| net);
+        bridge.labelled
+            && !bridge.is_port
+            && self.own.contains(name)
+            && self.links.get(name) == Some(&bridge.ifindex)
+            && self.up.contains(name) == bridge.up
+            && known.eq(&bridge.addresses)
+    }
 }
 
 impl<M: Machine> Controller<M> {
@@ -88,6 +117,7 @@ impl<M: Machine> Controller<M> {
         let trusted = trusted(&self.world, &view.links);
         let result = self.machine.dataplane(|dataplane| {
             step(dataplane, &old, &view)?;
+            dataplane.set_links(&view.links)?;
             dataplane.set_trusted(&trusted)
         });
         // After a failure, all that was new is tried again.
@@ -110,6 +140,7 @@ impl<M: Machine> Controller<M> {
             Occupancy::default()
         });
         Status {
+            map_looks: self.rounds.tampering.looks(),
             fullest: fullest(&self.world, &self.host.links, &flows),
             flows,
             instance: self.settings.instance.clone(),

@@ -17,8 +17,10 @@ mod listens;
 pub mod object;
 mod operations;
 pub mod plan;
+mod policies;
 mod probe;
 mod proxies;
+mod prune;
 mod publish;
 mod reconcile;
 mod request;
@@ -26,6 +28,7 @@ mod reserved;
 mod rounds;
 mod sandboxes;
 mod sources;
+mod tampering;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -33,6 +36,7 @@ mod unfinished;
 mod words;
 mod world;
 
+pub use access::policy_holds;
 pub use create_network::{Facts, create_network, default_bridge, free_index, pseudo_network};
 pub use error::{Code, Error, Phase};
 pub use files::Renderer;
@@ -40,8 +44,8 @@ pub use handle::{Commands, Handle, NetworkSelector};
 pub use linux::{Linux, SharedDataplane, Site, end_command, remove_owned, remove_source_routes};
 pub use proxies::PROXY_NDP;
 pub use request::{
-    Attachment, CreateNetwork, CreateSandbox, Event, FlowSelector, FlowShare, NetnsRequest, PoolRequest,
-    SandboxRemoved, Status,
+    Attachment, CreateNetwork, CreatePolicy, CreateSandbox, Event, FlowSelector, FlowShare, NetnsRequest,
+    PoolRequest, SandboxRemoved, Status,
 };
 pub use reserved::Reserved;
 pub use sources::foreign_netns;

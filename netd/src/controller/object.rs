@@ -20,8 +20,8 @@ use super::{
 use crate::{
     dataplane::PublishEntry,
     model::{
-        Announcements, Binding, BridgeOptions, Device, Driver, Endpoint, GatewayMode, HostAccess, Id, IfName,
-        Mac, Name, Netns, Network, Protocol, Sandbox, SandboxMode, Sources,
+        Announcements, Binding, BridgeOptions, Device, Driver, Endpoint, GatewayMode, HairpinSource,
+        HostAccess, Id, IfName, Mac, Name, Netns, Network, Protocol, Sandbox, SandboxMode, Sources,
     },
 };
 
@@ -50,7 +50,7 @@ pub enum Object {
     Publish(Publish),
     /// Ports that are open on an endpoint's own address, or on a bridge's for its network.
     Open(Open),
-    /// Ports that a sandbox's links open for it.
+    /// Ports that a sandbox's links open for it, or that a network's policies open.
     Links(Links),
     /// A veth's host side being up: from here on packets flow.
     Up(IfName),
@@ -115,6 +115,10 @@ pub struct Slot {
     pub host_ipv6: Option<Ipv6Addr>,
     /// Whether it reaches no service of the host but those that are open on the bridge's addresses.
     pub host_closed: bool,
+    /// As whom its servers see sandboxes that come through the host.
+    pub hairpin_source: HairpinSource,
+    /// Whether its sandboxes may use addresses that are nobody's here.
+    pub any_source: bool,
 }
 
 /// The files of a sandbox, by content.
@@ -166,6 +170,8 @@ pub struct Inside {
     pub mtu: u32,
     /// How it tells its neighbours of its addresses when it is new.
     pub announcements: Announcements,
+    /// Whether its bridge is netd's own, which gives multicast to every port.
+    pub own_bridge: bool,
 }
 
 /// An endpoint in the dataplane.
@@ -228,6 +234,16 @@ pub struct Gateway {
 }
 
 impl Object {
+    /// Whether it is a network's bridge.
+    pub const fn is_bridge(&self) -> bool {
+        matches!(self, Self::Bridge(_))
+    }
+
+    /// Whether it is a pair of links.
+    pub const fn is_veth(&self) -> bool {
+        matches!(self, Self::Veth(_))
+    }
+
     /// Returns the word for its kind in the names of failpoints.
     pub const fn word(&self) -> &'static str {
         match self {
@@ -261,7 +277,7 @@ impl Object {
             (Self::Inside(a), Self::Inside(b)) => a.netns == b.netns && a.ifname == b.ifname,
             (Self::Record(a), Self::Record(b)) => a.host == b.host,
             (Self::Open(a), Self::Open(b)) => a.host == b.host,
-            (Self::Links(a), Self::Links(b)) => a.sandbox == b.sandbox,
+            (Self::Links(a), Self::Links(b)) => a.owner == b.owner,
             (Self::Gateway(a), Self::Gateway(b)) => a.netns == b.netns,
             (Self::SourceRoutes(a), Self::SourceRoutes(b)) => a.netns == b.netns,
             // Ports are compared one by one, see `plan::diff`.
@@ -289,7 +305,7 @@ impl fmt::Display for Object {
             }
             Self::Open(open) => write!(f, "{} open ports of {}", open.ports.len(), open.host),
             Self::Links(links) => {
-                write!(f, "{} linked ports of {}", links.ports.len(), links.sandbox.short())
+                write!(f, "{} linked ports of {}", links.ports.len(), links.owner.short())
             }
             Self::Up(host) => write!(f, "{host} being up"),
             Self::Gateway(gateway) => write!(f, "default routes in {}", gateway.netns.path.display()),
@@ -359,6 +375,8 @@ pub fn of_network(network: &Network) -> Vec<Object> {
             host_ipv4: options.host_ipv4,
             host_ipv6: options.host_ipv6,
             host_closed: options.host_access != HostAccess::All,
+            hairpin_source: options.hairpin_source,
+            any_source: options.any_source,
         }),
     ];
     objects.extend(access::open_on_host(network).map(Object::Open));
@@ -424,6 +442,7 @@ fn of_endpoint(netns: &Netns, endpoint: &Endpoint, network: &Network) -> Vec<Obj
             addresses: endpoint.ipv4.map(IpNet::V4).into_iter().chain(endpoint.ipv6.map(IpNet::V6)).collect(),
             mtu: network.bridge.mtu.unwrap_or(MTU),
             announcements: network.bridge.announcements,
+            own_bridge: !network.options.contains_key(BridgeOptions::NAME),
         }),
     ];
     objects.extend(network.index.map(|index| {

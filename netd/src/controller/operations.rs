@@ -3,8 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
-    Attachment, Code, CreateNetwork, CreateSandbox, Error, Event, Facts, NetnsRequest, NetworkSelector,
-    SandboxRemoved, World,
+    Attachment, Code, CreateNetwork, CreateSandbox, Error, Event, Facts, NetnsRequest, SandboxRemoved, World,
     apply::{Machine, PortFacts},
     create_network, free_index, proxies,
     sandboxes::{self, Place},
@@ -86,29 +85,19 @@ impl<M: Machine> Controller<M> {
             return Err(Error::new(Code::Forbidden, text)
                 .hint("take them off with `netd network disconnect -f`, or remove the sandboxes"));
         }
-        let mut next = World::clone(&self.world);
-        next.remove_network(&network.id);
-        self.change(next, &Intent::RemoveNetwork(Box::new(Network::clone(&network)))).await?;
+        self.forget_network(&network).await?;
         self.sync_host().await;
-        tracing::info!(network = %network.name, id = network.id.short(), "network removed");
-        self.tell(network_event("destroy", &network, None));
         Ok(())
     }
 
-    pub(super) async fn prune_networks(&mut self, select: NetworkSelector) -> Result<Vec<Name>, Error> {
-        let unused: Vec<Arc<Network>> = self
-            .world
-            .networks()
-            .filter(|network| !network.is_predefined() && select(network))
-            .filter(|network| self.world.endpoints_on(&network.id).next().is_none())
-            .cloned()
-            .collect();
-        let mut removed = Vec::new();
-        for network in unused {
-            self.remove_network(network.id.as_str()).await?;
-            removed.push(network.name.clone());
-        }
-        Ok(removed)
+    /// Removes a network without endpoints; the packet path is told of the host afterwards.
+    pub(super) async fn forget_network(&mut self, network: &Network) -> Result<(), Error> {
+        let mut next = World::clone(&self.world);
+        next.remove_network(&network.id);
+        self.change(next, &Intent::RemoveNetwork(Box::new(network.clone()))).await?;
+        tracing::info!(network = %network.name, id = network.id.short(), "network removed");
+        self.tell(network_event("destroy", network, None));
+        Ok(())
     }
 
     pub(super) async fn create_sandbox(&mut self, request: &CreateSandbox) -> Result<Arc<Sandbox>, Error> {
@@ -363,7 +352,13 @@ fn sandbox_event(action: &str, sandbox: &Sandbox) -> Event {
     event("container", action, &sandbox.id, [("name".to_owned(), sandbox.name.to_string())])
 }
 
-fn event(kind: &str, action: &str, id: &Id, attributes: impl IntoIterator<Item = (String, String)>) -> Event {
+/// Makes an event of now.
+pub(super) fn event(
+    kind: &str,
+    action: &str,
+    id: &Id,
+    attributes: impl IntoIterator<Item = (String, String)>,
+) -> Event {
     let nanoseconds = jiff::Timestamp::now().as_nanosecond();
     Event {
         kind: kind.to_owned(),

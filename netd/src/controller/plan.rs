@@ -3,14 +3,20 @@
 //! New objects come before changed ones take effect and old ones go last, in the reverse of their order, so that moving a
 //! gateway or a published port leaves no gap. What fails half-way is undone by the inverses of the steps taken, last first.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use super::{
-    World,
+    World, access,
     files::Renderer,
     object::{self, Listen, Object, Port, Ports, Publish},
+    sources,
+    world::Both,
 };
-use crate::model::IfName;
+use crate::model::{Id, IfName, Network};
 
 /// One change of the kernel. Applying it again changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +39,14 @@ impl Step {
             Self::Replace(_, object) => format!("{}.change", object.word()),
             Self::Remove(object) => format!("{}.remove", object.word()),
             Self::Probe(_) => "guard.probe".to_owned(),
+        }
+    }
+
+    /// Returns the object that it removes.
+    pub const fn removed(&self) -> Option<&Object> {
+        match self {
+            Self::Remove(object) => Some(object),
+            Self::Put(_) | Self::Replace(..) | Self::Probe(_) => None,
         }
     }
 
@@ -68,9 +82,11 @@ pub fn diff(before: &World, after: &World, renderer: &Renderer) -> Vec<Step> {
             None => changes.between(&[], &object::of_network(network)),
         }
     }
-    for sandbox in after.sandboxes() {
+    let sandboxes = before.sandboxes_until(after);
+    for (old, new) in &sandboxes {
+        let Some(sandbox) = new else { continue };
         let new = || object::of_sandbox(after, sandbox, renderer);
-        match before.sandbox_by_id(&sandbox.id) {
+        match old {
             // Its hosts file may name a sandbox that has changed.
             Some(old) if Arc::ptr_eq(old, sandbox) && sandbox.links.is_empty() => {}
             Some(old) => changes.between(&object::of_sandbox(before, old, renderer), &new()),
@@ -80,18 +96,52 @@ pub fn diff(before: &World, after: &World, renderer: &Renderer) -> Vec<Step> {
     for network in before.networks().filter(|network| after.network_by_id(&network.id).is_none()) {
         changes.between(&object::of_network(network), &[]);
     }
-    for sandbox in before.sandboxes().filter(|sandbox| after.sandbox_by_id(&sandbox.id).is_none()) {
+    let gone = sandboxes.iter().filter(|(_, new)| new.is_none()).filter_map(|(old, _)| *old);
+    for sandbox in gone {
         changes.between(&object::of_sandbox(before, sandbox, renderer), &[]);
     }
+    let policies = policy_changes(before, after, &sandboxes);
+    // What a policy closes is closed before somebody else can have the address, and open before the sandbox is up.
+    changes.puts.splice(0..0, policies.puts);
+    changes.removes.extend(policies.removes);
     changes.steps()
 }
 
+/// Returns how policies follow, of networks that have changed themselves or whose sandboxes have.
+fn policy_changes(before: &World, after: &World, sandboxes: &[Both<'_>]) -> Changes {
+    let mut touched: BTreeSet<&Id> = BTreeSet::new();
+    for (world, other) in [(before, after), (after, before)] {
+        let same = |network: &&Arc<Network>| {
+            other.network_by_id(&network.id).is_some_and(|other| Arc::ptr_eq(network, other))
+        };
+        touched.extend(world.networks().filter(|network| !same(network)).map(|network| &network.id));
+    }
+    for (old, new) in sandboxes {
+        let same = old.zip(*new).is_some_and(|(old, new)| Arc::ptr_eq(old, new));
+        let moved = [old, new].into_iter().flatten().filter(|_| !same);
+        touched.extend(moved.flat_map(|sandbox| &sandbox.endpoints).map(|endpoint| &endpoint.network));
+    }
+    let mut changes = Changes::default();
+    for id in touched {
+        let of = |world: &World| -> Vec<Object> {
+            let links = world.network_by_id(id).and_then(|network| access::policies(world, network));
+            links.map(Object::Links).into_iter().collect()
+        };
+        changes.between(&of(before), &of(after));
+    }
+    changes
+}
+
 /// Returns the steps that make every object of a world be there, for repairing what is missing. They do not probe: the ports
-/// are netd's already.
+/// are netd's already. Of what an operation may have left, they remove what is to be found while a sandbox's namespace is open.
 pub fn ensure(world: &World, renderer: &Renderer) -> Vec<Step> {
     let networks = world.networks().flat_map(|network| object::of_network(network));
-    let sandboxes = world.sandboxes().flat_map(|sandbox| object::of_sandbox(world, sandbox, renderer));
-    networks.chain(sandboxes).map(Step::Put).collect()
+    let policies = world.networks().filter_map(|network| access::policies(world, network)).map(Object::Links);
+    let sandboxes = world.sandboxes().flat_map(|sandbox| {
+        let objects = object::of_sandbox(world, sandbox, renderer).into_iter().map(Step::Put);
+        objects.chain(sources::leftover(sandbox))
+    });
+    networks.chain(policies).map(Step::Put).chain(sandboxes).collect()
 }
 
 #[derive(Default)]

@@ -149,16 +149,30 @@ fn check_count(sandbox: &Sandbox, specs: &[PublishSpec]) -> Result<(), Error> {
     Err(Error::new(Code::Limit, text))
 }
 
-/// Refuses specs that name a host address which no endpoint of a connected sandbox can serve.
+/// Whether a host may have an address, and packets may come to it alone (RFC 1122 §3.2.1.3, RFC 4291 §2.5, §2.7); unspecified: all that it has.
+fn can_be_a_hosts(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_unspecified() || (1..224).contains(&ip.octets()[0]),
+        IpAddr::V6(ip) => !ip.is_multicast() && ip.to_ipv4_mapped().is_none(),
+    }
+}
+
+/// Refuses specs that name a host address which no host can have (CVE-2020-8554), or which no endpoint of a connected sandbox can serve.
 ///
 /// # Errors
-/// Names the address and the missing family.
+/// Names the address, and the missing family.
 pub fn check_served(
     world: &World,
     sandbox: &Sandbox,
     specs: &[PublishSpec],
     bindings: &[Binding],
 ) -> Result<(), Error> {
+    if let Some(ip) = specs.iter().filter_map(|spec| spec.host_ip).find(|ip| !can_be_a_hosts(*ip)) {
+        return Err(Error::new(
+            Code::Usage,
+            format!("cannot publish on {ip}: no host can have this address"),
+        ));
+    }
     let connected = [false, true].into_iter().any(|ipv6| gateway::provider(world, sandbox, ipv6).is_some());
     let unserved = specs.iter().find_map(|spec| {
         spec.host_ip.filter(|_| connected && !bindings.iter().any(|binding| covers(spec, binding)))

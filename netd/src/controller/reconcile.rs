@@ -15,7 +15,7 @@ use super::{
     apply::{Machine, Owned},
     default_bridge,
     flows::addresses,
-    object::{Listen, Object, Veth},
+    object::{Listen, Object},
     plan,
     plan::Step,
     pseudo_network, sources,
@@ -23,14 +23,16 @@ use super::{
 };
 use crate::{
     dataplane::{self, OpenEntry, PublishEntry},
-    model::{Driver, GatewayMode, Id, IfName, Mac, Name, Netns, Network, Sandbox, SandboxMode},
+    model::{
+        Driver, GatewayMode, HairpinSource, Id, IfName, Mac, Name, Netns, Network, Sandbox, SandboxMode,
+    },
 };
 
 impl<M: Machine> Controller<M> {
     /// Loads the stored state, makes the kernel equal to it, and makes the default networks at the first start.
     ///
     /// # Errors
-    /// When the state can't be read, or the default networks can't be made. An object that can't be repaired is logged and
+    /// When the state can't be read, or the default networks can't be made though nothing was lost. An object that can't be repaired is logged and
     /// shows in `status`; the others go on.
     pub async fn reconcile(&mut self) -> Result<(), Error> {
         self.renderer.refresh();
@@ -59,7 +61,7 @@ impl<M: Machine> Controller<M> {
         self.names_back(&world).await;
         self.sync_host().await;
         let mut steps = plan::ensure(&world, &self.renderer);
-        steps.extend(sources::leftovers(&world, loaded.journal.as_ref()));
+        steps.extend(sources::of_broken_off(&world, loaded.journal.as_ref()));
         self.repair(&steps).await;
         self.machine.settle().await;
         if self.incomplete {
@@ -71,7 +73,15 @@ impl<M: Machine> Controller<M> {
         if let Err(error) = self.store.journal_clear() {
             self.not_written(&error);
         }
-        self.make_default_networks().await?;
+        match self.make_default_networks().await {
+            // Its file may be among those that were lost, and its bridge be there: that keeps nobody from serving what there is.
+            Err(error) if self.incomplete => {
+                if self.unfinished.note(error.message.clone()) {
+                    tracing::error!(%error, "a default network was not made");
+                }
+            }
+            made => made?,
+        }
         self.sync_host().await;
         self.unfinished.end();
         Ok(())
@@ -303,10 +313,7 @@ impl<M: Machine> Controller<M> {
                 failures.extend(ended.err());
             }
         }
-        let veths: Vec<&Veth> = steps.iter().filter_map(removed_veth).collect();
-        if let Err(error) = self.machine.remove_together(&veths).await {
-            tracing::warn!(%error, "links are removed one by one");
-        }
+        self.remove_links(&steps).await;
         failures.extend(self.answer_for_nobody().await.err());
         for step in &steps {
             if let Err(error) = self.machine.apply(step).await {
@@ -331,13 +338,6 @@ impl<M: Machine> Controller<M> {
         self.show(World::default());
         tracing::info!("everything removed");
         Ok(())
-    }
-}
-
-fn removed_veth(step: &Step) -> Option<&Veth> {
-    match step {
-        Step::Remove(Object::Veth(veth)) => Some(veth),
-        _ => None,
     }
 }
 
@@ -403,6 +403,8 @@ fn empty_network(index: u16) -> dataplane::NetworkEntry {
         host_ipv4: None,
         host_ipv6: None,
         host_closed: false,
+        hairpin_source: HairpinSource::Auto,
+        any_source: false,
     }
 }
 

@@ -102,6 +102,19 @@ pub struct CreateSandbox {
     pub command: Vec<String>,
 }
 
+/// `policy add`.
+#[derive(Debug, Clone, Default)]
+pub struct CreatePolicy {
+    /// Name, id or id prefix of the network.
+    pub network: String,
+    /// Who may open connections: a sandbox by name, id or id prefix, or the name of one that may come; None: every one on the network.
+    pub from: Option<String>,
+    /// To whom, in the same way.
+    pub to: String,
+    /// The ports there; none: everything.
+    pub ports: Vec<(u16, Protocol)>,
+}
+
 /// What `sandbox rm` did.
 #[derive(Debug, Clone)]
 pub struct SandboxRemoved {
@@ -128,7 +141,7 @@ pub struct FlowSelector {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Event {
-    /// `network` or `container`.
+    /// `network`, `container` or `policy`.
     #[serde(rename = "Type")]
     pub kind: String,
     /// `create`, `connect`, `disconnect`, `destroy`, `start`, `die`.
@@ -167,6 +180,9 @@ pub struct Status {
     /// Endpoints with the most entries in them, the fullest first.
     #[serde(default)]
     pub fullest: Vec<FlowShare>,
+    /// Looks at the maps that netd alone writes that could be compared with the one before.
+    #[serde(default)]
+    pub map_looks: u64,
 }
 
 /// What one endpoint takes of the flow tables.

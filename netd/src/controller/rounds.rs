@@ -12,6 +12,7 @@ use super::{
     World,
     apply::Machine,
     object::{self, Bridge, Object},
+    tampering::Tampering,
     task::Controller,
 };
 use crate::{
@@ -45,6 +46,8 @@ pub struct Rounds {
     /// Networks, and namespaces, that have been looked at in this turn.
     networks: usize,
     namespaces: usize,
+    /// What the maps held at the last look.
+    pub(super) tampering: Tampering,
 }
 
 /// Takes the next few of many, from the beginning again after the end.
@@ -63,6 +66,7 @@ impl<M: Machine> Controller<M> {
         self.repair_settings(bridges).await;
         self.follow_proxies(true).await;
         self.find_names().await;
+        self.look_for_tampering().await;
     }
 
     /// Looks at the host after it has changed: the packet path follows, and what somebody did to netd's interfaces is put right.
@@ -82,6 +86,7 @@ impl<M: Machine> Controller<M> {
         if !self.is_news(changes).await {
             return;
         }
+        self.rounds.tampering.netd_writes();
         self.sync_host().await;
         if changes.ways || changes.lost {
             self.tell_flows_of_routes();
@@ -112,7 +117,34 @@ impl<M: Machine> Controller<M> {
                 || changes.links.get(index).is_some_and(|change| change.gone)
         };
         let own_routes = !changes.routes.any && changes.routes.these.iter().all(own_index);
-        !own_links || !own_routes || changes.addresses || changes.ways || changes.lost
+        if !own_links || !own_routes || changes.addresses.any || changes.ways || changes.lost {
+            return true;
+        }
+        !self.are_known(changes).await
+    }
+
+    /// Whether every bridge of netd's own that something was heard of is as it was when the host was read, and addresses changed on no other link: then
+    /// what was heard is what the host was read after, such as the making of the bridge.
+    async fn are_known(&mut self, changes: &Changes) -> bool {
+        let world = Arc::clone(&self.world);
+        let there = |index: &&u32| !changes.links.get(index).is_some_and(|change| change.gone);
+        let heard: BTreeSet<u32> =
+            changes.links.keys().chain(&changes.addresses.these).filter(there).copied().collect();
+        let mut met = BTreeSet::new();
+        for wanted in bridged(&world).filter_map(|network| bridge_of(network)) {
+            let Some(index) =
+                self.host.links.get(wanted.ifname.as_str()).filter(|index| heard.contains(index))
+            else {
+                continue;
+            };
+            met.insert(*index);
+            let Ok(Some(present)) = self.machine.bridge(&wanted.ifname).await else { return false };
+            let whole = present.up && wanted.addresses.iter().all(|net| present.addresses.contains(net));
+            if !whole || !self.host.knows(&wanted.ifname, &present) {
+                return false;
+            }
+        }
+        changes.addresses.these.iter().filter(there).all(|index| met.contains(index))
     }
 
     /// Whether each of these links is a sandbox's and where and what it should be, or was netd's and is no longer wanted. Notes what is there.
@@ -125,7 +157,8 @@ impl<M: Machine> Controller<M> {
         };
         for (&index, LinkChange { name, alias, master, gone }) in links {
             match wanted.get(name.as_str()) {
-                // A bridge has addresses, of which its link-local one comes with its first port and is told of a second later.
+                // Looked at by `are_known`.
+                Some((_, None)) if !gone && self.host.links.get(name) == Some(&index) => {}
                 Some((ifname, Some(bridge))) if !gone => {
                     let home = self.host.links.get(bridge.as_str());
                     if home.is_some() && master.is_some_and(|master| Some(&master) != home) {

@@ -50,22 +50,23 @@ pub fn of_sandbox(sandbox: &Sandbox, netns: &Netns) -> Option<Object> {
     (!routes.is_empty()).then(|| Object::SourceRoutes(SourceRoutes { netns: netns.clone(), routes }))
 }
 
-/// Returns the steps that remove such routes where a sandbox of this world has none, but had when an operation broke off.
-pub fn leftovers(world: &World, broken_off: Option<&Intent>) -> Vec<Step> {
-    let remove = |netns: &Netns| {
-        Step::Remove(Object::SourceRoutes(SourceRoutes { netns: netns.clone(), routes: Vec::new() }))
+/// Returns the step that removes such routes from a sandbox that shall have none: an operation that broke off may have left some. To be taken with
+/// the sandbox's other steps, while its namespace is open.
+pub fn leftover(sandbox: &Sandbox) -> Option<Step> {
+    let bare = |netns: &&Netns| of_sandbox(sandbox, netns).is_none();
+    sandbox.netns.as_ref().filter(|_| sandbox.mode == SandboxMode::Endpoints).filter(bare).map(removal)
+}
+
+/// Returns the step that removes such routes from the namespace of a sandbox that was being made or removed when an operation broke off.
+pub fn of_broken_off(world: &World, broken_off: Option<&Intent>) -> Option<Step> {
+    let Some(Intent::CreateSandbox(sandbox) | Intent::RemoveSandbox(sandbox)) = broken_off else {
+        return None;
     };
-    let mut steps = Vec::new();
-    for sandbox in world.sandboxes().filter(|sandbox| sandbox.mode == SandboxMode::Endpoints) {
-        let bare = sandbox.netns.as_ref().filter(|netns| of_sandbox(sandbox, netns).is_none());
-        steps.extend(bare.map(remove));
-    }
-    if let Some(Intent::CreateSandbox(sandbox) | Intent::RemoveSandbox(sandbox)) = broken_off
-        && world.sandbox_by_id(&sandbox.id).is_none()
-    {
-        steps.extend(foreign_netns(sandbox).map(remove));
-    }
-    steps
+    foreign_netns(sandbox).filter(|_| world.sandbox_by_id(&sandbox.id).is_none()).map(removal)
+}
+
+fn removal(netns: &Netns) -> Step {
+    Step::Remove(Object::SourceRoutes(SourceRoutes { netns: netns.clone(), routes: Vec::new() }))
 }
 
 /// Returns a sandbox's namespace when it is not netd's, so that what netd put into it does not go with it.

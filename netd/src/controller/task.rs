@@ -27,6 +27,7 @@ use crate::{
     failpoint,
     ipam::DefaultPool,
     link::{Changes, Proxy},
+    pulse,
     store::{Intent, Store},
 };
 
@@ -125,6 +126,7 @@ impl<M: Machine> Controller<M> {
         let mut collect = tokio::time::interval(self.settings.collect_every);
         collect.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            pulse::beat();
             // The kernel answers at once, so that an operation may never have waited: whoever was just told runs first.
             tokio::task::yield_now().await;
             let command = tokio::select! {
@@ -146,6 +148,9 @@ impl<M: Machine> Controller<M> {
                 }
             };
             let Some(command) = command else { return (self, End::Stopped) };
+            if command.writes() {
+                self.rounds.tampering.netd_writes();
+            }
             if let Command::Down(reply) = command {
                 let result = self.down().await;
                 let done = result.is_ok();
@@ -220,6 +225,12 @@ impl<M: Machine> Controller<M> {
             Command::Unlink { sandbox, alias, reply } => {
                 let _ = reply.send(about(self.unlink(&sandbox, &alias).await, "sandbox", &sandbox));
             }
+            Command::AddPolicy(request, reply) => {
+                let _ = reply.send(about(self.add_policy(&request).await, "network", &request.network));
+            }
+            Command::RemovePolicy(policy, reply) => {
+                let _ = reply.send(about(self.remove_policy(&policy).await, "policy", &policy));
+            }
             Command::Flows(select, reply) => {
                 let _ = reply.send(self.flows(&select));
             }
@@ -229,6 +240,12 @@ impl<M: Machine> Controller<M> {
             Command::Drops(reply) => {
                 let _ =
                     reply.send(self.machine.dataplane(|dataplane| dataplane.drops()).map_err(Error::from));
+            }
+            Command::Explainer(reply) => {
+                let _ = reply.send(Ok(self.machine.dataplane(|dataplane| dataplane.explainer())));
+            }
+            Command::Monitor(reply) => {
+                let _ = reply.send(Ok(self.machine.dataplane(|dataplane| dataplane.monitor())));
             }
             Command::Status(reply) => {
                 let _ = reply.send(Ok(self.status()));
@@ -253,6 +270,9 @@ impl<M: Machine> Controller<M> {
         }
         // From here on nothing can fail any more.
         let _ = point("commit.after");
+        if result.is_ok() {
+            self.machine.settle().await;
+        }
         // A disk that refused once may have done so to anybody.
         if let Err(error) = self.store.journal_clear().or_else(|_| self.store.journal_clear()) {
             tracing::warn!(%error, "journal not cleared");
@@ -324,7 +344,9 @@ pub trait HostChanges: Send {
 /// Writes the result of an operation down for good.
 fn commit(store: &mut Store, intent: &Intent) -> Result<(), Error> {
     match intent {
-        Intent::CreateNetwork(network) => store.put_network(network)?,
+        Intent::CreateNetwork(network) | Intent::UpdateNetwork { after: network, .. } => {
+            store.put_network(network)?;
+        }
         Intent::RemoveNetwork(network) => store.remove_network(&network.id)?,
         Intent::CreateSandbox(sandbox) => store.put_sandbox(sandbox)?,
         Intent::UpdateSandbox { after, .. } => store.put_sandbox(after)?,

@@ -2,7 +2,9 @@
 
 mod access;
 mod limits;
+mod policies;
 mod proxies;
+mod prune;
 mod shortage;
 mod sources;
 
@@ -303,7 +305,48 @@ async fn the_host_is_not_read_again_for_what_netd_did_to_its_own_links() {
     assert_eq!(looks(&mut bench, links_changed()).await, 1, "a link of the host");
     let by_another = Changes { routes: Interfaces::from(Some(99)), ..Changes::default() };
     assert_eq!(looks(&mut bench, by_another).await, 1, "a route by a link of the host");
-    assert_eq!(looks(&mut bench, Changes { addresses: true, ..Changes::default() }).await, 1, "an address");
+    assert_eq!(
+        looks(&mut bench, Changes { addresses: Interfaces::any(), ..Changes::default() }).await,
+        1,
+        "an address"
+    );
+}
+
+#[tokio::test]
+async fn the_host_is_not_read_again_for_a_bridge_that_netd_made_unless_somebody_changed_it() {
+    let mut bench = Bench::new().await;
+    bench.network("web").await;
+    let network = bench.controller.world.network("web").expect("network").clone();
+    let name = network.bridge.ifname.to_string();
+    let index = bench.controller.host.links[&name];
+    let looks = async |bench: &mut Bench, changes: &Changes| {
+        let before = bench.controller.machine.looks;
+        bench.controller.host_changed(changes).await;
+        bench.controller.machine.looks - before
+    };
+    let told = |gone: bool| {
+        let label = Some(crate::link::label("test", "network", network.id.as_str()));
+        let change = LinkChange { name: name.clone(), alias: label, master: Some(0), gone };
+        let here = Interfaces::from(Some(index));
+        let links = [(index, change)].into();
+        Changes { links, addresses: here.clone(), routes: here, ..Changes::default() }
+    };
+    assert_eq!(looks(&mut bench, &told(false)).await, 0, "it came, with its addresses");
+    let elsewhere = Changes { addresses: Interfaces::from(Some(index + 1)), ..told(false) };
+    assert_eq!(looks(&mut bench, &elsewhere).await, 1, "an address of another link too");
+    let of = |objects: &mut Vec<Object>| {
+        let bridges = objects.iter_mut().filter_map(|object| match object {
+            Object::Bridge(bridge) => Some(bridge),
+            _ => None,
+        });
+        bridges.filter(|bridge| bridge.ifname.as_str() == name).for_each(|bridge| {
+            bridge.addresses.push("192.0.2.1/24".parse().expect("an address"));
+        });
+    };
+    of(&mut bench.controller.machine.objects);
+    assert_eq!(looks(&mut bench, &told(false)).await, 1, "somebody gave it an address");
+    assert_eq!(looks(&mut bench, &told(false)).await, 0, "which is known now");
+    assert_eq!(looks(&mut bench, &told(true)).await, 1, "somebody deleted it");
 }
 
 #[tokio::test]

@@ -63,6 +63,7 @@ impl<M: Machine> Controller<M> {
         if !self.unfinished.is_due(Instant::now()) {
             return;
         }
+        self.rounds.tampering.netd_writes();
         if let Err(error) = self.reconcile().await {
             self.unfinished.note(error.message);
         }

@@ -3,7 +3,7 @@
 //! A world is a value: the controller plans on a copy and replaces the old one when the plan has been applied. Objects are
 //! shared, so a copy costs a pointer per object, and readers keep the world they looked at.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use super::{Code, Error};
 use crate::model::{Endpoint, Id, Link, Name, Network, Sandbox};
@@ -16,6 +16,9 @@ pub struct World {
     /// Whether published ports may be addressed directly on every network.
     direct_routing: bool,
 }
+
+/// A sandbox in two worlds, as it was and as it will be.
+pub type Both<'a> = (Option<&'a Arc<Sandbox>>, Option<&'a Arc<Sandbox>>);
 
 impl World {
     /// Returns a world without anything in it, under the daemon's own rule on direct access.
@@ -88,6 +91,26 @@ impl World {
         self.sandboxes.get(id)
     }
 
+    /// Returns every sandbox of this world and of a later one, as it was and as it will be. Both are read once, side by side: most are the very same.
+    pub fn sandboxes_until<'a>(&'a self, later: &'a Self) -> Vec<Pair<'a, Sandbox>> {
+        let (mut old, mut new) = (self.sandboxes().peekable(), later.sandboxes().peekable());
+        let mut pairs = Vec::with_capacity(new.len());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => return pairs,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(a), Some(b)) if Arc::ptr_eq(a, b) => Ordering::Equal,
+                (Some(a), Some(b)) => a.id.cmp(&b.id),
+            };
+            pairs.push(match order {
+                Ordering::Less => (old.next(), None),
+                Ordering::Equal => (old.next(), new.next()),
+                Ordering::Greater => (None, new.next()),
+            });
+        }
+    }
+
     /// Returns the endpoints on a network, each with its sandbox.
     pub fn endpoints_on(&self, network: &Id) -> impl Iterator<Item = (&Arc<Sandbox>, &Endpoint)> {
         self.sandboxes().filter_map(|sandbox| Some((sandbox, sandbox.endpoint_on(network)?)))
@@ -113,6 +136,9 @@ impl World {
         self.sandboxes.remove(id);
     }
 }
+
+/// An object as it was and as it will be; none: it was not there, or will not be.
+pub type Pair<'a, T> = (Option<&'a Arc<T>>, Option<&'a Arc<T>>);
 
 /// Why a word finds no single object.
 enum Miss {

@@ -13,6 +13,7 @@ use super::start;
 use crate::{
     config::Settings,
     controller::{Code, Error},
+    failpoint,
     store::{self, Store},
 };
 
@@ -136,12 +137,13 @@ pub(super) fn forget_pid(settings: &Settings) {
 }
 
 /// Removes what the daemon made in the run directory, and the directory itself if nothing else is in it. The socket goes when all else has gone:
-/// `netd down` waits for that.
+/// `netd down` waits for that, and then for the directory.
 pub(super) fn erase(settings: &Settings) -> io::Result<()> {
     remove_dir(&settings.run_dir.join("netns"))?;
     remove_dir(&settings.run_dir.join("sandboxes"))?;
     remove_file(&pid_file(settings))?;
     remove_file(&socket(settings))?;
+    failpoint::hit(|| "erase.last".to_owned())?;
     remove_dir(&settings.run_dir)
 }
 

@@ -6,6 +6,7 @@
 mod bpffs;
 mod directories;
 mod down;
+mod watchdog;
 
 use std::{
     sync::{Arc, Mutex},
@@ -64,6 +65,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let changes = Debounced { watcher, begun: None };
     let mut working = tokio::spawn(controller.run(commands, changes, stopping));
     notify(NotifyState::Ready);
+    tokio::spawn(watchdog::watch());
     tracing::info!(instance = %settings.instance, socket = %directories::socket(&settings).display(), "daemon ready");
     let early = tokio::select! {
         _ = terminate.recv() => None,

@@ -18,10 +18,10 @@ use aya::{
 use netd_common::maps::Config;
 
 use super::{
-    Error,
+    Error, guard,
     layout::{Layout, Shape},
     load,
-    programs::{PACKET_PROGRAMS, SOCKET_PROGRAMS, known_name},
+    programs::{INPUT_PROGRAM, PACKET_PROGRAMS, SOCKET_PROGRAMS, known_name},
     raw,
 };
 
@@ -110,7 +110,7 @@ fn survivor(
     names: &mut HashMap<u32, Option<String>>,
 ) -> Option<Survivor> {
     let known = program.name_as_str()?;
-    let mut all = PACKET_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS);
+    let mut all = PACKET_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS).chain([INPUT_PROGRAM, guard::PROGRAM]);
     let name = all.find(|name| known_name(name) == known)?;
     let name_of = |id: u32| {
         let read = || Some(MapInfo::from_id(id).ok()?.name_as_str()?.to_owned());
@@ -140,8 +140,10 @@ fn links_of(survivors: &[Survivor]) -> Result<Vec<(OwnedFd, String)>, Error> {
     for link in raw::links_of(&ids).map_err(failed)? {
         let Some(program) = survivors.iter().find(|program| program.id == link.program) else { continue };
         let name = match link.kind {
-            raw::LinkKind::Tcx { ifindex } if ifindex != 0 => format!("{ifindex}-{}", program.name),
-            raw::LinkKind::Cgroup { id } if id != 0 => program.name.to_owned(),
+            raw::LinkKind::Interface { ifindex } if ifindex != 0 => format!("{ifindex}-{}", program.name),
+            raw::LinkKind::Cgroup { id } | raw::LinkKind::Namespace { id } if id != 0 => {
+                program.name.to_owned()
+            }
             // Detached, or somebody else's use of the program.
             _ => continue,
         };

@@ -21,8 +21,8 @@ use aya::programs::{
 };
 
 use super::{
-    AttachMode, Error, netkit,
-    programs::{Programs, SOCKET_PROGRAMS},
+    AttachMode, Error, TcxOrder, netkit,
+    programs::{INPUT_PROGRAM, Programs, SOCKET_PROGRAMS},
     raw,
 };
 
@@ -38,7 +38,7 @@ pub enum Side {
     Endpoint,
     /// That of its netkit, which has one program more, where the sandbox sends.
     Netkit,
-    /// A device of the host: programs of others run before netd's.
+    /// A device of the host: programs of others run before netd's, unless `tcx_order` says otherwise.
     Uplink,
     /// The same, with packets that begin with IP.
     BareUplink,
@@ -51,7 +51,7 @@ impl Side {
     const ALL: [Self; 4] = [Self::Endpoint, Self::Uplink, Self::BareUplink, Self::Loopback];
 
     /// Returns (program, direction) of each hook. A veth's ingress is what its sandbox sends.
-    const fn hooks(self) -> &'static [(&'static str, TcAttachType)] {
+    pub(super) const fn hooks(self) -> &'static [(&'static str, TcAttachType)] {
         match self {
             Self::Endpoint | Self::Netkit => {
                 &[("from_endpoint", TcAttachType::Ingress), ("to_endpoint", TcAttachType::Egress)]
@@ -73,10 +73,11 @@ impl Side {
         matches!(self, Self::Endpoint | Self::Netkit)
     }
 
-    fn order(self) -> LinkOrder {
+    fn order(self, uplinks: TcxOrder) -> LinkOrder {
         match self {
             Self::Endpoint | Self::Netkit => LinkOrder::first(),
-            Self::Uplink | Self::BareUplink | Self::Loopback => LinkOrder::last(),
+            Self::Uplink | Self::BareUplink => uplinks.link_order(),
+            Self::Loopback => LinkOrder::last(),
         }
     }
 }
@@ -125,7 +126,7 @@ pub fn sockets_missing(links: &Path) -> bool {
 }
 
 /// Whether a link is pinned here and leads to a hook.
-fn is_linked(path: &Path) -> bool {
+pub(super) fn is_linked(path: &Path) -> bool {
     raw::open_pin(path).is_ok_and(|link| raw::is_attached(link.as_fd()).unwrap_or(false))
 }
 
@@ -164,9 +165,10 @@ pub fn interface(
             (worked, known) = (AttachMode::Tcx, true);
             continue;
         }
+        let order = side.order(programs.tcx_order());
         let classifier = programs.packet(program)?;
         if worked != AttachMode::Tc && side.takes_tcx(direction) {
-            match attach_tcx(classifier, ifname, direction, side.order(), &path) {
+            match attach_tcx(classifier, ifname, direction, order, &path) {
                 Ok(()) => {
                     worked = AttachMode::Tcx;
                     continue;
@@ -216,6 +218,20 @@ fn attach_tcx(
     let link = FdLink::try_from(classifier.take_link(id)?)?;
     link.pin(path)?;
     Ok(())
+}
+
+/// Puts a program on a hook by a link of its own, pinned here.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(super) fn tcx(
+    classifier: &mut SchedClassifier,
+    ifname: &str,
+    direction: TcAttachType,
+    order: LinkOrder,
+    path: &Path,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    attach_tcx(classifier, ifname, direction, order, path).map_err(|refused| refused.0)
 }
 
 fn attach_filter(
@@ -336,14 +352,19 @@ fn interfaces() -> Vec<(u32, String, bool)> {
 }
 
 /// Detaches a pinned link and removes its pin; gone already is fine.
-fn unpin(path: &Path) -> Result<(), Error> {
-    if let Ok(link) = raw::open_pin(path)
-        && let Err(error) = raw::detach_link(link.as_fd())
-    {
-        // Its interface has gone, and the program with it.
-        tracing::debug!(path = %path.display(), %error, "link not detached");
+pub(super) fn unpin(path: &Path) -> Result<(), Error> {
+    match raw::open_pin(path) {
+        Ok(link) => {
+            if let Err(error) = raw::detach_link(link.as_fd()) {
+                // Its interface has gone, and the program with it.
+                tracing::debug!(path = %path.display(), %error, "link not detached");
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => tracing::debug!(path = %path.display(), %error, "link not opened"),
     }
-    match fs::remove_file(path) {
+    // Whoever could not remove it would leave it to the next start: the operation is taken back with another link, of another name.
+    match fs::remove_file(path).or_else(|_| fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::kernel(format!("remove the pin {}", path.display()), error))
         }
@@ -354,21 +375,20 @@ fn unpin(path: &Path) -> Result<(), Error> {
 /// Takes the programs of a side off an interface, which may be gone.
 ///
 /// # Errors
-/// Names the pin that stays.
+/// Names the first pin that stays; the others are removed all the same.
 pub fn detach(links: &Path, side: Side, ifindex: u32) -> Result<(), Error> {
-    if side.is_of_a_sandbox() {
-        // First, and whatever the pair was: what it left behind is all that is known of one that has gone.
-        unpin(&pin(links, ifindex, netkit::PROGRAM))?;
-    }
+    // First, and whatever the pair was: what it left behind is all that is known of one that has gone.
+    let of_a_netkit = side.is_of_a_sandbox().then(|| pin(links, ifindex, netkit::PROGRAM));
+    let mut removed = of_a_netkit.map_or(Ok(()), |path| unpin(&path));
     for &(program, direction) in side.hooks() {
         let path = pin(links, ifindex, program);
         if path.exists() {
-            unpin(&path)?;
+            removed = removed.and(unpin(&path));
         } else if let Ok(ifname) = nix::net::if_::if_indextoname(ifindex) {
             detach_filter(&ifname.to_string_lossy(), direction, program);
         }
     }
-    Ok(())
+    removed
 }
 
 /// Takes a program's clsact filter off an interface; gone already, with or without the interface, is fine.
@@ -423,4 +443,37 @@ pub fn sockets(programs: &mut Programs, links: &Path, cgroup: &Path) -> Result<(
         pinned.map_err(refused)?;
     }
     Ok(())
+}
+
+/// Puts the program on this namespace that hears what the host's own input rules let through, or takes it away.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn input(programs: &mut Programs, links: &Path, wanted: bool) -> Result<(), Error> {
+    let path = links.join(INPUT_PROGRAM);
+    if !wanted {
+        return unpin(&path);
+    }
+    if is_linked(&path) && replace(programs, &path, INPUT_PROGRAM)? {
+        return Ok(());
+    }
+    unpin(&path)?; // what somebody has detached
+    let refused = |source: Refused| Error::Kernel {
+        doing: format!("attach {INPUT_PROGRAM} to the network namespace"),
+        source: source.0,
+    };
+    let namespace = File::open("/proc/thread-self/ns/net")
+        .map_err(|source| Error::kernel("open this network namespace".to_owned(), source))?;
+    let program = programs.input()?;
+    let pinned = (|| -> Result<(), Refused> {
+        let id = program.attach(&namespace)?;
+        FdLink::from(program.take_link(id)?).pin(&path)?;
+        Ok(())
+    })();
+    pinned.map_err(refused)
+}
+
+/// Whether the namespace's program is detached or not pinned any more.
+pub fn lacks_input(links: &Path) -> bool {
+    !is_linked(&links.join(INPUT_PROGRAM))
 }

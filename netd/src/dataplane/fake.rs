@@ -38,6 +38,8 @@ pub struct Fake {
     pub links: BTreeSet<LinkEntry>,
     /// Interfaces that may reach open ports directly, by network slot.
     pub trusted: BTreeSet<(u16, u32)>,
+    /// The host's interfaces.
+    pub interfaces: BTreeMap<String, u32>,
     /// How often flows were told to ask for their route again.
     pub route_changes: usize,
     /// Filters of flushes.
@@ -168,6 +170,11 @@ impl Dataplane for Fake {
 
     fn set_trusted(&mut self, trusted: &[(u16, u32)]) -> Result<(), Error> {
         self.trusted = trusted.iter().copied().collect();
+        Ok(())
+    }
+
+    fn set_links(&mut self, links: &BTreeMap<String, u32>) -> Result<(), Error> {
+        self.interfaces.clone_from(links);
         Ok(())
     }
 

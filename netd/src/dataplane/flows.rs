@@ -14,6 +14,7 @@ use netd_common::{
     wire::l4,
 };
 
+pub use super::clock::now;
 use super::{Error, FlowFilter, FlowInfo, maps::Table};
 
 /// An address that user space can print.
@@ -32,13 +33,6 @@ impl Printable for Addr6 {
     fn ip(&self) -> IpAddr {
         IpAddr::from(Ipv6Addr::from(*self)).to_canonical() // a mapped one is how IPv6 flows hold an IPv4-only sandbox
     }
-}
-
-/// Returns the coarse monotonic clock in ticks, as the programs read it.
-pub fn now() -> u32 {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
-        .map_or(Duration::ZERO, Into::into);
-    u32::try_from((time.as_nanos() >> TICK_SHIFT) & u128::from(u32::MAX)).unwrap_or(0)
 }
 
 /// Converts a duration to ticks: at least one, at most half of the clock's range.

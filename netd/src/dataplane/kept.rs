@@ -69,15 +69,20 @@ impl Kept {
         true
     }
 
-    /// Pins a packet program for the next daemon, which has to load its own when that fails.
-    pub fn keep(&self, name: &str, program: &mut Program) {
-        let path = self.dir.join(name);
-        match fs::remove_file(&path) {
+    /// Lets the next one of this name be loaded anew.
+    pub fn forget(&self, name: &str) {
+        match fs::remove_file(self.dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "pin not removed");
+                tracing::warn!(name, %error, "pin not removed");
             }
             _ => {}
         }
+    }
+
+    /// Pins a packet program for the next daemon, which has to load its own when that fails.
+    pub fn keep(&self, name: &str, program: &mut Program) {
+        self.forget(name);
+        let path = self.dir.join(name);
         if let Err(error) = program.pin(&path) {
             tracing::warn!(path = %path.display(), error = &error as &dyn std::error::Error, "program not pinned");
         }

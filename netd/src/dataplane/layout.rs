@@ -30,6 +30,8 @@ pub enum Kind {
     LruHash,
     /// By the longest prefix.
     LpmTrie,
+    /// Records in their order, until they are read; its entries are bytes.
+    RingBuf,
 }
 
 /// One field of a key or a value.

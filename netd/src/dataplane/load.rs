@@ -14,6 +14,7 @@ use super::{
     layout::{Kind, Layout, Shape},
     maps, migrate,
     object::OBJECT,
+    order,
     programs::Programs,
 };
 
@@ -53,7 +54,10 @@ pub fn load(settings: &Settings, pins: &Path, layout: &Layout) -> Result<Program
     check_pinned(pins, layout)?;
     let loopback = attach::is_attached(&pins.join("links"), attach::Side::Loopback, LOOPBACK_ZONE);
     let kept = Kept::open(pins, if counts { "-counting" } else { "" })?;
-    Programs::load(object, kept, loopback)
+    if order::has_changed(pins, settings.tcx_order) {
+        order::programs().for_each(|(program, _)| kept.forget(program)); // another one goes where they are not
+    }
+    Programs::load(object, kept, loopback, settings.tcx_order)
 }
 
 /// Makes the directories of the pins.
@@ -125,6 +129,7 @@ const fn map_type(kind: Kind) -> MapType {
         Kind::Hash => MapType::Hash,
         Kind::LruHash => MapType::LruHash,
         Kind::LpmTrie => MapType::LpmTrie,
+        Kind::RingBuf => MapType::RingBuf,
     }
 }
 

@@ -14,15 +14,16 @@ use aya::{
 use netd_common::{
     maps::{
         AllowKey, Config, Dialled, DialledKey, Endpoint, Flow, Held, LinkKey, Network, Open, Owner, PortSet,
-        Publish, PublishKey, RouteKey, Rule6, Slot, TrustKey, Tuple, Uplink, port_set,
+        Publish, PublishKey, RouteKey, Rule6, Slot, TrustKey, Tuple, Uplink, ViaKey, port_set,
     },
     net::{Addr4, Addr6, IfIndex},
 };
 
 use super::{Error, raw};
 
-/// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not: they are working memory, and their shape is the compiler's.
-pub const NAMES: [&str; 40] = [
+/// Names of the pinned maps, as `netd-ebpf/src/maps.rs` has them. The drafts are not, nor are token buckets: they are working memory, and
+/// the drafts' shape is the compiler's.
+pub const NAMES: [&str; 49] = [
     "CONFIG",
     "FLOW4",
     "FLOW6",
@@ -52,17 +53,26 @@ pub const NAMES: [&str; 40] = [
     "LINK4",
     "LINK6",
     "TRUST",
+    "VIA",
     "ALLOW4",
     "ALLOW6",
     "ASKED4",
     "ASKED6",
     "HANDED4",
     "HANDED6",
+    "INPUT4",
+    "INPUT6",
+    "DENY4",
+    "DENY6",
+    "OPENINGS4",
+    "OPENINGS6",
     "DATAGRAM4",
     "DATAGRAM6",
     "HELD",
     "HELD_BYTES",
     "HELD_NEXT",
+    "LISTENING",
+    "EVENTS",
 ];
 
 /// A hash map with entries by the batch.
@@ -169,13 +179,13 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 /// Returns a value's bytes.
-fn bytes_of<T: Pod>(value: &T) -> &[u8] {
+pub fn bytes_of<T: Pod>(value: &T) -> &[u8] {
     // SAFETY: `Pod` types are plain bytes without padding (asserted in netd-common).
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
 /// Returns the value that bytes spell.
-fn from_bytes<T: Pod>(bytes: &[u8]) -> T {
+pub fn from_bytes<T: Pod>(bytes: &[u8]) -> T {
     assert_eq!(bytes.len(), size_of::<T>(), "a map's entry has its type's size");
     // SAFETY: the length was compared, and every bit pattern is a value of a `Pod` type.
     unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
@@ -199,6 +209,8 @@ pub struct FamilyMaps<A> {
     pub open: Table<PublishKey<A>, Open>,
     /// Lists of sources that may come to a port.
     pub allow: LpmTrie<MapData, AllowKey<A>, u32>,
+    /// Sources that guards deny.
+    pub denied: LpmTrie<MapData, A, u32>,
     /// Ports that links open.
     pub link: Table<LinkKey<A>, u32>,
 }
@@ -225,6 +237,8 @@ pub struct Maps {
     pub dialled: Table<DialledKey, Dialled>,
     /// Interfaces that may reach a network's open ports directly.
     pub trust: Table<TrustKey, u32>,
+    /// Lists of interfaces by which the outside may come to a port.
+    pub via: Table<ViaKey, u32>,
     /// Dropped packets by reason.
     pub drops: PerCpuArray<MapData, u64>,
     /// Fragments that wait for their first.
@@ -274,6 +288,7 @@ impl Maps {
             longer6: trie(pins, "LONGER6")?,
             dialled: Table::open(pins, "DIALLED")?,
             trust: Table::open(pins, "TRUST")?,
+            via: Table::open(pins, "VIA")?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
                 .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
             held: array(pins, "HELD")?,
@@ -286,6 +301,7 @@ impl Maps {
                 publish: Table::open(pins, "PUBLISH4")?,
                 open: Table::open(pins, "OPEN4")?,
                 allow: trie(pins, "ALLOW4")?,
+                denied: trie(pins, "DENY4")?,
                 link: Table::open(pins, "LINK4")?,
             },
             v6: FamilyMaps {
@@ -297,6 +313,7 @@ impl Maps {
                 publish: Table::open(pins, "PUBLISH6")?,
                 open: Table::open(pins, "OPEN6")?,
                 allow: trie(pins, "ALLOW6")?,
+                denied: trie(pins, "DENY6")?,
                 link: Table::open(pins, "LINK6")?,
             },
         })

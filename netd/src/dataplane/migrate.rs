@@ -30,7 +30,21 @@ const LIVING: [&str; 12] = [
     "HANDED6", "PORTS",
 ];
 /// Working memory and counts of moments: what is lost is missed by nobody.
-const PASSING: [&str; 7] = ["PACE", "HELD", "HELD_BYTES", "HELD_NEXT", "DATAGRAM4", "DATAGRAM6", "DROPS"];
+const PASSING: [&str; 13] = [
+    "PACE",
+    "HELD",
+    "HELD_BYTES",
+    "HELD_NEXT",
+    "DATAGRAM4",
+    "DATAGRAM6",
+    "INPUT4",
+    "INPUT6",
+    "OPENINGS4",
+    "OPENINGS6",
+    "DROPS",
+    "LISTENING",
+    "EVENTS",
+];
 /// Copies of the living tables before new flows are refused, at most.
 const ROUNDS: usize = 4;
 /// So few changes in a round that the next one may be the last.

@@ -4,8 +4,11 @@
 
 mod adopt;
 mod attach;
+mod clock;
+mod explain;
 pub mod fake;
 mod flows;
+mod guard;
 mod host_sockets;
 mod kept;
 mod kernel;
@@ -13,9 +16,11 @@ mod layout;
 mod load;
 mod maps;
 mod migrate;
+mod monitor;
 mod netkit;
 mod object;
 mod occupancy;
+mod order;
 mod pinned;
 mod programs;
 mod raw;
@@ -26,17 +31,21 @@ mod survey;
 mod test_run;
 mod verify;
 
+pub use explain::{Explainer, Explanation, Origin, Page, Question, Step, Unexplained, page};
+pub use guard::Guard;
 pub use kernel::{Found, Kernel, Look, remove_pins};
 pub use load::kernel_release;
+pub use monitor::{Drop, Listener, Monitor, Packet};
 pub use object::OBJECT_SHA256;
-pub use occupancy::{Occupancy, TableUse};
+pub use occupancy::{Occupancy, PortTries, TableUse};
+pub use order::TcxOrder;
 pub use pinned::published_ports;
 pub use rules::{RuleEntry, Rules};
 pub use test_run::Ran;
 pub use verify::{ProgramReport, verify};
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
@@ -44,7 +53,7 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::model::{Device, GatewayMode, IfName, Mac, Protocol, Sources};
+use crate::model::{Device, GatewayMode, HairpinSource, IfName, Mac, Protocol, Sources};
 
 /// The IPv6 flow table, and what one endpoint may have of it, is this many times smaller than IPv4's (spec: dataplane.md 7.2).
 const IPV6_SHARE: u32 = 4;
@@ -68,8 +77,14 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How packet programs are attached.
     pub attach: AttachMode,
+    /// Where the programs of uplinks stand among others of their hooks.
+    pub tcx_order: TcxOrder,
     /// Who may address sandboxes directly, on every network.
     pub direct: DirectAccess,
+    /// Whether published ports are open to the outside only where the host's own input rules let packets in.
+    pub respect_host_firewall: bool,
+    /// Which uplinks are guarded, and against whom.
+    pub guard: Guard,
 }
 
 /// Who may address sandboxes directly, whatever their network says.
@@ -174,6 +189,10 @@ pub struct NetworkEntry {
     pub host_ipv6: Option<Ipv6Addr>,
     /// Whether it reaches no service of the host but those that are open on the bridge's addresses.
     pub host_closed: bool,
+    /// As whom its servers see sandboxes that come through the host.
+    pub hairpin_source: HairpinSource,
+    /// Whether its sandboxes may use addresses that are nobody's here.
+    pub any_source: bool,
 }
 
 /// An endpoint in the dataplane.
@@ -225,17 +244,26 @@ pub struct OpenEntry {
     pub allow: Sources,
 }
 
-/// A port that a link opens between two endpoints of a network without ICC.
+/// What a link or a policy opens between two endpoints of a network without ICC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkEntry {
-    /// Who may open connections.
+    /// Who may open connections; unspecified: every endpoint of the network.
     pub from: IpAddr,
     /// To whom; of the same family.
     pub to: IpAddr,
-    /// The port there.
-    pub port: u16,
-    /// The protocol.
-    pub protocol: Protocol,
+    /// The port there; None: everything.
+    pub port: Option<(u16, Protocol)>,
+    /// Which of the two opens it.
+    pub by: LinkBy,
+}
+
+/// What opens something between two endpoints. What both open stays open while one of them does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LinkBy {
+    /// A sandbox's link.
+    Link,
+    /// A policy of the network.
+    Policy,
 }
 
 /// A host interface through which the outside is reached.
@@ -366,12 +394,14 @@ pub trait Dataplane: Send {
     fn put_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error>;
     /// Closes them for new flows; established TCP flows go on, UDP flows end.
     fn remove_open(&mut self, entries: &[OpenEntry]) -> Result<(), Error>;
-    /// Opens ports between linked endpoints.
+    /// Opens what links and policies say between endpoints.
     fn put_links(&mut self, entries: &[LinkEntry]) -> Result<(), Error>;
     /// Closes them for new flows; established TCP flows go on, UDP flows end.
     fn remove_links(&mut self, entries: &[LinkEntry]) -> Result<(), Error>;
     /// Makes this the complete list of interfaces that may reach a network's open ports directly: (slot of the network, interface index).
     fn set_trusted(&mut self, trusted: &[(u16, u32)]) -> Result<(), Error>;
+    /// Makes this the complete list of the host's interfaces, by name with their indexes: ports may be open to some of them.
+    fn set_links(&mut self, links: &BTreeMap<String, u32>) -> Result<(), Error>;
     /// Makes these the rules by which IPv6 packets find their way.
     fn set_rules(&mut self, rules: &Rules) -> Result<(), Error>;
     /// Makes every flow ask again for its route on its next packet, after routes, links or neighbours changed.
@@ -401,13 +431,31 @@ pub trait Dataplane: Send {
     fn occupancy(&mut self) -> Result<Occupancy, Error> {
         Ok(Occupancy::default())
     }
+    /// Returns a digest of every map that the daemon alone writes, by name.
+    ///
+    /// # Errors
+    /// When the kernel does not let a map be read.
+    fn digests(&mut self) -> Result<Digests, Error> {
+        Ok(Digests::default())
+    }
     /// Lists what the maps hold, for reconciling: endpoints by interface index, publishes, network slots, uplinks.
     fn inventory(&mut self) -> Result<Inventory, Error>;
     /// Returns the features in use: attach mode, kernel probes, SHA-256 of the object; for `status` and `doctor`.
     fn features(&self) -> Vec<(String, String)>;
+    /// Returns what explains packets, beside everything else that goes on.
+    fn explainer(&self) -> Explainer {
+        Explainer::default()
+    }
+    /// Returns what listens to drops as they happen.
+    fn monitor(&self) -> Monitor {
+        Monitor::default()
+    }
     /// Removes every program, link and pin of this instance.
     fn down(&mut self) -> Result<(), Error>;
 }
+
+/// Digests of maps, by name.
+pub type Digests = BTreeMap<&'static str, u64>;
 
 /// Where a filter or a qdisc was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]

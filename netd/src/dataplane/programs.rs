@@ -9,14 +9,16 @@ use std::{
 use aya::{
     Ebpf,
     maps::Map,
-    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, TestRun, TestRunOptions},
+    programs::{
+        CgroupSockAddr, Program, ProgramError, SchedClassifier, SkLookup, TestRun, TestRunOptions, Xdp,
+    },
 };
 use netd_common::{
     family::{Family, V6},
     maps::features,
 };
 
-use super::{Error, kept::Kept, load::kernel_release};
+use super::{Error, TcxOrder, guard, kept::Kept, load::kernel_release};
 
 /// The packet programs, by name.
 pub const PACKET_PROGRAMS: [&str; 8] = [
@@ -44,6 +46,8 @@ pub const SOCKET_PROGRAMS: [&str; 10] = [
     "getpeername4",
     "getpeername6",
 ];
+/// The program of the namespace, where the host's own input rules are asked about packets to published ports.
+pub const INPUT_PROGRAM: &str = "host_input";
 /// Asks the kernel for a feature; never attached.
 const PROBE: &str = "probe_csum_ipv6";
 /// Longest name that the kernel keeps (`BPF_OBJ_NAME_LEN`, without the zero).
@@ -58,19 +62,25 @@ pub fn known_name(program: &str) -> &str {
 pub struct Programs {
     object: Ebpf,
     kept: Kept,
+    order: TcxOrder,
 }
 
 impl Programs {
-    /// Loads what every host needs, and `lo`'s program if this one needs it.
+    /// Loads what every host needs, and `lo`'s program if this one needs it. Those of uplinks will stand in this order among others.
     ///
     /// # Errors
     /// Names the program and the kernel's reason.
-    pub fn load(mut object: Ebpf, kept: Kept, loopback: bool) -> Result<Self, Error> {
+    pub fn load(mut object: Ebpf, kept: Kept, loopback: bool, order: TcxOrder) -> Result<Self, Error> {
         let loopback = loopback.then_some("from_loopback");
         let packet = PACKET_PROGRAMS.into_iter().take(ALWAYS).chain(loopback);
         let wanted: Vec<_> = packet.chain(SOCKET_PROGRAMS).chain([PROBE]).collect();
         load_together(&mut object, &kept, &wanted)?;
-        Ok(Self { object, kept })
+        Ok(Self { object, kept, order })
+    }
+
+    /// Returns where those of uplinks stand among others.
+    pub const fn tcx_order(&self) -> TcxOrder {
+        self.order
     }
 
     /// Whether netd has a program of this name.
@@ -100,6 +110,33 @@ impl Programs {
         socket_program(&mut self.object, name)
     }
 
+    /// Returns the program of the namespace, which is loaded by then.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn input(&mut self) -> Result<&mut SkLookup, Error> {
+        let program = input_program(&mut self.object)?;
+        if program.fd().is_err() {
+            program
+                .load()
+                .map_err(|source| Error::kernel(format!("load program {INPUT_PROGRAM}"), source))?;
+        }
+        Ok(program)
+    }
+
+    /// Returns the guard of uplinks, which is loaded by then.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn guard(&mut self) -> Result<&mut Xdp, Error> {
+        let program = guard_program(&mut self.object)?;
+        if program.fd().is_err() {
+            let failed = |source| Error::kernel(format!("load program {}", guard::PROGRAM), source);
+            program.load().map_err(failed)?;
+        }
+        Ok(program)
+    }
+
     /// Returns the descriptor of a program, which is loaded by then.
     ///
     /// # Errors
@@ -107,6 +144,10 @@ impl Programs {
     pub fn fd(&mut self, name: &str) -> Result<OwnedFd, Error> {
         if PACKET_PROGRAMS.contains(&name) {
             self.packet(name)?;
+        } else if name == INPUT_PROGRAM {
+            self.input()?;
+        } else if name == guard::PROGRAM {
+            self.guard()?;
         }
         let program = self.object.program(name).ok_or_else(|| lacks("other", name))?;
         let failed = |source| Error::kernel(format!("take program {name}"), source);
@@ -205,4 +246,22 @@ pub fn packet_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Sc
 pub fn socket_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr, Error> {
     let program = object.program_mut(name);
     program.and_then(|program| program.try_into().ok()).ok_or_else(|| lacks("socket", name))
+}
+
+/// Returns the namespace's program of the object.
+///
+/// # Errors
+/// There is none.
+pub fn input_program(object: &mut Ebpf) -> Result<&mut SkLookup, Error> {
+    let program = object.program_mut(INPUT_PROGRAM);
+    program.and_then(|program| program.try_into().ok()).ok_or_else(|| lacks("namespace", INPUT_PROGRAM))
+}
+
+/// Returns the guard of uplinks of the object.
+///
+/// # Errors
+/// There is none.
+pub fn guard_program(object: &mut Ebpf) -> Result<&mut Xdp, Error> {
+    let program = object.program_mut(guard::PROGRAM);
+    program.and_then(|program| program.try_into().ok()).ok_or_else(|| lacks("device", guard::PROGRAM))
 }

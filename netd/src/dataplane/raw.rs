@@ -13,6 +13,9 @@ use std::{
     path::Path,
 };
 
+use aya::maps::{MapData, RingBuf};
+use tokio::io::{Interest, unix::AsyncFd};
+
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -29,6 +32,8 @@ const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
+const BPF_LINK_TYPE_NETNS: u32 = 5;
+const BPF_LINK_TYPE_XDP: u32 = 6;
 const BPF_LINK_TYPE_TCX: u32 = 11;
 /// The attach type: where the other side of a pair sends, named by the side that is on the host.
 const BPF_NETKIT_PEER: u32 = 55;
@@ -191,13 +196,18 @@ fn link_info(link: BorrowedFd<'_>) -> io::Result<[u32; 32]> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkKind {
     /// On an interface of some namespace; 0: on none any more.
-    Tcx {
+    Interface {
         /// Its index.
         ifindex: u32,
     },
     /// On a cgroup.
     Cgroup {
         /// Its id.
+        id: u64,
+    },
+    /// On a network namespace.
+    Namespace {
+        /// Its inode's number; 0: on none any more.
         id: u64,
     },
     /// Elsewhere.
@@ -244,8 +254,9 @@ fn link_by_id(id: u32) -> io::Result<Link> {
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     let info = link_info(fd.as_fd())?;
     let kind = match info[0] {
-        BPF_LINK_TYPE_TCX => LinkKind::Tcx { ifindex: info[4] },
+        BPF_LINK_TYPE_TCX | BPF_LINK_TYPE_XDP => LinkKind::Interface { ifindex: info[4] },
         BPF_LINK_TYPE_CGROUP => LinkKind::Cgroup { id: pair(info[4], info[5]) },
+        BPF_LINK_TYPE_NETNS => LinkKind::Namespace { id: info[4].into() },
         _ => LinkKind::Other,
     };
     Ok(Link { fd, program: info[2], kind })
@@ -320,6 +331,13 @@ pub fn update_many(
         let [a, b, c, d, ..] = attr.0[4].to_ne_bytes();
         (u32::from_ne_bytes([a, b, c, d]) as usize, error)
     })
+}
+
+/// Has the runtime wait for a ring's records.
+pub fn readable(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring owns its descriptor until it is dropped, and nobody replaces or closes it.
+    let waiting = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+    waiting.map_err(io::Error::from)
 }
 
 /// Gives the kernel back what reading and relocating the object took and freed: 14 MB, which the allocator would keep for a daemon that never

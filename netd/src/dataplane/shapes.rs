@@ -4,10 +4,11 @@ use std::mem::offset_of;
 
 use netd_common::{
     maps::{
-        AllowKey, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Handed, Held, LinkKey,
-        Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey, RouteKey, Rule6, TrustKey,
-        Tuple, Uplink, capacity, held, port_set,
+        AllowKey, Allowance, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Handed,
+        Hearing, Held, LinkKey, Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey,
+        RouteKey, Rule6, TrustKey, Tuple, Uplink, ViaKey, capacity, held, port_set,
     },
+    monitor::RING_BYTES,
     net::{Addr4, Addr6},
     verdict::COUNTERS as REASONS,
 };
@@ -51,7 +52,7 @@ fn flow<A>() -> Vec<Field> {
 
 fn config() -> Vec<Field> {
     fields!(Config: epoch, features, netns_cookie, secret, port_count, ports, timeouts, filter4, filter6, quota4, quota6, places4,
-        places6, accept_mark, accept_mask, rules6)
+        places6, accept_mark, accept_mask, rules6, opening_rate)
 }
 
 fn endpoint() -> Vec<Field> {
@@ -81,7 +82,7 @@ fn of_family<A>(digit: char, flows: u32) -> Vec<Shape> {
         value,
     };
     let owner = fields!(Owner: ifindex, network, mac, flags);
-    let publish = fields!(Publish<A>: backend, ifindex, port, network, allow);
+    let publish = fields!(Publish<A>: backend, ifindex, port, network, allow, via);
     let handed = fields!(Handed<A>: addr, port, pad, since);
     let link = fields!(LinkKey<A>: src, dst, port, proto, pad);
     let place = fields!(Place: ifindex, number);
@@ -91,7 +92,7 @@ fn of_family<A>(digit: char, flows: u32) -> Vec<Shape> {
         shape("SUBNET", LpmTrie, capacity::SUBNET, prefix(whole::<A>("addr")), whole::<u32>("slot")),
         shape("LOCAL", Hash, capacity::LOCAL, whole::<A>("addr"), whole::<u32>("present")),
         shape("PUBLISH", Hash, capacity::PUBLISH, publish_key::<A>(), publish),
-        shape("OPEN", Hash, capacity::OPEN, publish_key::<A>(), fields!(Open: ifindex, allow)),
+        shape("OPEN", Hash, capacity::OPEN, publish_key::<A>(), fields!(Open: ifindex, allow, via)),
         shape(
             "ALLOW",
             LpmTrie,
@@ -101,6 +102,9 @@ fn of_family<A>(digit: char, flows: u32) -> Vec<Shape> {
         ),
         shape("ASKED", LruHash, capacity::ASKED, tuple::<A>(), whole::<u32>("tick")),
         shape("HANDED", LruHash, capacity::HANDED, tuple::<A>(), handed),
+        shape("INPUT", LruHash, capacity::INPUT, tuple::<A>(), fields!(Hearing: state, since, asked)),
+        shape("DENY", LpmTrie, capacity::DENY, prefix(whole::<A>("addr")), whole::<u32>("present")),
+        shape("OPENINGS", LruHash, capacity::OPENINGS, whole::<A>("addr"), fields!(Allowance: tick, tokens)),
         shape("LINK", Hash, capacity::LINK, link, whole::<u32>("present")),
         shape("USAGE", Array, capacity::ENDPOINT, whole::<u32>("index"), whole::<u32>("flows")),
         shape("PENDING", LruHash, flows.div_ceil(2), place, fields!(Pending<A>: original, generation)),
@@ -116,7 +120,7 @@ fn of_family<A>(digit: char, flows: u32) -> Vec<Shape> {
 
 /// Returns every map that is pinned.
 pub fn all(settings: &Settings) -> Vec<Shape> {
-    use Kind::{Array, Hash, LpmTrie, LruHash, PerCpuArray};
+    use Kind::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
     let shape =
         |name: &str, kind, entries, key, value| Shape { name: name.into(), kind, entries, key, value };
     let array = |name: &str, entries, value| shape(name, Array, entries, whole::<u32>("index"), value);
@@ -140,8 +144,11 @@ pub fn all(settings: &Settings) -> Vec<Shape> {
         array("HELD_BYTES", capacity::HELD, whole::<[u8; held::BYTES]>("bytes")),
         array("HELD_NEXT", held::SHELVES, whole::<u32>("next")),
         shape("DROPS", PerCpuArray, REASONS, whole::<u32>("index"), whole::<u64>("packets")),
+        array("LISTENING", 1, whole::<u32>("listening")),
+        shape("EVENTS", RingBuf, RING_BYTES, Vec::new(), Vec::new()),
         shape("UPLINK", Hash, capacity::UPLINK, whole::<u32>("ifindex"), fields!(Uplink: addr4, addr6, mtu)),
         shape("TRUST", Hash, capacity::TRUST, fields!(TrustKey: network, ifindex), whole::<u32>("present")),
+        shape("VIA", Hash, capacity::VIA, fields!(ViaKey: list, ifindex), whole::<u32>("present")),
         shape(
             "DIALLED",
             LruHash,

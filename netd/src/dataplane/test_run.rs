@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 
 use super::{Error, Kernel};
 
@@ -34,22 +34,31 @@ impl Kernel {
         ifindex: u32,
         ingress: u32,
     ) -> Result<Ran, Error> {
-        let mut context = [0_u8; CONTEXT];
-        context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&ingress.to_ne_bytes());
-        context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
-        let mut bytes = vec![0; frame.len() + 256];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut bytes),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        let result = self
-            .programs()
-            .packet(program)?
-            .test_run(options)
-            .map_err(|source| Error::kernel(format!("run program {program} on a packet"), source))?;
-        bytes.truncate(result.data_size_out as usize);
-        Ok(Ran { action: result.return_value.cast_signed(), bytes, duration: result.duration })
+        run_on(self.programs().packet(program)?, program, frame, ifindex, ingress)
     }
+}
+
+/// Runs a loaded program on a frame; as [`Kernel::test_run`].
+pub(super) fn run_on(
+    program: &SchedClassifier,
+    name: &str,
+    frame: &[u8],
+    ifindex: u32,
+    ingress: u32,
+) -> Result<Ran, Error> {
+    let mut context = [0_u8; CONTEXT];
+    context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&ingress.to_ne_bytes());
+    context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+    let mut bytes = vec![0; frame.len() + 256];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut bytes),
+        ctx_in: Some(&context),
+        ..TestRunOptions::default()
+    };
+    let result = program
+        .test_run(options)
+        .map_err(|source| Error::kernel(format!("run program {name} on a packet"), source))?;
+    bytes.truncate(result.data_size_out as usize);
+    Ok(Ran { action: result.return_value.cast_signed(), bytes, duration: result.duration })
 }

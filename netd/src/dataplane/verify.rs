@@ -3,9 +3,12 @@
 use aya::{EbpfLoader, VerifierLogLevel};
 
 use super::{
-    Error,
+    Error, guard,
     object::OBJECT,
-    programs::{PACKET_PROGRAMS, SOCKET_PROGRAMS, packet_program, socket_program},
+    programs::{
+        INPUT_PROGRAM, PACKET_PROGRAMS, SOCKET_PROGRAMS, guard_program, input_program, packet_program,
+        socket_program,
+    },
 };
 
 /// What the verifier says of a program.
@@ -14,7 +17,7 @@ use super::{
 pub struct ProgramReport {
     /// Its name.
     pub name: String,
-    /// `packet` or `socket`.
+    /// `packet`, `socket`, `namespace` or `device`.
     #[serde(rename = "Type")]
     pub kind: &'static str,
     /// Instructions after translation by the kernel.
@@ -39,17 +42,31 @@ pub fn verify() -> Result<Vec<ProgramReport>, Error> {
     let mut ebpf =
         loader.load(OBJECT).map_err(|source| Error::kernel("load the eBPF object".to_owned(), source))?;
     let names = PACKET_PROGRAMS.map(|name| (name, "packet")).into_iter();
-    for (name, kind) in names.chain(SOCKET_PROGRAMS.map(|name| (name, "socket"))) {
+    let names = names.chain(SOCKET_PROGRAMS.map(|name| (name, "socket")));
+    for (name, kind) in names.chain([(INPUT_PROGRAM, "namespace"), (guard::PROGRAM, "device")]) {
         let start = std::time::Instant::now();
         let refused = |source| Error::kernel(format!("load program {name}"), source);
-        let info = if kind == "packet" {
-            let program = packet_program(&mut ebpf, name)?;
-            program.load().map_err(refused)?;
-            program.info()
-        } else {
-            let program = socket_program(&mut ebpf, name)?;
-            program.load().map_err(refused)?;
-            program.info()
+        let info = match kind {
+            "packet" => {
+                let program = packet_program(&mut ebpf, name)?;
+                program.load().map_err(refused)?;
+                program.info()
+            }
+            "socket" => {
+                let program = socket_program(&mut ebpf, name)?;
+                program.load().map_err(refused)?;
+                program.info()
+            }
+            "device" => {
+                let program = guard_program(&mut ebpf)?;
+                program.load().map_err(refused)?;
+                program.info()
+            }
+            _ => {
+                let program = input_program(&mut ebpf)?;
+                program.load().map_err(refused)?;
+                program.info()
+            }
         };
         let info = info.map_err(|source| Error::kernel(format!("inspect program {name}"), source))?;
         reports.push(ProgramReport {

@@ -24,6 +24,7 @@ fn network(name: &str, pools: Vec<Pool>) -> Network {
         options: BTreeMap::new(),
         labels: BTreeMap::new(),
         index: Some(1),
+        policies: Vec::new(),
         id,
     }
 }

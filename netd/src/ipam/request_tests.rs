@@ -37,6 +37,7 @@ fn network(name: &str, subnet: &str) -> Network {
         options: std::collections::BTreeMap::new(),
         labels: std::collections::BTreeMap::new(),
         index: Some(1),
+        policies: Vec::new(),
         id,
     }
 }

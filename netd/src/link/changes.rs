@@ -17,8 +17,8 @@ const TOLD_APART: usize = 8_192;
 pub struct Changes {
     /// Links that came, went or changed, by index, as they were last heard of.
     pub links: BTreeMap<u32, LinkChange>,
-    /// An address came, went or changed.
-    pub addresses: bool,
+    /// Interfaces of which an address came, went or changed.
+    pub addresses: Interfaces,
     /// Interfaces by which routes came, went or changed.
     pub routes: Interfaces,
     /// A routing rule came or went, or a route that the kernel did not make itself: a snapshot does not show rules, nor that a route went and came
@@ -88,7 +88,7 @@ impl Changes {
     /// Whether nothing changed but settings and hooks, which are put back at once and change nothing else.
     pub fn can_not_wait(&self) -> bool {
         let Self { links, addresses, routes, ways, settings: _, hooks: _, lost } = self;
-        links.is_empty() && !addresses && routes.is_empty() && !ways && !lost
+        links.is_empty() && addresses.is_empty() && routes.is_empty() && !ways && !lost
     }
 
     /// Adds what changed after it.
@@ -99,14 +99,19 @@ impl Changes {
             let (alias, master) = (change.alias.or(before.alias), change.master.or(before.master));
             self.links.insert(index, LinkChange { alias, master, ..change });
         }
-        self.addresses |= later.addresses;
+        self.addresses.add(later.addresses);
         self.routes.add(later.routes);
         self.ways |= later.ways;
         self.settings.add(later.settings);
         self.hooks.extend(later.hooks);
         self.lost |= later.lost;
-        let indexes =
-            [self.links.len(), self.routes.these.len(), self.settings.these.len(), self.hooks.len()];
+        let indexes = [
+            self.links.len(),
+            self.addresses.these.len(),
+            self.routes.these.len(),
+            self.settings.these.len(),
+            self.hooks.len(),
+        ];
         if indexes.iter().any(|count| *count > TOLD_APART) {
             *self = Self { lost: true, ..Self::default() };
         }
@@ -157,6 +162,8 @@ fn meaning(kind: u16, payload: &[u8]) -> Changes {
     /// `struct netconfmsg`, aligned, and `NETCONFA_IFINDEX` (linux/netconf.h).
     const NETCONFMSG: usize = 4;
     const NETCONFA_IFINDEX: u16 = 1;
+    /// Where `struct ifaddrmsg` has the interface's index.
+    const IFA_INDEX: usize = 4;
     /// Where `struct tcmsg` has the interface's index.
     const TCM_IFINDEX: usize = 4;
     let mut changes = Changes::default();
@@ -165,7 +172,7 @@ fn meaning(kind: u16, payload: &[u8]) -> Changes {
             Some((index, change)) => drop(changes.links.insert(index, change)),
             None => changes.lost = true,
         },
-        libc::RTM_NEWADDR | libc::RTM_DELADDR => changes.addresses = true,
+        libc::RTM_NEWADDR | libc::RTM_DELADDR => changes.addresses = number(payload, IFA_INDEX).into(),
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
             let from_kernel = payload.get(RTM_PROTOCOL) == Some(&libc::RTPROT_KERNEL);
             changes.ways = !from_kernel;

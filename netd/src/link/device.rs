@@ -11,7 +11,7 @@ use rtnetlink::packet_route::{
     nsid::{NsidAttribute, NsidMessage},
 };
 
-use super::{Error, Links, Mode, PortFlags, Segments, error::gone_is_success, veth};
+use super::{Error, Links, Mode, PortFlags, Segments, Told, error::gone_is_success, veth};
 use crate::{
     model::{IfName, Mac},
     netns::Netns,
@@ -82,6 +82,8 @@ pub struct HostLink {
     pub up: bool,
     /// Whether it also has a carrier.
     pub running: bool,
+    /// What the kernel told of its settings.
+    pub told: Told,
     /// What its packets begin with.
     pub framing: Framing,
     /// Whether it is `lo`.
@@ -113,6 +115,7 @@ impl HostLink {
                 LinkAttribute::GroIpv4MaxSize(size) => link.received.ipv4 = *size,
                 LinkAttribute::AfSpecUnspec(families) => {
                     link.no_link_local = veth::is_without_link_local(families);
+                    link.told = Told::of(families);
                 }
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
                 LinkAttribute::LinkInfo(infos) => {

@@ -22,6 +22,7 @@ mod snapshot;
 mod socket;
 mod source_route;
 mod together;
+mod told;
 mod veth;
 mod watch;
 
@@ -38,12 +39,13 @@ pub use label::{Label, MAX_LABEL, label, parse_label};
 
 pub use port::PortFlags;
 pub use proxy::Proxy;
-pub use route::{HostRoute, MAIN};
+pub use route::{HostRoute, LOCAL, MAIN};
 pub use rule::{HostRule, RuleDoes};
 pub use segments::Segments;
 pub use snapshot::{HostSnapshot, Uplink, local_addresses, unserved, uplinks};
 use socket::{Mode, Socket};
 pub use source_route::SourceRoute;
+pub use told::Told;
 pub use veth::{MAX_IFINDEX, Veth, VethSpec};
 pub use watch::Watcher;
 

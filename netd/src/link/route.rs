@@ -40,6 +40,8 @@ pub struct HostRoute {
 
 /// The main table.
 pub const MAIN: u32 = 254;
+/// The kernel's own table of local and broadcast addresses.
+pub const LOCAL: u32 = 255;
 
 impl HostRoute {
     pub(super) fn parse(message: &RouteMessage) -> Option<Self> {
@@ -98,6 +100,12 @@ impl HostRoute {
     }
 }
 
+/// Whether a route, as the kernel tells of it, is of another table than `local` (`rtm_table` in `struct rtmsg`).
+fn is_elsewhere(message: &[u8]) -> bool {
+    const RTM_TABLE: usize = 4;
+    message.get(RTM_TABLE).is_none_or(|table| u32::from(*table) != LOCAL)
+}
+
 fn hop(hop: &RouteNextHop) -> (u32, Option<IpAddr>) {
     let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(address) => ip(address),
@@ -140,15 +148,23 @@ pub(super) fn default_route(gateway: IpAddr, ifindex: u32, table: u32) -> RouteM
 impl Links {
     /// Reads the routes of every table, undisturbed.
     pub async fn routes(&self) -> Result<Vec<HostRoute>, Error> {
-        let mut routes = self.routes_of(false).await?;
-        routes.extend(self.routes_of(true).await?);
+        let mut routes = self.routes_of(false, |_| true).await?;
+        routes.extend(self.routes_of(true, |_| true).await?);
         Ok(routes)
     }
 
-    async fn routes_of(&self, ipv6: bool) -> Result<Vec<HostRoute>, Error> {
+    /// The same without the table `local`, in which every address has several: most of the routes of a host with many networks.
+    pub async fn routes_elsewhere(&self) -> Result<Vec<HostRoute>, Error> {
+        let mut routes = self.routes_of(false, is_elsewhere).await?;
+        routes.extend(self.routes_of(true, is_elsewhere).await?);
+        Ok(routes)
+    }
+
+    async fn routes_of(&self, ipv6: bool, wanted: fn(&[u8]) -> bool) -> Result<Vec<HostRoute>, Error> {
         let mut filter = RouteMessage::default();
         filter.header.address_family = family(ipv6);
-        let messages = self.socket.dump("list routes", RouteNetlinkMessage::GetRoute(filter)).await?;
+        let messages =
+            self.socket.dump_of("list routes", RouteNetlinkMessage::GetRoute(filter), wanted).await?;
         let routes = messages.iter().filter_map(|message| match message {
             RouteNetlinkMessage::NewRoute(message) => HostRoute::parse(message),
             _ => None,
@@ -170,7 +186,7 @@ impl Links {
     }
 
     async fn remove_default_routes(&self, ipv6: bool, keep: Option<(u32, IpAddr)>) -> Result<(), Error> {
-        let routes = self.routes_of(ipv6).await?.into_iter();
+        let routes = self.routes_of(ipv6, is_elsewhere).await?.into_iter();
         let ours =
             routes.filter(|route| route.protocol == PROTOCOL && route.table == MAIN && route.is_default());
         for route in ours {

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Error, Framing, HostAddress, HostLink, HostRoute, HostRule, Links, address::Scope};
+use super::{
+    Error, Framing, HostAddress, HostLink, HostRoute, HostRule, LOCAL, Links, RuleDoes, address::Scope,
+};
 use crate::model::IfName;
 
 /// The links, addresses and routes of a namespace.
@@ -12,7 +14,7 @@ pub struct HostSnapshot {
     pub links: Vec<HostLink>,
     /// Every address.
     pub addresses: Vec<HostAddress>,
-    /// Every route of every table.
+    /// Every route of every table; those of `local` only where a rule may suppress them.
     pub routes: Vec<HostRoute>,
     /// Every rule of IPv6 policy routing.
     pub rules6: Vec<HostRule>,
@@ -41,13 +43,13 @@ impl Links {
     /// # Errors
     /// `is_interrupted` when one was disturbed ten times in a row: conclude nothing, try again later.
     pub async fn snapshot(&self) -> Result<HostSnapshot, Error> {
-        Ok(HostSnapshot {
-            links: self.links().await?,
-            addresses: self.addresses(None).await?,
-            // Rules before routes: of a table that a rule is about to be made for, no route is missing then.
-            rules6: self.rules6().await?,
-            routes: self.routes().await?,
-        })
+        let (links, addresses) = (self.links().await?, self.addresses(None).await?);
+        // Rules before routes: of a table that a rule is about to be made for, no route is missing then.
+        let rules6 = self.rules6().await?;
+        let suppressed =
+            rules6.iter().any(|rule| rule.suppresses.is_some() && rule.does == RuleDoes::Ask(LOCAL));
+        let routes = if suppressed { self.routes().await? } else { self.routes_elsewhere().await? };
+        Ok(HostSnapshot { links, addresses, routes, rules6 })
     }
 }
 

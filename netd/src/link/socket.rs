@@ -34,7 +34,9 @@ const DUMP_TRIES: usize = 10;
 const LONGEST: usize = 64 * 1024;
 /// `NLMSGERR_ATTR_MSG` (linux/netlink.h): the reason in words.
 const REASON: u16 = 1;
+/// `struct nlmsghdr`: its length, and the first type that is not netlink's own (`NLMSG_MIN_TYPE`).
 const HEADER: usize = 16;
+const FIRST_OBJECT: u16 = 16;
 /// `NLMSG_ALIGNTO` (linux/netlink.h).
 const ALIGNMENT: usize = 4;
 
@@ -80,7 +82,7 @@ impl Socket {
         mode: Mode,
         message: RouteNetlinkMessage,
     ) -> Result<(), Error> {
-        self.exchange(doing, vec![request(message, mode.flags() | NLM_F_ACK)]).await.map(drop)
+        self.exchange(doing, vec![request(message, mode.flags() | NLM_F_ACK)], EVERY).await.map(drop)
     }
 
     /// Sends requests as one datagram, which the kernel works off within the same system call: no crash of ours comes
@@ -92,7 +94,7 @@ impl Socket {
     ) -> Result<(), Error> {
         let requests =
             requests.into_iter().map(|(mode, message)| request(message, mode.flags() | NLM_F_ACK)).collect();
-        self.exchange(doing, requests).await.map(drop)
+        self.exchange(doing, requests, EVERY).await.map(drop)
     }
 
     /// Reads one object.
@@ -101,7 +103,7 @@ impl Socket {
         doing: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Option<RouteNetlinkMessage>, Error> {
-        let answers = self.exchange(doing, vec![request(message, NLM_F_ACK)]).await?;
+        let answers = self.exchange(doing, vec![request(message, NLM_F_ACK)], EVERY).await?;
         Ok(answers.into_iter().next())
     }
 
@@ -114,20 +116,33 @@ impl Socket {
         doing: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        undisturbed(|| self.exchange(doing, vec![request(message.clone(), NLM_F_DUMP)])).await
+        self.dump_of(doing, message, EVERY).await
+    }
+
+    /// The same without the objects that are not `wanted`, by their bytes behind the netlink header: to take an object apart costs more than the
+    /// kernel's telling of it.
+    pub(super) async fn dump_of(
+        &self,
+        doing: &str,
+        message: RouteNetlinkMessage,
+        wanted: fn(&[u8]) -> bool,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        undisturbed(|| self.exchange(doing, vec![request(message.clone(), NLM_F_DUMP)], wanted)).await
     }
 
     async fn exchange(
         &self,
         doing: &str,
         requests: Vec<NetlinkMessage<RouteNetlinkMessage>>,
+        wanted: fn(&[u8]) -> bool,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
         let mut slot = self.connection.lock().await;
         let mut connection = match slot.take() {
             Some(connection) => connection,
             None => Connection::open(&self.netns).await?,
         };
-        let outcome = connection.exchange(doing, requests).map_err(|source| Error::kernel(doing, source))?;
+        let outcome =
+            connection.exchange(doing, requests, wanted).map_err(|source| Error::kernel(doing, source))?;
         *slot = Some(connection);
         outcome.result(doing)
     }
@@ -174,6 +189,7 @@ impl Connection {
         &mut self,
         doing: &str,
         requests: Vec<NetlinkMessage<RouteNetlinkMessage>>,
+        wanted: fn(&[u8]) -> bool,
     ) -> io::Result<Outcome> {
         let (first, expected) = (self.sequence.wrapping_add(1), requests.len());
         let mut datagram = Vec::new();
@@ -191,7 +207,7 @@ impl Connection {
         let deadline = Instant::now() + RECEIVE;
         while outcome.finished < expected {
             self.receive(&mut buffer, deadline)?;
-            for answer in messages(&buffer) {
+            for answer in messages(&buffer, wanted) {
                 let number = answer.header.sequence_number.wrapping_sub(first);
                 if usize::try_from(number).is_ok_and(|number| number < expected) {
                     outcome.take(doing, answer);
@@ -223,18 +239,33 @@ impl Connection {
     }
 }
 
-/// Returns the messages of a datagram; one that makes no sense is passed over.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
+/// Wants every object.
+const EVERY: fn(&[u8]) -> bool = |_| true;
+
+/// Returns the messages of a datagram but for objects that are not wanted; one that makes no sense is passed over.
+fn messages(
+    datagram: &[u8],
+    wanted: fn(&[u8]) -> bool,
+) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
         let message = rest.get(..length.max(HEADER))?;
         rest = rest.get(length.max(HEADER).next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-        Some(NetlinkMessage::deserialize(message))
+        Some(message)
     })
+    .filter(move |message| is_control(message) || wanted(&message[HEADER..]))
     .filter_map(|message| {
-        message.inspect_err(|error| tracing::debug!(%error, "the kernel's message was not understood")).ok()
+        NetlinkMessage::deserialize(message)
+            .inspect_err(|error| tracing::debug!(%error, "the kernel's message was not understood"))
+            .ok()
     })
+}
+
+/// Whether a message is not an object of a whole list: an acknowledgement, an end, or part of a list that was disturbed.
+fn is_control(message: &[u8]) -> bool {
+    let half = |at: usize| u16::from_ne_bytes([message[at], message[at + 1]]);
+    half(4) < FIRST_OBJECT || half(6) & NLM_F_DUMP_INTR != 0
 }
 
 /// What the answers so far say.
@@ -303,6 +334,12 @@ mod tests {
 
     /// What the kernel sends of a list: two links and the end, one of them with this flag.
     fn list(disturbed: Option<usize>) -> Outcome {
+        let outcome = list_of(disturbed, EVERY);
+        assert_eq!((outcome.objects.len(), outcome.finished), (2, 1));
+        outcome
+    }
+
+    fn list_of(disturbed: Option<usize>, wanted: fn(&[u8]) -> bool) -> Outcome {
         let mut outcome = Outcome::default();
         for number in 0..3 {
             let flags = if disturbed == Some(number) { NLM_F_DUMP_INTR } else { 0 };
@@ -312,9 +349,8 @@ mod tests {
             bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
             bytes.extend([0; 8]);
             bytes.extend(body);
-            messages(&bytes).for_each(|message| outcome.take("list links", message));
+            messages(&bytes, wanted).for_each(|message| outcome.take("list links", message));
         }
-        assert_eq!((outcome.objects.len(), outcome.finished), (2, 1));
         outcome
     }
 
@@ -325,6 +361,17 @@ mod tests {
             let error = list(Some(part)).result("list links").expect_err("disturbed");
             assert!(error.is_interrupted(), "part {part}: {error:?}");
         }
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_left_out_and_neither_the_end_nor_a_disturbance_is() {
+        for disturbed in [None, Some(0), Some(1), Some(2)] {
+            let outcome = list_of(disturbed, |_| false);
+            assert_eq!((outcome.finished, outcome.disturbed), (1, disturbed.is_some()), "{disturbed:?}");
+            assert!(outcome.objects.len() <= 1, "{disturbed:?}");
+        }
+        let whole = list_of(None, |object| object.len() == 16).result("list links").expect("whole");
+        assert_eq!(whole.len(), 2);
     }
 
     #[tokio::test]

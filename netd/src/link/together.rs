@@ -8,6 +8,7 @@ use rtnetlink::packet_route::{
 };
 
 use super::{Error, HostLink, Links, Mode, device::indexed, error::gone_is_success};
+use crate::pulse;
 
 /// Links of one batch: while it is deleted, nobody on the host changes a link.
 const BATCH: usize = 64;
@@ -21,6 +22,7 @@ impl Links {
     /// When a batch is refused, or a link does not take the group.
     pub async fn delete_links(&self, links: &[&HostLink]) -> Result<(), Error> {
         for batch in links.chunks(BATCH) {
+            pulse::beat();
             let group = self.unused_group().await?;
             for link in batch {
                 let mut message = indexed(link.ifindex);

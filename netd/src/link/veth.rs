@@ -147,7 +147,7 @@ impl Links {
         if !set.attributes.is_empty() {
             self.change_link(&format!("configure {}", spec.host_ifname), set).await?;
         }
-        sysctl::write(&self.netns, host_sysctls(&spec.host_ifname)).await?;
+        sysctl::write(&self.netns, host.told.differing(host_sysctls(&spec.host_ifname))).await?;
         self.set_segments(host, Segments::LARGEST).await;
         Ok(())
     }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    Announcements, BridgeOptions, Device, GatewayMode, HostAccess, Id, IfName, publish_spec::parse_expose,
+    Announcements, BridgeOptions, Device, GatewayMode, HairpinSource, HostAccess, Id, IfName,
+    publish_spec::parse_expose,
 };
 
 /// Smallest MTU that IPv4 works with (RFC 791).
@@ -63,7 +64,9 @@ impl BridgeOptions {
             iface_prefix: "eth".to_owned(),
             inhibit_ipv4: false,
             publish_internal: false,
+            any_source: false,
             host_access: HostAccess::All,
+            hairpin_source: HairpinSource::Auto,
             device: Device::Veth,
             neighbour_proxy: false,
             announcements: Announcements::default(),
@@ -133,10 +136,16 @@ impl BridgeOptions {
             "netd.publish_internal" => {
                 self.publish_internal = parse_bool(value).map_err(|why| refused(&why))?;
             }
+            "netd.anti_spoofing" => {
+                self.any_source = !parse_bool(value).map_err(|why| refused(&why))?;
+            }
             Self::NEIGHBOUR_PROXY => {
                 self.neighbour_proxy = parse_bool(value).map_err(|why| refused(&why))?;
             }
             "netd.host_access" => self.host_access = parse_host_access(value).map_err(|why| refused(&why))?,
+            "netd.hairpin_source" => {
+                self.hairpin_source = parse_hairpin_source(value).map_err(|why| refused(&why))?;
+            }
             Self::DEVICE => self.device = parse_device(value).map_err(|why| refused(&why))?,
             key if key.starts_with("netd.") => {
                 return Err(InvalidOption(format!("unknown option {key}: netd has no such key")));
@@ -215,6 +224,15 @@ fn parse_host_access(value: &str) -> Result<HostAccess, String> {
             ports.dedup();
             Ok(HostAccess::Only(ports))
         }
+    }
+}
+
+fn parse_hairpin_source(value: &str) -> Result<HairpinSource, String> {
+    match value {
+        "auto" => Ok(HairpinSource::Auto),
+        "gateway" => Ok(HairpinSource::Gateway),
+        "client" => Ok(HairpinSource::Client),
+        _ => Err(format!("unknown source {value}: it is auto, gateway or client")),
     }
 }
 
@@ -311,6 +329,14 @@ mod tests {
     }
 
     #[test]
+    fn a_network_says_as_whom_it_sees_sandboxes_that_come_through_the_host() {
+        use HairpinSource::{Auto, Client, Gateway};
+        for (value, source) in [("auto", Auto), ("gateway", Gateway), ("client", Client)] {
+            assert_eq!(parse(&[("netd.hairpin_source", value)]).expect("valid").hairpin_source, source);
+        }
+    }
+
+    #[test]
     fn a_wildcard_host_binding_is_no_preference() {
         for (value, expected) in [("0.0.0.0", None), ("::", Some("::")), ("192.0.2.1", Some("192.0.2.1"))] {
             let binding = parse(&[(BridgeOptions::HOST_BINDING, value)]).expect("valid").host_binding;
@@ -391,6 +417,11 @@ mod tests {
                 "netd.device",
                 "macvlan",
                 "failed to parse netd.device value: macvlan (unknown device macvlan: it is veth or netkit)",
+            ),
+            (
+                "netd.hairpin_source",
+                "proxy",
+                "failed to parse netd.hairpin_source value: proxy (unknown source proxy: it is auto, gateway or client)",
             ),
             ("netd.colour", "red", "unknown option netd.colour: netd has no such key"),
         ] {

@@ -6,19 +6,23 @@ mod binding_ranges;
 mod bridge_options;
 mod names;
 mod network;
+mod policy;
 mod port_text;
 mod publish_spec;
 mod sandbox;
 mod sources;
+mod target;
 
 pub use bridge_options::{InvalidOption, parse_bool};
 pub use names::{Id, IfName, IfPattern, InvalidName, Name};
 pub use network::{
-    Announcements, BridgeOptions, Device, Driver, GatewayMode, HostAccess, Ipam, Network, Pool,
+    Announcements, BridgeOptions, Device, Driver, GatewayMode, HairpinSource, HostAccess, Ipam, Network, Pool,
 };
+pub use policy::Policy;
 pub use port_text::{port_lines, ports_column, public_addresses};
 pub use publish_spec::{InvalidPorts, PublishPort, parse_expose};
 pub use sandbox::{
     Binding, DnsConfig, Endpoint, Link, Mac, Netns, Protocol, PublishSpec, Sandbox, SandboxMode,
 };
-pub use sources::Sources;
+pub use sources::{Source, Sources, parse_prefix};
+pub use target::{Probe, Target};

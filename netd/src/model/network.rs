@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Id, IfName, IfPattern, Name, Protocol};
+use super::{Id, IfName, IfPattern, Name, Policy, Protocol};
 
 /// How a network moves packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,9 @@ pub struct Network {
     pub labels: BTreeMap<String, String>,
     /// Its slot in the dataplane's `NETWORK` map; bridge networks only.
     pub index: Option<u16>,
+    /// Who may talk to whom where its sandboxes may not talk to each other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<Policy>,
 }
 
 /// Address management of a network.
@@ -120,9 +123,15 @@ pub struct BridgeOptions {
     /// Whether an internal network's published ports are served all the same (`netd.publish_internal`).
     #[serde(default)]
     pub publish_internal: bool,
+    /// Whether sandboxes may use addresses that are nobody's here (`netd.anti_spoofing=false`).
+    #[serde(default)]
+    pub any_source: bool,
     /// Which services of the host the network reaches (`netd.host_access`).
     #[serde(default)]
     pub host_access: HostAccess,
+    /// As whom servers see sandboxes that come to a published port through the host (`netd.hairpin_source`).
+    #[serde(default)]
+    pub hairpin_source: HairpinSource,
     /// What joins sandboxes to the bridge (`netd.device`).
     #[serde(default)]
     pub device: Device,
@@ -159,6 +168,20 @@ impl Default for Announcements {
     fn default() -> Self {
         Self { times: 3, every_ms: 1_000 }
     }
+}
+
+/// As whom the servers of a network see sandboxes that come to a published port of theirs through the host (truth table T37 to T40, T64). A sandbox that
+/// comes to itself is seen as the gateway always, and so is one whose address would mean nothing to the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HairpinSource {
+    /// Sandboxes of the same network as themselves, those of another one as the gateway where their network is masqueraded.
+    #[default]
+    Auto,
+    /// All as the gateway, as under Docker with its proxy.
+    Gateway,
+    /// All as themselves.
+    Client,
 }
 
 /// Which services of the host a network reaches. What netd itself needs there (ARP, neighbour discovery) and answers to the host always pass, and so

@@ -2,9 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use ipnet::IpNet;
-
-use super::{Protocol, PublishSpec, sources};
+use super::{Protocol, PublishSpec, Source, Sources, sources};
 
 /// Says which port specification was refused and why, in Docker's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,12 +41,12 @@ impl PublishSpec {
 impl FromStr for PublishSpec {
     type Err = InvalidPorts;
 
-    /// Parses `[[IP:][HOST]:]PORT[/PROTOCOL][,allow=CIDR]...`, where HOST and PORT may be ranges and an IPv6 address may stand in brackets. The
+    /// Parses `[[IP:][HOST]:]PORT[/PROTOCOL][,allow=CIDR][,via=IFACE]...`, where HOST and PORT may be ranges and an IPv6 address may stand in brackets. The
     /// options are netd's own: no form of docker's has a comma.
     fn from_str(text: &str) -> Result<Self, InvalidPorts> {
         let mut options = text.split(',');
         let text = options.next().unwrap_or_default();
-        let allow = options.map(parse_option).collect::<Result<Vec<_>, _>>()?.into();
+        let allow = Sources::from(options.map(parse_option).collect::<Result<Vec<_>, _>>()?);
         let mut from_the_right = text.rsplitn(3, ':');
         let inner = from_the_right.next().unwrap_or_default();
         let (outer, ip) =
@@ -109,10 +107,14 @@ pub fn parse_expose(text: &str) -> Result<Vec<(u16, Protocol)>, InvalidPorts> {
 }
 
 /// Parses what stands behind a comma.
-fn parse_option(text: &str) -> Result<IpNet, InvalidPorts> {
+fn parse_option(text: &str) -> Result<Source, InvalidPorts> {
     match text.split_once('=') {
-        Some(("allow", source)) => sources::parse_prefix(source).map_err(InvalidPorts),
-        _ => Err(InvalidPorts(format!("invalid option {text:?}: it is allow=CIDR"))),
+        Some(("allow", source)) => sources::parse_prefix(source).map(Source::Allow).map_err(InvalidPorts),
+        Some(("via", name)) => match name.parse() {
+            Ok(via) => Ok(Source::Via { via }),
+            Err(why) => Err(InvalidPorts(format!("invalid option {text:?}: {why}"))),
+        },
+        _ => Err(InvalidPorts(format!("invalid option {text:?}: it is allow=CIDR or via=IFACE"))),
     }
 }
 
@@ -152,6 +154,7 @@ fn range_text((first, last): (u16, u16)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ipnet::IpNet;
     use proptest::prelude::*;
 
     use super::*;
@@ -187,6 +190,7 @@ mod tests {
                 "[::1]:53:53/udp,allow=fd00::/8,allow=10.0.0.0/8",
                 "[::1]:53:53/udp,allow=10.0.0.0/8,allow=fd00::/8",
             ),
+            ("8080:80,via=wg*,allow=10.0.0.3,via=eth1", "8080:80/tcp,allow=10.0.0.3/32,via=eth1,via=wg*"),
         ] {
             assert_eq!(parse(text).to_string(), printed, "{text}");
         }
@@ -217,8 +221,12 @@ mod tests {
                 "invalid ranges specified for container and host Ports: 9000-9005 and 8000-8010",
             ),
             ("8000:9000-9005", "invalid ranges specified for container and host Ports: 9000-9005 and 8000"),
-            ("80,", "invalid option \"\": it is allow=CIDR"),
-            ("80,deny=10.0.0.0/8", "invalid option \"deny=10.0.0.0/8\": it is allow=CIDR"),
+            ("80,", "invalid option \"\": it is allow=CIDR or via=IFACE"),
+            ("80,deny=10.0.0.0/8", "invalid option \"deny=10.0.0.0/8\": it is allow=CIDR or via=IFACE"),
+            (
+                "80,via=a/b",
+                "invalid option \"via=a/b\": invalid interface name or pattern \"a/b\": it is an interface name, in which `*` stands for any characters",
+            ),
             ("80,allow=10.0.0.1/8", "invalid source \"10.0.0.1/8\": it should be 10.0.0.0/8"),
         ] {
             let error = text.parse::<PublishSpec>().expect_err(text);
@@ -258,14 +266,15 @@ mod tests {
         let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
         let prefix =
             (any::<[u8; 4]>(), 0..=32_u8).prop_map(|(ip, bits)| IpNet::new(ip.into(), bits).expect("bits"));
-        let allow = prop::collection::vec(prefix, 0..3);
-        (ip, 1..=60_000_u16, 0..=5_000_u16, prop::option::of(1..=60_000_u16), protocol, allow).prop_map(
-            |(host_ip, first, length, host, protocol, allow)| PublishSpec {
+        let via = "[a-z]{1,4}[0-9*]?".prop_map(|name| name.parse().expect("a pattern"));
+        let sources = (prop::collection::vec(prefix, 0..3), prop::collection::vec(via, 0..3));
+        (ip, 1..=60_000_u16, 0..=5_000_u16, prop::option::of(1..=60_000_u16), protocol, sources).prop_map(
+            |(host_ip, first, length, host, protocol, (allow, via))| PublishSpec {
                 host_ip,
                 host_ports: host.map(|host| (host, host + length)),
                 ports: (first, first + length),
                 protocol,
-                allow: allow.into_iter().collect::<Vec<_>>().into(),
+                allow: Sources::new(&allow, &via),
             },
         )
     }

@@ -248,7 +248,8 @@ impl Generations {
         path: &Path,
         check: &impl Fn(&T) -> Result<(), String>,
     ) -> Result<Found<T>, Error> {
-        let text = match read_file(path) {
+        // A disk that fails to read once may do better the second time: what it says now decides whether the file is set aside.
+        let text = match read_file(path).or_else(|_| read_file(path)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             // That says nothing of the file: it is as good as ever, and the next start reads it.

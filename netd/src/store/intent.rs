@@ -12,6 +12,13 @@ pub enum Intent {
     CreateNetwork(Box<Network>),
     /// `network rm`.
     RemoveNetwork(Box<Network>),
+    /// `policy add`, `policy rm`.
+    UpdateNetwork {
+        /// As it is stored.
+        before: Box<Network>,
+        /// As it is going to be.
+        after: Box<Network>,
+    },
     /// `sandbox create`, `run`.
     CreateSandbox(Box<Sandbox>),
     /// `network connect`, `network disconnect`, `publish`, `unpublish`.

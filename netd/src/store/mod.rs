@@ -246,7 +246,9 @@ impl Store {
     pub fn journal_begin(&mut self, intent: &Intent) -> Result<(), Error> {
         self.staged = None;
         let staged = match intent {
-            Intent::CreateNetwork(network) => Some(self.stage(Kind::Network, &network.id, network)?),
+            Intent::CreateNetwork(network) | Intent::UpdateNetwork { after: network, .. } => {
+                Some(self.stage(Kind::Network, &network.id, network)?)
+            }
             Intent::CreateSandbox(sandbox) | Intent::UpdateSandbox { after: sandbox, .. } => {
                 Some(self.stage(Kind::Sandbox, &sandbox.id, sandbox)?)
             }

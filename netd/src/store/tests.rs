@@ -145,6 +145,7 @@ fn an_operation_in_flight_is_found_after_a_kill() {
     for intent in [
         create(&web),
         Intent::RemoveNetwork(Box::new(web.clone())),
+        Intent::UpdateNetwork { before: Box::new(web.clone()), after: Box::new(web.clone()) },
         Intent::CreateSandbox(before.clone()),
         Intent::UpdateSandbox { before: before.clone(), after },
         Intent::RemoveSandbox(before),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use netd::{
     link::{Haste, HostRoute, InsideSpec, Links, MAX_IFINDEX, PortFlags, Turns, VethSpec},
     model::Announcements,
+    netns::Netns,
 };
 
 use crate::{answers, bridge, in_new_netns, inside, ip, name, net, sandbox, until, veth};
@@ -114,6 +115,56 @@ fn an_endpoint_without_ipv6_has_no_ipv6_address() {
         let loopback = within.addresses(Some(1)).await.expect("addresses");
         assert_eq!(loopback.iter().map(|a| a.net).collect::<Vec<_>>(), [net("127.0.0.1/8"), net("::1/128")]);
         assert!(!within.routes().await.expect("routes").iter().any(HostRoute::is_default));
+    });
+}
+
+/// What decides how much an interface tells of itself: `arp_notify`, `ndisc_notify`, and the interval of reports on groups in milliseconds.
+async fn speech(netns: &Netns) -> [String; 3] {
+    let read = |path: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/{path}")).expect("a setting");
+        text.trim().to_owned()
+    };
+    let all = move || {
+        [
+            "ipv4/conf/eth0/arp_notify",
+            "ipv6/conf/eth0/ndisc_notify",
+            "ipv6/conf/eth0/mldv2_unsolicited_report_interval",
+        ]
+        .map(read)
+    };
+    netns.run_in(all).await.expect("read")
+}
+
+#[test]
+fn a_new_interface_is_quiet_until_it_works_and_none_stays_so() {
+    in_new_netns(async || {
+        let links = Links::open().await.expect("socket");
+        let netns = sandbox();
+        links.create_veth(&veth(&netns)).await.expect("veth");
+        links.set_up(&name("veth0000001")).await.expect("up");
+        let within = Links::open_in(&netns).await.expect("socket inside");
+        let usual = InsideSpec { gateway4: None, gateway6: None, ..inside() };
+        let new = InsideSpec { quiet: true, ..usual.clone() };
+        within.configure_endpoint(&new).await.expect("configured");
+        assert_eq!(speech(&netns).await, ["1", "0", "604800000"]);
+        within.end_quiet(&name("eth0")).await.expect("ended");
+        assert_eq!(speech(&netns).await, ["1", "1", "1000"]);
+
+        let write = async |interval: &'static str| {
+            let path = "/proc/sys/net/ipv6/conf/eth0/mldv2_unsolicited_report_interval";
+            netns.run_in(move || std::fs::write(path, interval)).await.expect("inside").expect("written");
+        };
+        write("604800000").await;
+        within.configure_endpoint(&usual).await.expect("configured");
+        assert_eq!(speech(&netns).await, ["1", "1", "1000"], "as a daemon left it that ended in between");
+        write("5000").await;
+        within.configure_endpoint(&usual).await.expect("configured");
+        within.end_quiet(&name("eth0")).await.expect("ended");
+        assert_eq!(speech(&netns).await, ["1", "1", "5000"], "somebody's own");
+        links.set_down(&name("veth0000001")).await.expect("down");
+        within.set_down(&name("eth0")).await.expect("down");
+        within.configure_endpoint(&new).await.expect("configured");
+        assert_eq!(speech(&netns).await, ["1", "1", "5000"], "somebody's own is not exchanged");
     });
 }
 

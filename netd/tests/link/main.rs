@@ -89,6 +89,7 @@ fn veth(netns: &Netns) -> VethSpec {
 
 fn inside() -> InsideSpec {
     InsideSpec {
+        quiet: false,
         ifname: name("eth0"),
         addresses: vec![net("10.89.0.2/24"), net("fd00:89::2/64")],
         mtu: 1400,

@@ -38,16 +38,17 @@ const fn gate(ingress: u32) -> At {
     ("to_endpoint", ifindex::A1, ingress)
 }
 
+type Frames = dyn Fn(u32) -> Vec<(At, Vec<u8>)>;
+
 /// One kind of packet at one program.
 pub struct Case {
     /// The program.
     pub program: &'static str,
     /// Family and kind of packet.
     pub kind: String,
-    at: At,
     action: i32,
-    /// The packet of a number, behind those that must have been sent before it.
-    frames: Box<dyn Fn(u32) -> Vec<Vec<u8>>>,
+    /// The packet of a number, behind those that must have been sent before it, each with where it is met.
+    frames: Box<Frames>,
 }
 
 impl Case {
@@ -56,15 +57,15 @@ impl Case {
         const LOCAL_EXPERIMENTAL: [u8; 2] = [0x88, 0xb5];
         let mut frame = vec![0; 60];
         frame[12..14].copy_from_slice(&LOCAL_EXPERIMENTAL);
-        let frames = Box::new(move |_| vec![frame.clone()]);
-        Self { program: UP.0, kind: "nothing".to_owned(), at: UP, action: NEXT, frames }
+        let frames = Box::new(move |_| vec![(UP, frame.clone())]);
+        Self { program: UP.0, kind: "nothing".to_owned(), action: NEXT, frames }
     }
 
     /// Runs the program on the packet of this number.
     pub fn run(&self, kernel: &mut Kernel, number: u32) -> Ran {
         let mut ran = None;
-        for frame in (self.frames)(number) {
-            ran = Some(run(kernel, self.at, &frame));
+        for (at, frame) in (self.frames)(number) {
+            ran = Some(run(kernel, at, &frame));
         }
         let ran = ran.expect("a case has a packet");
         assert_eq!(ran.action, self.action, "{} {}", self.program, self.kind);
@@ -102,8 +103,20 @@ impl Cases<'_> {
         action: i32,
         frames: impl Fn(u32) -> Vec<Vec<u8>> + 'static,
     ) {
+        let frames = move |number| frames(number).into_iter().map(|frame| (at, frame)).collect();
+        self.add_behind(at, kind, action, frames);
+    }
+
+    /// The last of some packets that different programs meet, others each time.
+    fn add_behind(
+        &mut self,
+        (program, ..): At,
+        kind: &str,
+        action: i32,
+        frames: impl Fn(u32) -> Vec<(At, Vec<u8>)> + 'static,
+    ) {
         let kind = format!("{} {kind}", self.family);
-        self.found.push(Case { program: at.0, kind, at, action, frames: Box::new(frames) });
+        self.found.push(Case { program, kind, action, frames: Box::new(frames) });
     }
 
     /// Sends a packet that a case needs to have been sent before, and returns it as it left.
@@ -226,6 +239,11 @@ fn published<F: Cast>(cases: &mut Cases<'_>) {
         cases.add(FROM_A1, &format!("{name} from a published port, established"), REDIRECT, back);
         cases.add_each(UP, &format!("{name} to a published port, new"), REDIRECT, move |number| {
             wire::<F>(Remote2, fresh(number), Host, port, open)
+        });
+        let kind = format!("{name} from a published port, the first answer");
+        cases.add_behind(FROM_A1, &kind, REDIRECT, move |number| {
+            let asks = wire::<F>(Remote2, fresh(number), Host, port, open);
+            vec![(UP, asks), (FROM_A1, wire::<F>(A1, backend, Remote2, fresh(number), answer))]
         });
         // Another network's client is seen as the gateway.
         for (party, seen, at, whose) in

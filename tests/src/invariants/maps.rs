@@ -17,7 +17,7 @@ use aya::{
 use netd_common::{
     maps::{
         AllowKey, Endpoint, Flow, LinkKey, Network, Open, Owner, Publish, PublishKey, TrustKey, Tuple,
-        Uplink, endpoint_flags, flow_flags, port_set,
+        Uplink, ViaKey, endpoint_flags, flow_flags, port_set,
     },
     net::{Addr4, Addr6},
 };
@@ -58,6 +58,7 @@ impl MapDump {
         dump::<LinkKey<Addr4>, u32>(&dir, "LINK4", &mut lines);
         dump::<LinkKey<Addr6>, u32>(&dir, "LINK6", &mut lines);
         dump::<TrustKey, u32>(&dir, "TRUST", &mut lines);
+        dump::<ViaKey, u32>(&dir, "VIA", &mut lines);
         dump::<u32, Uplink>(&dir, "UPLINK", &mut lines);
         prefixes::<Addr4>(&dir, "SUBNET4", &mut lines);
         prefixes::<Addr6>(&dir, "SUBNET6", &mut lines);
@@ -327,6 +328,11 @@ fn surroundings(indexes: &Indexes, dir: &Path, faults: &mut Faults) {
     for (key, _) in table::<TrustKey, u32>(dir, "TRUST") {
         faults.check(living.contains(&key.ifindex), || {
             format!("too much: trust in {}, which is gone", key.ifindex)
+        });
+    }
+    for (key, _) in table::<ViaKey, u32>(dir, "VIA") {
+        faults.check(living.contains(&key.ifindex), || {
+            format!("too much: a way by {}, which is gone", key.ifindex)
         });
     }
     let open4 = table::<PublishKey<Addr4>, Open>(dir, "OPEN4").into_iter().map(|(_, open)| open.ifindex);

@@ -9,8 +9,8 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use netd::{
-    dataplane::{Dataplane, EndpointEntry, Kernel, NetworkEntry, Settings, UplinkEntry},
-    model::{GatewayMode, Mac},
+    dataplane::{Dataplane, EndpointEntry, Guard, Kernel, NetworkEntry, Settings, UplinkEntry},
+    model::{GatewayMode, HairpinSource, Mac},
 };
 use netd_common::{
     fake::{Cast, Party, ifindex, mac},
@@ -74,7 +74,10 @@ pub fn kernel(bpffs: &Path, ports: (u16, u16), entries: u32) -> Kernel {
         nat_port_ranges: vec![ports],
         timeouts: netd::dataplane::Timeouts::default(),
         attach: netd::dataplane::AttachMode::Auto,
+        tcx_order: netd::dataplane::TcxOrder::Last,
         direct: netd::dataplane::DirectAccess::default(),
+        respect_host_firewall: false,
+        guard: Guard::default(),
     })
     .expect("programs load");
     for (index, bridge, gateway) in
@@ -98,6 +101,8 @@ pub fn kernel(bpffs: &Path, ports: (u16, u16), entries: u32) -> Kernel {
                 host_ipv4: None,
                 host_ipv6: None,
                 host_closed: false,
+                hairpin_source: HairpinSource::Auto,
+                any_source: false,
             })
             .expect("network");
     }

@@ -40,7 +40,7 @@ const RESERVED: [Reserved; 9] = [
     Reserved {
         word: "unsafe",
         within: "netd-ebpf/src",
-        // Packets: skb, hold. Maps: env, fib, hold, atomic, names. The rest: the kernel's calling conventions.
+        // Packets: skb, hold, guard, monitor. Maps: env, fib, hold, atomic, names, input, guard. The rest: the kernel's calling conventions.
         allowed: &[
             "main.rs",
             "env.rs",
@@ -52,6 +52,9 @@ const RESERVED: [Reserved; 9] = [
             "report.rs",
             "fib.rs",
             "hold.rs",
+            "monitor.rs",
+            "input.rs",
+            "guard.rs",
             "atomic.rs",
         ],
     },
@@ -75,7 +78,7 @@ const LAYERS: [Layers; 2] = [
     Layers {
         source: "netd/src",
         layers: &[
-            &["model", "failpoint"],
+            &["model", "failpoint", "pulse"],
             &["ipam", "template", "etc_files"],
             &["netns", "sysctl", "store"],
             &["link", "dataplane"],
@@ -90,8 +93,8 @@ const LAYERS: [Layers; 2] = [
         layers: &[
             &["net"],
             // A family's associated types are its map keys and wire formats.
-            &["family", "wire", "maps", "verdict", "env"],
-            &["policy", "conntrack", "nat"],
+            &["family", "wire", "maps", "monitor", "verdict", "env"],
+            &["policy", "conntrack", "nat", "guard"],
             &["hook"],
             &["fake"],
             &["lib"],

@@ -310,4 +310,31 @@ both_families! {
             assert_eq!(to_a1(sport, dport, TCP_SYN).decision, Err(DropReason::Icc), "{sport} to {dport}");
         }
     }
+
+    fn t68_a_policy_opens_a_port_or_everything_to_one_or_to_all<F>() {
+        let probes = [(80, TCP_SYN), (81, TCP_SYN), (80, Kind::Udp), (0, ECHO), (0, Kind::Other(47))];
+        let anybody = F::Addr::UNSPECIFIED;
+        let opens = |src, port: u16, proto| -> Vec<bool> {
+            let mut fake = Fake::new(10_000, 100);
+            fake.flag(A, endpoint_flags::ICC, false);
+            fake.flag(A, endpoint_flags::LINKS, true);
+            let key = LinkKey { src, dst: F::of(Party::A2), port: port.into(), proto, pad: 0 };
+            F::tables_mut(&mut fake).links.push(key);
+            let sent = |ifindex, wire| leave::<F>(&fake, ifindex, &wire).decision;
+            let decided = probes.map(|(dport, kind)| {
+                let there = sent(ifindex::A1, wire::<F>(Party::A1, 40_000, Party::A2, dport, kind));
+                // Nothing is opened the other way. (After the probe, whose flow a UDP answer or an echo of its own would be.)
+                let back = sent(ifindex::A2, wire::<F>(Party::A2, 50_000, Party::A1, dport, kind));
+                assert!(back == Err(DropReason::Icc) || matches!(kind, Kind::Other(_)), "{kind:?} {back:?}");
+                there == Ok(Verdict::ToSandbox(ifindex::A2))
+            });
+            decided.to_vec()
+        };
+        let a1 = F::of(Party::A1);
+        assert_eq!(opens(a1, 80, 6), [true, false, false, false, false]);
+        assert_eq!(opens(anybody, 80, 17), [false, false, true, false, false]);
+        assert_eq!(opens(a1, 0, 0), [true; 5]);
+        assert_eq!(opens(anybody, 0, 0), [true; 5]);
+        assert_eq!(opens(F::of(Party::B1), 0, 0), [false; 5], "another sandbox's");
+    }
 }

@@ -41,6 +41,81 @@ both_families! {
         assert_eq!(arrive::<F>(&fake, &wire::<F>(Party::Remote2, 1, Party::Host, 8081, TCP_SYN)).decision, Ok(Verdict::Pass), "other ports are the host's");
     }
 
+    fn t30_a_publish_with_interfaces_is_reached_by_them_alone_and_from_within<F>() {
+        let mut fake = Fake::new(10_000, 100);
+        fake.publish_port::<F>(F::Addr::UNSPECIFIED, 6, 8080, Party::A1, ifindex::A1, 80);
+        F::tables_mut(&mut fake).publishes.values_mut().for_each(|publish| publish.via = LIST);
+        let outside = |fake: &Fake, sport| arrive::<F>(fake, &wire::<F>(Party::Remote, sport, Party::Host, 8080, TCP_SYN)).decision;
+        assert_eq!(outside(&fake, 50_000), Err(DropReason::NotAllowed), "a list that names no interface now");
+        for (list, ifindex) in [(LIST + 1, ifindex::UP0), (LIST, ifindex::UP0 + 1)] {
+            fake.named.push((list, ifindex));
+            assert_eq!(outside(&fake, 50_000), Err(DropReason::NotAllowed), "{list} {ifindex}");
+        }
+        for (ifindex, party) in [(ifindex::A2, Party::A2), (ifindex::B1, Party::B1)] {
+            let inside = leave::<F>(&fake, ifindex, &wire::<F>(party, 50_000, Party::Host, 8080, TCP_SYN)).decision;
+            assert_eq!(inside, Ok(Verdict::ToSandbox(ifindex::A1)), "{party:?}");
+        }
+        fake.named.push((LIST, ifindex::UP0));
+        assert_eq!(outside(&fake, 50_000), Ok(Verdict::ToSandbox(ifindex::A1)));
+        fake.named.clear();
+        let ack = wire::<F>(Party::Remote, 50_000, Party::Host, 8080, Kind::Tcp(ACK));
+        assert_eq!(arrive::<F>(&fake, &ack).decision, Ok(Verdict::ToSandbox(ifindex::A1)), "established");
+        assert_eq!(outside(&fake, 50_001), Err(DropReason::NotAllowed));
+    }
+
+    fn t30_an_opened_port_has_its_interfaces_too<F>() {
+        let mut fake = Fake::new(10_000, 100);
+        fake.flag(A, F::ROUTED, true);
+        fake.open_port::<F>(Party::A1, 6, 80, ifindex::A1);
+        F::tables_mut(&mut fake).opened.values_mut().for_each(|open| open.via = LIST);
+        let outside = |fake: &Fake| arrive::<F>(fake, &wire::<F>(Party::Remote, 50_000, Party::A1, 80, TCP_SYN)).decision;
+        assert_eq!(outside(&fake), Err(DropReason::NotAllowed));
+        let other = leave::<F>(&fake, ifindex::B1, &wire::<F>(Party::B1, 50_000, Party::A1, 80, TCP_SYN)).decision;
+        assert_eq!(other, Ok(Verdict::ToSandbox(ifindex::A1)), "another network's sandbox");
+        fake.named.push((LIST, ifindex::UP0));
+        assert_eq!(outside(&fake), Ok(Verdict::ToSandbox(ifindex::A1)));
+    }
+
+    fn t40_the_servers_network_says_as_whom_it_sees_sandboxes_that_come_by_the_host<F>() {
+        let seen = |flags: u32, masquerade: bool, (ifindex, party): (u32, Party), kind| {
+            let mut fake = Fake::new(10_000, 100);
+            fake.flag(A, flags, true);
+            fake.flag(2, endpoint_flags::MASQUERADE, masquerade);
+            for proto in [6, 17] {
+                fake.publish_port::<F>(F::Addr::UNSPECIFIED, proto, 8080, Party::A1, ifindex::A1, 80);
+            }
+            let out = leave::<F>(&fake, ifindex, &wire::<F>(party, 50_000, Party::Host, 8080, kind));
+            assert_eq!(out.decision, Ok(Verdict::ToSandbox(ifindex::A1)));
+            let got = out.headers();
+            let answer = Wire { from: mac(Party::A1), ..answer::<F>(&got, if kind == Kind::Udp { kind } else { Kind::Tcp(SYN_ACK) }) };
+            let back = leave::<F>(&fake, ifindex::A1, &answer);
+            assert_eq!(back.decision, Ok(Verdict::ToSandbox(ifindex)), "the answer");
+            assert_eq!((back.headers().src, u16::from(back.headers().dport)), (F::of(Party::Host), 50_000));
+            got.src
+        };
+        let (a1, a2, b1) = ((ifindex::A1, Party::A1), (ifindex::A2, Party::A2), (ifindex::B1, Party::B1));
+        let gateway = F::of(Party::GatewayA);
+        for kind in [TCP_SYN, Kind::Udp] {
+            for icc in [0, endpoint_flags::LINKS] {
+                let as_gateway = endpoint_flags::SEEN_AS_GATEWAY | icc;
+                let as_client = endpoint_flags::SEEN_AS_CLIENT | icc;
+                assert_eq!(seen(icc, true, a2, kind), F::of(Party::A2), "a neighbour, by default");
+                assert_eq!(seen(as_client, true, a2, kind), F::of(Party::A2));
+                assert_eq!(seen(icc, true, b1, kind), gateway, "another network's, by default");
+                assert_eq!(seen(icc, false, b1, kind), F::of(Party::B1), "which is not masqueraded");
+                assert_eq!(seen(as_client, true, b1, kind), F::of(Party::B1));
+                for (from, masquerade) in [(a2, true), (b1, true), (b1, false)] {
+                    assert_eq!(seen(as_gateway, masquerade, from, kind), gateway, "{from:?}");
+                }
+                for flags in [icc, as_gateway, as_client] {
+                    assert_eq!(seen(flags, true, a1, kind), gateway, "itself");
+                }
+                let internal = as_client | endpoint_flags::INTERNAL;
+                assert_eq!(seen(internal, true, b1, kind), gateway, "an internal network knows no way to it");
+            }
+        }
+    }
+
     fn a_list_that_shrinks_leaves_established_connections_alone<F>() {
         let mut fake = Fake::new(10_000, 100);
         publish_for_list::<F>(&mut fake);

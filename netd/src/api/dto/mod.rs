@@ -7,8 +7,10 @@ mod container;
 mod event;
 mod network;
 mod network_request;
+mod policy;
 mod ports;
 mod sandbox;
+mod sighting;
 mod system;
 
 pub use container::{
@@ -22,11 +24,13 @@ pub use network::{
 pub use network_request::{
     ConnectRequest, DisconnectRequest, EndpointConfig, EndpointIpam, NetworkCreateRequest,
 };
+pub use policy::{PolicyCreateRequest, PolicyCreated, PolicyResource};
 pub use ports::{PortBinding, PortMap, PortSummary, bindings_of};
 pub use sandbox::{
     AttachmentSpec, DnsSpec, ExitedRequest, HOST_GATEWAY, PublishRequest, SandboxCreateRequest,
     SandboxCreated, StartedRequest, UnpublishRequest,
 };
+pub use sighting::Sighting;
 pub use system::{Drop, ErrorBody, FlowsFlushed, Info, Version, VersionComponent};
 
 pub(in crate::api) use network::driver_name;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Binding, Id, Protocol, Sandbox, Sources, parse_expose};
+use crate::model::{Binding, Id, IfPattern, Protocol, Sandbox, Sources, parse_expose};
 
 /// Published ports by `PORT/PROTO`; null: exposed only (Docker semantics E29).
 pub type PortMap = BTreeMap<String, Option<Vec<PortBinding>>>;
@@ -18,8 +19,11 @@ pub struct PortBinding {
     /// Host port in decimal.
     pub host_port: String,
     /// Who may come, netd's own word; everybody where it is missing.
-    #[serde(skip_serializing_if = "Sources::is_everybody")]
-    pub allow: Sources,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<IpNet>,
+    /// By which interfaces what is outside may come, netd's own word; by all where it is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub via: Vec<IfPattern>,
 }
 
 /// A port in `GET /containers/json`.
@@ -67,8 +71,8 @@ pub(in crate::api) fn port_map(exposed: &[(u16, Protocol)], bindings: &[Binding]
         let key = format!("{}/{}", binding.port, binding.protocol);
         // Docker's shape for a port of a routed network: an address, and no port of the host (test TestDisableNAT).
         let host_port = if binding.takes_host_port() { binding.host_port.to_string() } else { String::new() };
-        let shown =
-            PortBinding { host_ip: binding.host_ip.to_string(), host_port, allow: binding.allow.clone() };
+        let (allow, via) = (binding.allow.prefixes().to_vec(), binding.allow.via().to_vec());
+        let shown = PortBinding { host_ip: binding.host_ip.to_string(), host_port, allow, via };
         ports.entry(key).or_default().get_or_insert_default().push(shown);
     }
     ports
@@ -88,7 +92,7 @@ pub fn bindings_of(ports: &PortMap) -> (Vec<Binding>, Vec<(u16, Protocol)>) {
             Some(hosts) => bindings.extend(hosts.iter().filter_map(|host| {
                 let host_ip = host.host_ip.parse().ok()?;
                 let host_port = if host.host_port.is_empty() { 0 } else { host.host_port.parse().ok()? };
-                let allow = host.allow.clone();
+                let allow = Sources::new(&host.allow, &host.via);
                 Some(Binding { host_ip, host_port, port, protocol, endpoint: endpoint.clone(), allow })
             })),
         }

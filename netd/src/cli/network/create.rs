@@ -31,7 +31,11 @@ OPTIONS FOR -o (docker's keys):
   com.docker.network.bridge.trusted_host_interfaces=A:B interfaces (also wg*) that may reach published ports there
   com.docker.network.bridge.name=IFNAME                 name of the bridge
   netd.publish_internal=true                            -p works on an --internal network too
+  netd.anti_spoofing=false                              sandboxes may send from addresses that are not theirs
   netd.host_access=none | 53/udp,53/tcp                 reach no service of the host, or these alone
+  netd.hairpin_source=gateway                           servers see sandboxes that come to a published port through the host
+                                                        as the gateway, as with docker's proxy; client: as themselves, those
+                                                        of other networks too (auto: those of their own network)
   netd.device=netkit                                    netkit pairs in place of veth pairs: a shorter way out, where
                                                         the kernel has them (6.8, CONFIG_NETKIT)
   netd.neighbour_proxy=true                             routed, within an uplink's own network: the host answers there for

@@ -88,6 +88,8 @@ impl Linux {
             host_ipv4: slot.host_ipv4,
             host_ipv6: slot.host_ipv6,
             host_closed: slot.host_closed,
+            hairpin_source: slot.hairpin_source,
+            any_source: slot.any_source,
         })
     }
 }

@@ -69,6 +69,7 @@ impl Linux {
             mtu: inside.mtu,
             gateway4: None,
             gateway6: None,
+            quiet: inside.own_bridge && self.fresh.contains_key(&inside.ifname),
         };
         let links = self.enter(&inside.netns).await?;
         links.configure_endpoint(&spec).await?;

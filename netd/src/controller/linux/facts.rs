@@ -8,15 +8,16 @@ use std::{
 };
 
 use crate::{
-    controller::{apply::Owned, host::HostView},
+    controller::{
+        apply::Owned,
+        host::{BridgeView, HostView},
+    },
     dataplane::UplinkEntry,
     ipam::{HostPrefix, HostPrefixKind},
-    link::{self, HostAddress, HostLink, HostSnapshot, MAIN, parse_label},
+    link::{self, HostAddress, HostLink, HostSnapshot, LOCAL, MAIN, parse_label},
     model::IfName,
 };
 
-/// The kernel's own table of local and broadcast addresses.
-const LOCAL: u32 = 255;
 /// What every label of netd's starts with, whatever the instance.
 const LABEL: &str = "netd:";
 
@@ -97,6 +98,17 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
             .into_iter()
             .filter(|route| route.table != LOCAL && foreign(route.oif))
             .collect(),
+    }
+}
+
+/// Returns what a view of the host would say of a bridge.
+pub(super) fn bridge(link: &HostLink, addresses: &[HostAddress]) -> BridgeView {
+    BridgeView {
+        ifindex: link.ifindex,
+        labelled: link.alias.as_ref().is_some_and(|alias| alias.starts_with(LABEL)),
+        up: link.up,
+        is_port: link.master.is_some(),
+        addresses: addresses.iter().map(|address| address.net).collect(),
     }
 }
 

@@ -32,9 +32,9 @@ use super::{
     Code, Error, NetnsRequest,
     apply::{Machine, Owned, PortFacts},
     error::chain,
-    host::HostView,
+    host::{BridgeView, HostView},
     listens::Listens,
-    object::{Bridge, Listen, Object, Veth},
+    object::{Bridge, Listen, Object},
     plan::Step,
     probe,
     reserved::Reserved,
@@ -46,7 +46,7 @@ use crate::{
     ipam::HostPrefix,
     link::{Haste, HostLink, Links, Proxy, Segments, Turns, label},
     model::{Announcements, IfName, Name, Netns, Sandbox},
-    netns,
+    netns, pulse,
     sysctl::{self, ReservedPorts},
 };
 
@@ -89,6 +89,8 @@ pub struct Linux {
     unannounced: Vec<(Links, IfName, Announcements, Haste)>,
     /// Host sides whose programs go with them, and their indexes: to take a program off by itself waits for a grace period.
     leaving: HashMap<IfName, u32>,
+    /// Namespaces that have lost their names: they get them again should the plan be taken back, and end when it is through.
+    nameless: HashMap<Name, netns::Netns>,
     /// Who had an address before.
     predecessors: Predecessors,
     /// Whose turn it is to repeat an announcement.
@@ -123,6 +125,7 @@ impl Linux {
             fresh: HashMap::new(),
             unannounced: Vec::new(),
             leaving: HashMap::new(),
+            nameless: HashMap::new(),
             predecessors: Predecessors::default(),
             announcing: Arc::default(),
         })
@@ -152,7 +155,10 @@ impl Linux {
                 let entry = self.network_entry(slot).await?;
                 Ok(self.dataplane(|dataplane| dataplane.put_network(&entry))?)
             }
-            Object::Netns(name) => Ok(netns::Netns::create(name, &self.netns_dir).await.map(drop)?),
+            Object::Netns(name) => match self.nameless.remove(name) {
+                Some(netns) => Ok(netns.name_again(name, &self.netns_dir)?),
+                None => Ok(netns::Netns::create(name, &self.netns_dir).await.map(drop)?),
+            },
             Object::Files(files) => self.put_files(None, files),
             Object::Veth(veth) => self.put_veth(veth).await,
             Object::Programs(host, device) => {
@@ -190,6 +196,9 @@ impl Linux {
             }
             Object::Netns(name) => {
                 self.inside = None;
+                if let Ok(netns) = netns::Netns::open_path(&self.netns_dir.join(name.as_str())) {
+                    self.nameless.insert(name.clone(), netns);
+                }
                 Ok(netns::Netns::remove(name, &self.netns_dir)?)
             }
             Object::Files(files) => self.remove_files(&files.sandbox),
@@ -219,7 +228,12 @@ impl Linux {
                 Err(error) if error.is_not_found() => Ok(()),
                 other => Ok(other?),
             },
-            Object::SourceRoutes(unwanted) => remove_source_routes(&unwanted.netns).await,
+            Object::SourceRoutes(unwanted) => match &self.inside {
+                Some((path, links)) if *path == unwanted.netns.path => {
+                    Ok(links.ensure_source_routes(&[]).await?)
+                }
+                _ => remove_source_routes(&unwanted.netns).await,
+            },
             // They go with the interface.
             Object::Inside(_) | Object::Gateway(_) => Ok(()),
         }
@@ -228,6 +242,7 @@ impl Linux {
 
 impl Machine for Linux {
     async fn apply(&mut self, step: &Step) -> Result<(), Error> {
+        pulse::beat();
         match step {
             Step::Put(object) => self.put(object).await,
             Step::Replace(Object::Files(old), Object::Files(new)) => self.put_files(Some(old), new),
@@ -241,6 +256,7 @@ impl Machine for Linux {
 
     async fn settle(&mut self) {
         self.inside = None;
+        self.nameless.clear();
         self.fresh.clear();
         for (host, index) in std::mem::take(&mut self.leaving) {
             if let Err(error) = self.dataplane(|dataplane| dataplane.detach_endpoint(index)) {
@@ -251,6 +267,12 @@ impl Machine for Linux {
             if let Err(error) = links.wait_running(&ifname).await {
                 tracing::debug!(error = chain(&error), "interface not at work");
             }
+            let (new, name) = (links.clone(), ifname.clone());
+            tokio::spawn(async move {
+                if let Err(error) = new.end_quiet(&name).await {
+                    tracing::warn!(interface = %name, error = chain(&error), "settings of a new interface not complete");
+                }
+            });
             let turns = Arc::clone(&self.announcing);
             tokio::spawn(async move {
                 if let Err(error) = links.announce(&ifname, announcements, haste, &turns).await {
@@ -260,10 +282,18 @@ impl Machine for Linux {
         }
     }
 
-    async fn remove_together(&mut self, veths: &[&Veth]) -> Result<(), Error> {
-        let labels: HashMap<String, &IfName> = veths
+    async fn remove_together(&mut self, links: &[&Object]) -> Result<(), Error> {
+        let labels: HashMap<String, &IfName> = links
             .iter()
-            .map(|veth| (label(&self.instance, "endpoint", veth.endpoint.as_str()), &veth.host))
+            .filter_map(|object| match object {
+                Object::Veth(veth) => {
+                    Some((label(&self.instance, "endpoint", veth.endpoint.as_str()), &veth.host))
+                }
+                Object::Bridge(bridge) => {
+                    Some((label(&self.instance, "network", bridge.network.as_str()), &bridge.ifname))
+                }
+                _ => None,
+            })
             .collect();
         let links = self.links.links().await?;
         let is_ours = |link: &&HostLink| {
@@ -343,6 +373,12 @@ impl Machine for Linux {
         let of_uplinks = view.uplinks.iter().filter_map(|uplink| sizes.get(&uplink.ifindex).copied());
         self.segments = Segments::common(of_uplinks);
         Ok(view)
+    }
+
+    async fn bridge(&mut self, ifname: &IfName) -> Result<Option<BridgeView>, Error> {
+        let Some(link) = self.links.link(ifname).await? else { return Ok(None) };
+        let addresses = self.links.addresses(Some(link.ifindex)).await?;
+        Ok(Some(facts::bridge(&link, &addresses)))
     }
 
     async fn has_netkit(&mut self) -> Result<bool, Error> {

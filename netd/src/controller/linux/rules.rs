@@ -6,11 +6,8 @@ use ipnet::Ipv6Net;
 
 use crate::{
     dataplane::{RuleEntry, Rules},
-    link::{HostRoute, HostRule, HostSnapshot, RuleDoes},
+    link::{HostRoute, HostRule, HostSnapshot, LOCAL, RuleDoes},
 };
-
-/// The kernel's own table of local addresses. What leaves has none of them for its destination.
-const LOCAL: u32 = 255;
 
 /// Returns the rules that the packet path has to follow by itself: none, unless one of them suppresses routes.
 pub(super) fn rules(snapshot: &HostSnapshot) -> Rules {
@@ -31,6 +28,7 @@ pub(super) fn rules(snapshot: &HostSnapshot) -> Rules {
 fn entry(rule: &HostRule, snapshot: &HostSnapshot) -> Option<RuleEntry> {
     let table = match rule.does {
         RuleDoes::Nothing => return None,
+        // What leaves has no local address for its destination.
         RuleDoes::Ask(LOCAL) if rule.suppresses.is_none() => return None,
         RuleDoes::Ask(table) => Some(table),
         RuleDoes::Forbid => None,

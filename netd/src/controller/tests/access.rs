@@ -113,7 +113,7 @@ async fn a_link_opens_the_targets_exposed_ports_on_a_default_network_without_icc
         let of = |bench: &Bench| -> Vec<(u16, Protocol)> {
             let objects = bench.controller.machine.objects.iter();
             let links = objects.filter_map(|o| if let Object::Links(links) = o { Some(links) } else { None });
-            links.flat_map(|links| links.ports.iter().map(|link| (link.port, link.protocol))).collect()
+            links.flat_map(|links| links.ports.iter().filter_map(|link| link.port)).collect()
         };
         let before = of(&bench);
         bench.controller.remove_sandbox("d2", false).await.expect("removed");

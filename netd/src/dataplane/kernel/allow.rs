@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use aya::maps::lpm_trie::Key;
@@ -13,18 +14,17 @@ use netd_common::{
 };
 
 use super::{super::Error, Kernel};
-use crate::model::Sources;
 
 /// Bits of a key in front of the address.
 const LIST_BITS: u32 = 32;
 
 /// Numbers of the lists in the maps, by content.
-pub(super) type Lists = HashMap<Sources, u32>;
+pub(super) type Lists = HashMap<Arc<[IpNet]>, u32>;
 
 impl Kernel {
     /// Returns the number of the list with these sources, which is in the maps from here on; 0: everybody.
-    pub(super) fn list_of(&mut self, sources: &Sources) -> Result<u32, Error> {
-        if sources.is_everybody() {
+    pub(super) fn list_of(&mut self, sources: &Arc<[IpNet]>) -> Result<u32, Error> {
+        if sources.is_empty() {
             return Ok(0);
         }
         if let Some(list) = self.lists.get(sources) {
@@ -33,8 +33,8 @@ impl Kernel {
         let taken: HashSet<u32> = self.lists.values().copied().collect();
         let list = (1..=u32::MAX).find(|list| !taken.contains(list)).unwrap_or(u32::MAX);
         // Known before it is written: what fails half-way is forgotten whole.
-        self.lists.insert(sources.clone(), list);
-        for prefix in sources.prefixes() {
+        self.lists.insert(Arc::clone(sources), list);
+        for prefix in sources.iter() {
             if let Err(error) = self.write_source(list, *prefix) {
                 self.forget_lists()?;
                 return Err(error);
@@ -63,15 +63,15 @@ impl Kernel {
         self.maps.v6.publish.for_each(|_, publish| used.extend([publish.allow]))?;
         self.maps.v4.open.for_each(|_, open| used.extend([open.allow]))?;
         self.maps.v6.open.for_each(|_, open| used.extend([open.allow]))?;
-        let unused: Vec<Sources> = self
+        let unused: Vec<Arc<[IpNet]>> = self
             .lists
             .iter()
             .filter(|(_, list)| !used.contains(list))
-            .map(|(sources, _)| sources.clone())
+            .map(|(sources, _)| Arc::clone(sources))
             .collect();
         for sources in unused {
             let Some(list) = self.lists.remove(&sources) else { continue };
-            for prefix in sources.prefixes() {
+            for prefix in sources.iter() {
                 let bits = LIST_BITS + u32::from(prefix.prefix_len());
                 let _gone_already = match prefix.network() {
                     IpAddr::V4(ip) => {
@@ -98,7 +98,13 @@ impl Kernel {
             let key: Key<AllowKey<Addr6>> = key.map_err(refused)?;
             add(&mut found, key.data().list, Ipv6Addr::from(key.data().addr).into(), key.prefix_len());
         }
-        self.lists = found.into_iter().map(|(list, prefixes)| (Sources::from(prefixes), list)).collect();
+        self.lists = found
+            .into_iter()
+            .map(|(list, mut prefixes)| {
+                prefixes.sort_unstable(); // as `Sources` has them
+                (prefixes.into(), list)
+            })
+            .collect();
         self.forget_lists()
     }
 }

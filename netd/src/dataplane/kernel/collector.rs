@@ -248,7 +248,8 @@ impl Kernel {
             refused.insert(reason.as_str().to_owned(), self.dropped_for(reason)?);
         }
         let tables = tables.collect();
-        Ok(Occupancy { tables, shortened_timeouts: collector.pressed, refused, by_endpoint })
+        let port_tries = self.port_tries()?;
+        Ok(Occupancy { tables, shortened_timeouts: collector.pressed, refused, port_tries, by_endpoint })
     }
 
     /// Describes the tables for `status`.

@@ -45,6 +45,11 @@ impl Kernel {
             attach::sockets(&mut self.programs, &self.links, &self.settings.cgroup)?;
             repaired.push("socket programs".to_owned());
         }
+        if self.settings.respect_host_firewall && attach::lacks_input(&self.links) {
+            attach::input(&mut self.programs, &self.links, true)?;
+            repaired.push("program of the namespace".to_owned());
+        }
+        repaired.extend(self.guard_again()?);
         if repaired.is_empty() { result.map(|()| repaired) } else { Ok(repaired) }
     }
 

@@ -3,20 +3,24 @@
 mod allow;
 mod collector;
 mod config;
+mod digest;
 mod direct;
 mod drops;
+mod guard;
 mod hooks;
 mod ports;
 mod rules;
 mod subnets;
 #[cfg(test)]
 mod tests;
+mod via;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    sync::Arc,
 };
 
 use aya::maps::lpm_trie::Key;
@@ -32,9 +36,11 @@ use netd_common::{
 use nix::mount::{MntFlags, umount2};
 
 use super::{
-    AttachMode, Dataplane, EndpointEntry, Error, FlowFilter, FlowInfo, Inventory, LinkEntry, NetworkEntry,
-    Occupancy, OpenEntry, PublishEntry, RuleEntry, Rules, Settings, Unhooked, UplinkEntry, adopt,
+    AttachMode, Dataplane, Digests, EndpointEntry, Error, Explainer, FlowFilter, FlowInfo, Inventory,
+    LinkEntry, Monitor, NetworkEntry, Occupancy, OpenEntry, PublishEntry, RuleEntry, Rules, Settings,
+    Unhooked, UplinkEntry, adopt,
     attach::{self, Side},
+    explain::Player,
     flows::{self, Printable as _},
     host_sockets,
     layout::Layout,
@@ -42,6 +48,7 @@ use super::{
     maps::{FamilyMaps, Maps, Ports, Table},
     migrate::Migration,
     object::OBJECT_SHA256,
+    order,
     programs::Programs,
     raw,
 };
@@ -90,6 +97,14 @@ pub struct Kernel {
     collector: Collector,
     /// Lists of sources that may come to a port.
     lists: allow::Lists,
+    /// Lists of interfaces by which the outside may come to a port.
+    ways: via::Ways,
+    /// Who plays packets that are to be explained.
+    understudy: Player,
+    /// Uplinks whose guard could not be attached, by index.
+    unguarded: BTreeSet<u32>,
+    /// Who listens to drops.
+    monitor: Monitor,
 }
 
 impl Kernel {
@@ -112,10 +127,18 @@ impl Kernel {
             migration.copy_tables()?;
         }
         let mut maps = Maps::open(&pins)?;
+        let (links, asks) = (pins.join("links"), settings.respect_host_firewall);
+        if asks {
+            attach::input(&mut programs, &links, true)?; // before the first packet asks, and taken away after the last
+        }
         let config = configure(&mut maps, &settings, programs.probe_features())?;
+        if !asks {
+            attach::input(&mut programs, &links, false)?;
+        }
         if let Some(migration) = &migration {
             migration.switch(&mut programs)?;
         }
+        order::finish(&links)?;
         let sets = maps.port_sets()?;
         attach::sockets(&mut programs, &pins.join("links"), &settings.cgroup)?;
         let mode = settings.attach;
@@ -139,7 +162,13 @@ impl Kernel {
             returns_memory: 0,
             collector: Collector::default(),
             lists: allow::Lists::new(),
+            ways: via::Ways::default(),
+            understudy: Player::default(),
+            unguarded: BTreeSet::new(),
+            monitor: Monitor::of(&pins)?,
         };
+        kernel.place_links()?;
+        kernel.deny_sources()?;
         kernel.exclude_ports()?;
         kernel.recall()?;
         if !kernel.reserved.is_empty() || attach::is_attached(&kernel.links, Side::Loopback, LOOPBACK_ZONE) {
@@ -147,6 +176,17 @@ impl Kernel {
         }
         raw::return_freed_memory();
         Ok(kernel)
+    }
+
+    /// Moves links that another setting has put where they are.
+    fn place_links(&mut self) -> Result<(), Error> {
+        let order = self.settings.tcx_order;
+        let is_there = self.config.features & features::UPLINKS_FIRST == order.feature();
+        if !is_there && order::move_links(&mut self.programs, &self.links, order)? {
+            self.config.features ^= features::UPLINKS_FIRST;
+            self.write_config()?;
+        }
+        Ok(())
     }
 
     /// Returns the loaded programs.
@@ -226,6 +266,7 @@ impl Kernel {
                 .insert(ifindex, UplinkEntry { ifindex, ifname, ipv4, ipv6, mtu: uplink.mtu, bare: false });
         }
         self.recall_lists()?;
+        self.forget_ways()?;
         self.refresh_interest(&HashSet::new(), true)
     }
 
@@ -245,6 +286,16 @@ impl Kernel {
             .endpoint
             .set(ifindex, endpoint, 0)
             .map_err(|source| Error::kernel(format!("write endpoint {ifindex} to map ENDPOINT"), source))
+    }
+
+    /// Removes the record of the link that had an address before this one: once the address leads here, nothing leads to that record.
+    fn succeed(&mut self, before: Option<Owner>, ifindex: u32) -> Result<(), Error> {
+        match before {
+            Some(owner) if owner.ifindex != ifindex => {
+                self.write_endpoint(owner.ifindex, Endpoint::default())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn write_config(&mut self) -> Result<(), Error> {
@@ -405,9 +456,13 @@ impl Dataplane for Kernel {
         };
         // The addresses first and, in `remove_endpoint`, last: by them the next daemon finds a record that a kill left behind.
         if let Some(addr) = endpoint.ipv4 {
+            let before = self.maps.v4.address.get(&addr.into())?;
+            self.succeed(before, endpoint.ifindex)?;
             self.maps.v4.address.put(&addr.into(), &owner_of(endpoint, flags))?;
         }
         if let Some(addr) = endpoint.ipv6 {
+            let before = self.maps.v6.address.get(&addr.into())?;
+            self.succeed(before, endpoint.ifindex)?;
             self.maps.v6.address.put(&addr.into(), &owner_of(endpoint, flags))?;
         }
         self.write_endpoint(endpoint.ifindex, entry)
@@ -452,6 +507,7 @@ impl Dataplane for Kernel {
         let (ifname, ifindex) = (uplink.ifname.as_str(), uplink.ifindex);
         self.mode = attach::interface(&mut self.programs, &self.links, side, ifname, ifindex, self.mode)?;
         self.attached.insert(ifindex, (side, ifname.to_owned()));
+        self.guard(uplink)?;
         self.uplinks.insert(uplink.ifindex, uplink.clone());
         self.routes_changed()
     }
@@ -461,6 +517,8 @@ impl Dataplane for Kernel {
         for side in [Side::Uplink, Side::BareUplink] {
             attach::detach(&self.links, side, uplink.ifindex)?;
         }
+        super::guard::detach(&self.links, uplink.ifindex)?;
+        self.unguarded.remove(&uplink.ifindex);
         self.maps.uplink.remove(&uplink.ifindex)?;
         self.uplinks.remove(&uplink.ifindex);
         let out = uplink.ifindex;
@@ -547,7 +605,7 @@ impl Dataplane for Kernel {
     fn remove_publishes(&mut self, entries: &[PublishEntry]) -> Result<(), Error> {
         self.write_publishes(entries, false)?;
         if entries.iter().any(|entry| !entry.allow.is_everybody()) {
-            self.forget_lists()?;
+            self.forget_lists().and(self.forget_ways())?;
         }
         let udp = host_sockets::connectionless(entries);
         if !udp.is_empty() {
@@ -581,6 +639,10 @@ impl Dataplane for Kernel {
         let key =
             |(network, ifindex): &(u16, u32)| TrustKey { network: u32::from(*network), ifindex: *ifindex };
         sync(&mut self.maps.trust, &trusted.iter().map(key).collect(), &1).map(drop)
+    }
+
+    fn set_links(&mut self, links: &BTreeMap<String, u32>) -> Result<(), Error> {
+        self.follow_links(links)
     }
 
     fn set_rules(&mut self, rules: &Rules) -> Result<(), Error> {
@@ -620,6 +682,10 @@ impl Dataplane for Kernel {
 
     fn collect_garbage(&mut self, found: &mut Found) -> Result<bool, Error> {
         self.collect_part(found)
+    }
+
+    fn digests(&mut self) -> Result<Digests, Error> {
+        self.read_digests()
     }
 
     fn inventory(&mut self) -> Result<Inventory, Error> {
@@ -689,6 +755,15 @@ impl Dataplane for Kernel {
         ];
         features.extend(self.occupancy());
         features
+    }
+
+    fn explainer(&self) -> Explainer {
+        let pins = self.links.parent().unwrap_or(&self.links).to_owned();
+        Explainer::new(pins, self.uplinks.values().cloned().collect(), Arc::clone(&self.understudy))
+    }
+
+    fn monitor(&self) -> Monitor {
+        self.monitor.clone()
     }
 
     fn down(&mut self) -> Result<(), Error> {

@@ -140,13 +140,13 @@ impl Kernel {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for entry in entries {
             let network = if live { self.network_of(entry.ifindex)? } else { 0 };
-            let allow = if live { self.list_of(&entry.allow)? } else { 0 };
+            let lists = if live { self.lists_of(&entry.allow)? } else { (0, 0) };
             match entry.host_ip {
                 IpAddr::V4(addr) => {
                     let IpAddr::V4(backend) = entry.backend else { continue };
                     v4.push((
                         key(Addr4::from(addr), entry),
-                        publish(backend.into(), entry, (network, allow), live),
+                        publish(backend.into(), entry, (network, lists), live),
                     ));
                 }
                 IpAddr::V6(addr) => {
@@ -154,7 +154,7 @@ impl Kernel {
                         IpAddr::V4(backend) => Addr6::mapped(backend.into()),
                         IpAddr::V6(backend) => backend.into(),
                     };
-                    v6.push((key(Addr6::from(addr), entry), publish(backend, entry, (network, allow), live)));
+                    v6.push((key(Addr6::from(addr), entry), publish(backend, entry, (network, lists), live)));
                 }
             }
         }
@@ -196,11 +196,11 @@ pub(super) fn key<A>(addr: A, entry: &PublishEntry) -> PublishKey<A> {
 pub(super) fn publish<A: Default>(
     backend: A,
     entry: &PublishEntry,
-    (network, allow): (u16, u32),
+    (network, (allow, via)): (u16, (u32, u32)),
     live: bool,
 ) -> Publish<A> {
     let backend = if live { backend } else { A::default() };
-    Publish { backend, ifindex: entry.ifindex, port: Be16::from(entry.backend_port), network, allow }
+    Publish { backend, ifindex: entry.ifindex, port: Be16::from(entry.backend_port), network, allow, via }
 }
 
 /// Returns the protocol with this number, if its ports can be published.

@@ -10,7 +10,7 @@ use nix::{
 };
 
 use super::*;
-use crate::model::{GatewayMode, Protocol, Sources};
+use crate::model::{GatewayMode, HairpinSource, Protocol, Sources};
 
 /// Runs a test on a thread with namespaces of its own and a bpffs that nobody else sees.
 fn with_bpffs(test: impl FnOnce(&Path) + Send + 'static) {
@@ -41,7 +41,10 @@ fn open(bpffs: &Path) -> Kernel {
         nat_port_ranges: vec![(20_000, 20_009)],
         timeouts: super::super::Timeouts::default(),
         attach: AttachMode::Auto,
+        tcx_order: super::super::TcxOrder::Last,
         direct: super::super::DirectAccess::default(),
+        respect_host_firewall: false,
+        guard: super::super::Guard::default(),
     };
     Kernel::open(settings).expect("programs load")
 }
@@ -76,6 +79,8 @@ fn network(index: u16, ipv4: Option<&str>, ipv6: Option<&str>) -> NetworkEntry {
         host_ipv4: None,
         host_ipv6: None,
         host_closed: false,
+        hairpin_source: HairpinSource::Auto,
+        any_source: false,
     }
 }
 
@@ -184,6 +189,35 @@ fn a_network_goes_with_every_prefix_of_its_slot() {
 }
 
 /// Returns the kernel's number of each program that every host needs.
+#[test]
+fn a_link_that_is_made_again_leaves_no_record_of_the_one_before() {
+    with_bpffs(|bpffs| {
+        let mut kernel = open(bpffs);
+        kernel.put_network(&network(1, Some("172.30.0.0/24"), Some("fd00:30::/64"))).expect("a network");
+        let at = |ifindex, ipv4: &str, ipv6: &str| EndpointEntry {
+            ifindex,
+            network: 1,
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            ipv4: Some(ipv4.parse().expect("an address")),
+            ipv6: Some(ipv6.parse().expect("an address")),
+        };
+        let active = |kernel: &Kernel, ifindex| {
+            kernel.endpoint(ifindex).expect("read").flags & endpoint_flags::ACTIVE != 0
+        };
+        kernel.put_endpoint(&at(7, "172.30.0.2", "fd00:30::2")).expect("put");
+        kernel.put_endpoint(&at(8, "172.30.0.3", "fd00:30::3")).expect("put");
+        // The daemon was killed before it removed the record of 7, whose link is gone.
+        kernel.put_endpoint(&at(9, "172.30.0.2", "fd00:30::2")).expect("put");
+        assert_eq!([7, 8, 9].map(|ifindex| active(&kernel, ifindex)), [false, true, true]);
+        // Half-way through, an address of each family leads to either: the next daemon finds both.
+        kernel.put_endpoint(&at(9, "172.30.0.2", "fd00:30::3")).expect("put");
+        assert_eq!([8, 9].map(|ifindex| active(&kernel, ifindex)), [false, true]);
+        let known: BTreeSet<u32> =
+            kernel.inventory().expect("listed").endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
+        assert_eq!(known, [8, 9].into());
+    });
+}
+
 fn programs(kernel: &mut Kernel) -> Vec<u32> {
     let all = ["from_endpoint", "to_endpoint", "from_uplink", "to_uplink"];
     all.map(|name| kernel.programs().packet(name).expect("loaded").info().expect("known").id()).to_vec()
