@@ -2,13 +2,13 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use aya::programs::{
-    LinkOrder, SchedClassifier, TcAttachType,
+    SchedClassifier, TcAttachType,
     tc::{NlOptions, TcAttachOptions, qdisc_add_clsact},
 };
 
@@ -17,10 +17,17 @@ use crate::Ns;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 /// Attach type: a device's XDP hook.
 const BPF_XDP: u32 = 37;
+/// Attach types: a device's TCX hooks.
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+/// Before, or after, all others of a hook where none is named.
+const BPF_F_BEFORE: u32 = 1 << 3;
+const BPF_F_AFTER: u32 = 1 << 4;
 /// The driver's own hook.
 const XDP_FLAGS_DRV_MODE: u32 = 4;
 /// `TC_ACT_UNSPEC` and `TCX_NEXT`: the next program decides.
@@ -46,6 +53,7 @@ pub enum Place {
 pub struct Foreign {
     program: SchedClassifier,
     pin: PathBuf,
+    _link: Option<Link>,
 }
 
 impl Foreign {
@@ -60,20 +68,27 @@ impl Foreign {
         let loaded = load(BPF_PROG_TYPE_SCHED_CLS, &instructions(mark, NEXT));
         pinned(&loaded.expect("load a foreign program"), &pin).expect("pin a foreign program");
         let mut program = SchedClassifier::from_pin(&pin).expect("open a foreign program");
-        let options = match place {
-            Place::First => TcAttachOptions::TcxOrder(LinkOrder::first()),
-            Place::Last => TcAttachOptions::TcxOrder(LinkOrder::last()),
-            Place::Filter(priority) => {
-                TcAttachOptions::Netlink(NlOptions { priority, ..NlOptions::default() })
-            }
-        };
-        ns.run(|| {
-            if matches!(place, Place::Filter(_)) {
-                let _ = qdisc_add_clsact(ifname); // there may be one
-            }
-            program.attach_with_options(ifname, direction, options).expect("attach a foreign program");
+        let link = ns.run(|| {
+            let flags = match place {
+                Place::First => BPF_F_BEFORE,
+                Place::Last => BPF_F_AFTER,
+                Place::Filter(priority) => {
+                    let _ = qdisc_add_clsact(ifname); // there may be one
+                    let options = TcAttachOptions::Netlink(NlOptions { priority, ..NlOptions::default() });
+                    program
+                        .attach_with_options(ifname, direction, options)
+                        .expect("attach a foreign program");
+                    return None;
+                }
+            };
+            let hook = match direction {
+                TcAttachType::Egress => BPF_TCX_EGRESS,
+                _ => BPF_TCX_INGRESS,
+            };
+            let fd = program.fd().expect("a loaded program").as_fd().as_raw_fd();
+            Some(Link::create(fd, ifname, hook, flags).expect("attach a foreign program"))
         });
-        Self { program, pin }
+        Self { program, pin, _link: link }
     }
 
     /// How often it ran since it was loaded; a [`crate::Daemon`] makes the kernel count.
@@ -91,19 +106,40 @@ impl Drop for Foreign {
     }
 }
 
-/// A foreign XDP program on a device; it goes with this value, which holds its link.
+/// A foreign XDP program on a device; it goes with this value.
 #[derive(Debug)]
-pub struct ForeignXdp(#[expect(dead_code, reason = "held")] OwnedFd);
+pub struct ForeignXdp(#[expect(dead_code, reason = "held")] Link);
 
 impl ForeignXdp {
     /// Puts a program that lets everything pass on an interface.
     pub fn attach(ns: &Ns, ifname: &str) -> Self {
         let program = load(BPF_PROG_TYPE_XDP, &instructions(None, XDP_PASS)).expect("load a foreign program");
-        let link = ns.run(|| {
-            let ifindex = nix::net::if_::if_nametoindex(ifname).expect("the interface");
-            link_xdp(&program, ifindex).expect("attach a foreign program")
-        });
-        Self(link)
+        let link = ns.run(|| Link::create(program.as_raw_fd(), ifname, BPF_XDP, XDP_FLAGS_DRV_MODE));
+        Self(link.expect("attach a foreign program"))
+    }
+}
+
+/// A program's link to a device. It is detached when this goes, not when its descriptor is closed: a program that another test is just starting
+/// may have inherited that, and then the link would work on for a while.
+#[derive(Debug)]
+struct Link(OwnedFd);
+
+impl Link {
+    /// Puts a program on a hook of a device of the calling thread's namespace.
+    fn create(program: RawFd, ifname: &str, hook: u32, flags: u32) -> io::Result<Self> {
+        let ifindex = nix::net::if_::if_nametoindex(ifname)?;
+        let mut attr = [0_u64; 16];
+        attr[0] = pair(program.cast_unsigned(), ifindex);
+        attr[1] = pair(hook, flags);
+        created(bpf(BPF_LINK_CREATE, &attr)?).map(Self)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let mut attr = [0_u64; 16];
+        attr[0] = self.0.as_raw_fd().cast_unsigned().into();
+        let _ = bpf(BPF_LINK_DETACH, &attr); // the device may be gone
     }
 }
 
@@ -146,16 +182,8 @@ fn load(kind: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
 fn pinned(program: &OwnedFd, pin: &Path) -> io::Result<()> {
     let path = std::ffi::CString::new(pin.to_string_lossy().as_bytes())?;
     let mut attr = [0_u64; 16];
-    (attr[0], attr[1]) = (path.as_ptr() as u64, number(program).into());
+    (attr[0], attr[1]) = (path.as_ptr() as u64, program.as_raw_fd().cast_unsigned().into());
     bpf(BPF_OBJ_PIN, &attr).map(drop)
-}
-
-/// Puts an XDP program on a device of the calling thread's namespace.
-fn link_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
-    let mut attr = [0_u64; 16];
-    attr[0] = pair(number(program), ifindex);
-    attr[1] = pair(BPF_XDP, XDP_FLAGS_DRV_MODE);
-    created(bpf(BPF_LINK_CREATE, &attr)?)
 }
 
 /// Calls bpf(2) with the first words of `union bpf_attr`, the rest zero; little-endian, as the machines that run the tests.
@@ -170,10 +198,6 @@ fn created(result: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(result).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn number(fd: &OwnedFd) -> u32 {
-    fd.as_raw_fd().cast_unsigned()
 }
 
 fn pair(low: u32, high: u32) -> u64 {
