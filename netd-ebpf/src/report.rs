@@ -16,6 +16,8 @@ use crate::{env, maps, monitor};
 
 /// The next program, then the stack: `TCX_NEXT`, and `TC_ACT_UNSPEC` under clsact.
 pub const PASS: i32 = -1;
+/// The stack, and no program behind this one: `TCX_PASS`, and `TC_ACT_OK` under clsact.
+pub const PASS_AT_ONCE: i32 = 0;
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
 /// No action yet: the packet is to be dropped, and its sender may get a reset. The reason's number is added.

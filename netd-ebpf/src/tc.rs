@@ -14,9 +14,11 @@ use netd_common::{
     env::{Draft, Env, Packet},
     family::{Family, V4, V6},
     hook,
+    maps::endpoint_flags,
     monitor::program,
     nat::{icmp_error, masquerade, siit},
     net::{Be16, HANDED_ZONE, UPLINK_ZONE, is_of_a_sandbox},
+    policy::has,
     verdict::{DropReason, Verdict},
     wire::{Fragment, Headers, L4, l4, reset, sane},
 };
@@ -27,8 +29,8 @@ use crate::{
     hold::{self, copy_arrives},
     maps,
     report::{
-        self, AsNextHop, FLOWLESS, FOUND, HANDED, HOLD, PASS, UNDECIDED, conclude, drop_number, drop_packet,
-        dropped, finish, hold, is_final, leave, refused,
+        self, AsNextHop, FLOWLESS, FOUND, HANDED, HOLD, PASS, PASS_AT_ONCE, UNDECIDED, conclude, drop_number,
+        drop_packet, dropped, finish, hold, is_final, leave, refused,
     },
     skb::{Careful, Direct},
 };
@@ -651,13 +653,24 @@ pub fn ifindex(skb: *mut __sk_buff) -> u32 {
     unsafe { (&raw const (*skb).ifindex).read_volatile() }
 }
 
+/// The last step of `from_endpoint`: while it becomes a link and is a filter still, a packet is to meet one of the two (ADR 0028).
+#[inline(always)]
+fn leave_endpoint(skb: *mut __sk_buff, action: i32) -> i32 {
+    if action != PASS {
+        return action;
+    }
+    let is_twice = Env::<V4>::endpoint(&Kernel(skb), ifindex(skb))
+        .is_some_and(|endpoint| has(endpoint.flags, endpoint_flags::PROMOTION));
+    if is_twice { PASS_AT_ONCE } else { PASS }
+}
+
 /// What a sandbox sends; ingress of its veth's host side.
 #[classifier]
 pub fn from_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
         V4::ETHERTYPE => match endpoint_fast4(skb) {
-            action if is_final(action) => return leave(action),
+            action if is_final(action) => return leave_endpoint(skb, leave(action)),
             UNDECIDED => match slow4(skb, ifindex(skb), endpoint_decide4_or_6) {
                 FOUND => slow6(skb, ifindex(skb), endpoint_decide6),
                 action => action,
@@ -665,7 +678,7 @@ pub fn from_endpoint(ctx: TcContext) -> i32 {
             action => action,
         },
         V6::ETHERTYPE => match endpoint_fast6(skb) {
-            action if is_final(action) => return leave(action),
+            action if is_final(action) => return leave_endpoint(skb, leave(action)),
             UNDECIDED => slow6(skb, ifindex(skb), endpoint_decide6),
             action => action,
         },
@@ -678,7 +691,7 @@ pub fn from_endpoint(ctx: TcContext) -> i32 {
             }
         }
     };
-    conclude(skb, program::FROM_ENDPOINT, action)
+    leave_endpoint(skb, conclude(skb, program::FROM_ENDPOINT, action))
 }
 
 /// What the bridge or the stack delivers to a sandbox; egress of its veth's host side.

@@ -5,7 +5,10 @@ use std::{net::IpAddr, process::Command, str::FromStr, thread};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{Daemon, Dirs, Family, LeakWatch, Ns, Run, Sandbox, Snapshot, Topology, eventually};
+use crate::{
+    Daemon, Dirs, Family, LeakWatch, Ns, Run, Sandbox, Snapshot, Topology, eventually,
+    promotion::until_promoted,
+};
 
 /// How a lab differs from the usual one.
 #[derive(Debug, Clone)]
@@ -173,9 +176,15 @@ impl Lab {
         });
     }
 
-    /// What the kernel and the file system hold now.
+    /// What the kernel and the file system hold, once nothing is on its way.
     pub fn snapshot(&self) -> Snapshot {
+        self.until_promoted();
         Snapshot::with_files(&self.h, self.daemon.dirs())
+    }
+
+    /// Waits until every sandbox's program is what it stays.
+    pub fn until_promoted(&self) {
+        until_promoted(&self.h, self.daemon.dirs());
     }
 
     /// Excepts a subnet from the watch on the uplinks: a routed or unmasqueraded network.

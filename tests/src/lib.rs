@@ -29,6 +29,7 @@ mod ping;
 mod ppp;
 pub mod probe;
 mod process;
+pub mod promotion;
 mod random;
 pub mod rig;
 mod sandbox;

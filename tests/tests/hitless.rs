@@ -49,6 +49,7 @@ fn case100_whatever_ends_or_stops_the_daemon_nothing_is_lost_reset_or_let_in() {
 
 /// Ids of what the daemon pinned: the same ones after any number of starts.
 fn pinned(lab: &Lab) -> BTreeSet<String> {
+    lab.until_promoted();
     lab.daemon.dirs().leftovers().into_iter().filter(|path| path.starts_with("/sys/fs/bpf")).collect()
 }
 

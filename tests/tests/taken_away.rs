@@ -129,6 +129,7 @@ fn pins_and_links_that_others_remove_come_back() {
     w.repaired("socket programs", || remove("links/connect4"));
     let veth = w.host_side("a1");
     let index = w.lab.h.link(&veth).expect("the veth").index;
+    w.lab.until_promoted();
     if layout.join(format!("links/{index}-from_endpoint")).exists() {
         w.repaired(&format!("programs of {veth}"), || remove(&format!("links/{index}-from_endpoint")));
     } else {

@@ -19,6 +19,7 @@ mod operations;
 pub mod plan;
 mod policies;
 mod probe;
+mod promotions;
 mod proxies;
 mod prune;
 mod publish;

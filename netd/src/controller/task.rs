@@ -9,7 +9,10 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    time::Instant,
+};
 
 use super::{
     Code, CreateNetwork, Error, Event, Handle, Phase, World,
@@ -18,6 +21,7 @@ use super::{
     handle::{Command, Commands},
     host::HostView,
     plan,
+    promotions::Promotions,
     publish::HostPorts,
     rounds::Rounds,
     unfinished::Unfinished,
@@ -68,6 +72,8 @@ pub struct Controller<M> {
     pub(super) proxies: Option<BTreeSet<Proxy>>,
     /// What of others' changes was looked for, and what could not be put right.
     pub(super) rounds: Rounds,
+    /// When a program of an endpoint is made faster.
+    pub(super) promotions: Promotions,
     /// What the last look at all of it could not put right.
     pub(super) unfinished: Unfinished,
     /// The last ephemeral host port handed out.
@@ -106,6 +112,7 @@ impl<M: Machine> Controller<M> {
             host: HostView::default(),
             proxies: None,
             rounds: Rounds::default(),
+            promotions: Promotions::new(Instant::now()),
             unfinished: Unfinished::default(),
             last_port: 0,
             incomplete: false,
@@ -129,6 +136,8 @@ impl<M: Machine> Controller<M> {
             pulse::beat();
             // The kernel answers at once, so that an operation may never have waited: whoever was just told runs first.
             tokio::task::yield_now().await;
+            let promotion = tokio::time::sleep_until(self.promotions.due());
+            let awaits_promotion = self.awaits_promotion();
             let command = tokio::select! {
                 biased;
                 () = stop.wait_for(|stop| *stop).map(drop) => return (self, End::Stopped),
@@ -146,9 +155,14 @@ impl<M: Machine> Controller<M> {
                     self.machine.collect();
                     continue;
                 }
+                () = promotion, if awaits_promotion => {
+                    self.promote_one();
+                    continue;
+                }
             };
             let Some(command) = command else { return (self, End::Stopped) };
-            if command.writes() {
+            let writes = command.writes();
+            if writes {
                 self.rounds.tampering.netd_writes();
             }
             if let Command::Down(reply) = command {
@@ -163,6 +177,9 @@ impl<M: Machine> Controller<M> {
             // A panic ends the operation, not the daemon; what it left half-done is repaired from the stored state.
             if let Err(panic) = AssertUnwindSafe(self.serve(command)).catch_unwind().await {
                 self.recover(&reason(&*panic)).await;
+            }
+            if writes {
+                self.promotions.operated(Instant::now());
             }
         }
     }

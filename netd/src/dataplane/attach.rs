@@ -3,8 +3,9 @@
 //! A link is pinned as `links/<interface index>-<program>`. Where a pin exists, its program is replaced in place (`BPF_LINK_UPDATE`): packets see
 //! the old program or the new one, never none. Without TCX the programs are clsact filters of a fixed priority, which persist by themselves.
 //!
-//! `to_endpoint` is always a filter: to attach by TCX the kernel waits for an RCU grace period with the rtnl lock held (`tcx_entry_sync`), 10 ms
-//! and more for each program, and packets that netd moves do not pass this gate (ADR 0007).
+//! To attach by TCX the kernel waits for an RCU grace period with the rtnl lock held (`tcx_entry_sync`), 10 ms and more for each program. So
+//! `to_endpoint` is always a filter: packets that netd moves do not pass this gate (ADR 0007). And `from_endpoint` is one at first, until it is promoted
+//! while nobody waits (ADR 0028).
 
 use std::{
     collections::BTreeSet,
@@ -27,9 +28,9 @@ use super::{
 };
 
 /// Priority of netd's clsact filters: high enough to leave room before, never 1, which others take (datadog-agent #13692).
-const FILTER_PRIORITY: u16 = 0x6e65;
+pub(super) const FILTER_PRIORITY: u16 = 0x6e65;
 /// Handle of netd's clsact filters.
-const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
+pub(super) const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// Which side of netd an interface is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,16 +65,17 @@ impl Side {
         }
     }
 
-    /// Whether a hook is worth a TCX link: each costs the creation of a sandbox a grace period.
+    /// Whether a hook is worth a TCX link.
     fn takes_tcx(self, direction: TcAttachType) -> bool {
         !(self.is_of_a_sandbox() && matches!(direction, TcAttachType::Egress))
     }
 
-    fn is_of_a_sandbox(self) -> bool {
+    /// Whether it is a sandbox's, whose creation is not to wait for a link.
+    pub(super) fn is_of_a_sandbox(self) -> bool {
         matches!(self, Self::Endpoint | Self::Netkit)
     }
 
-    fn order(self, uplinks: TcxOrder) -> LinkOrder {
+    pub(super) fn order(self, uplinks: TcxOrder) -> LinkOrder {
         match self {
             Self::Endpoint | Self::Netkit => LinkOrder::first(),
             Self::Uplink | Self::BareUplink => uplinks.link_order(),
@@ -92,7 +94,7 @@ pub fn is_attached(links: &Path, side: Side, ifindex: u32) -> bool {
     side.hooks().iter().any(|(program, _)| pin(links, ifindex, program).exists())
 }
 
-/// Lists the programs of a side whose links are detached, or not pinned any more. Of filters nothing is said.
+/// Lists the programs of a side whose links are detached, or not pinned any more. Of filters nothing is said; `Tc`: all are.
 pub fn missing(links: &Path, side: Side, ifindex: u32, mode: AttachMode) -> Vec<&'static str> {
     let linked =
         side.hooks().iter().filter(|(_, direction)| mode != AttachMode::Tc && side.takes_tcx(*direction));
@@ -143,7 +145,7 @@ pub fn endpoints(links: &Path) -> Vec<u32> {
     names.filter_map(|name| index(&name)).collect()
 }
 
-/// Puts the programs of a side on an interface. Returns the mode that worked.
+/// Puts the programs of a side on an interface, which is known to have them or not. Returns the mode that worked.
 ///
 /// # Errors
 /// Names the program and the interface.
@@ -153,21 +155,20 @@ pub fn interface(
     side: Side,
     ifname: &str,
     ifindex: u32,
-    mode: AttachMode,
+    (mode, mut known): (AttachMode, bool),
 ) -> Result<AttachMode, Error> {
     let mut worked = mode;
-    // An interface that has one of netd's programs has them all, as a rule.
-    let mut known = false;
     for &(program, direction) in side.hooks() {
         let doing = || format!("attach {program} to {ifname}");
         let path = pin(links, ifindex, program);
         if replace(programs, &path, program)? {
+            // An interface that has one of netd's programs has them all, as a rule.
             (worked, known) = (AttachMode::Tcx, true);
             continue;
         }
         let order = side.order(programs.tcx_order());
         let classifier = programs.packet(program)?;
-        if worked != AttachMode::Tc && side.takes_tcx(direction) {
+        if worked != AttachMode::Tc && !side.is_of_a_sandbox() {
             match attach_tcx(classifier, ifname, direction, order, &path) {
                 Ok(()) => {
                     worked = AttachMode::Tcx;
@@ -191,7 +192,7 @@ pub fn interface(
 }
 
 /// The kernel's refusal to attach.
-struct Refused(Box<dyn std::error::Error + Send + Sync>);
+pub(super) struct Refused(pub(super) Box<dyn std::error::Error + Send + Sync>);
 
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Refused {
     fn from(source: E) -> Self {
@@ -201,13 +202,13 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Refused {
 
 impl Refused {
     /// Whether the kernel has no TCX: it does not know the attach type (EINVAL).
-    fn lacks_tcx(&self) -> bool {
+    pub(super) fn lacks_tcx(&self) -> bool {
         let Some(ProgramError::SyscallError(error)) = self.0.downcast_ref() else { return false };
         error.io_error.raw_os_error() == Some(libc::EINVAL)
     }
 }
 
-fn attach_tcx(
+pub(super) fn attach_tcx(
     classifier: &mut SchedClassifier,
     ifname: &str,
     direction: TcAttachType,
@@ -267,9 +268,15 @@ fn replace_filter(
 }
 
 fn exists(error: &(dyn std::error::Error + 'static)) -> bool {
+    is(error, &[libc::EEXIST])
+}
+
+/// Whether one of these is what the kernel answered.
+pub(super) fn is(error: &(dyn std::error::Error + 'static), errnos: &[i32]) -> bool {
     let mut source = Some(error);
     while let Some(error) = source {
-        if error.downcast_ref::<io::Error>().is_some_and(|io| io.raw_os_error() == Some(libc::EEXIST)) {
+        let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if errno.is_some_and(|errno| errnos.contains(&errno)) {
             return true;
         }
         source = error.source();
@@ -384,7 +391,12 @@ pub fn detach(links: &Path, side: Side, ifindex: u32) -> Result<(), Error> {
         let path = pin(links, ifindex, program);
         if path.exists() {
             removed = removed.and(unpin(&path));
-        } else if let Ok(ifname) = nix::net::if_::if_indextoname(ifindex) {
+            // One that was being promoted is a filter too.
+            if !side.is_of_a_sandbox() {
+                continue;
+            }
+        }
+        if let Ok(ifname) = nix::net::if_::if_indextoname(ifindex) {
             detach_filter(&ifname.to_string_lossy(), direction, program);
         }
     }

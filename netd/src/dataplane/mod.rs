@@ -23,6 +23,7 @@ mod occupancy;
 mod order;
 mod pinned;
 mod programs;
+mod promote;
 mod raw;
 mod rules;
 mod shapes;
@@ -371,6 +372,14 @@ pub trait Dataplane: Send {
     fn attach_endpoint(&mut self, host_side: &IfName, ifindex: u32, device: Device) -> Result<(), Error>;
     /// Removes the pins of an endpoint's programs; the kernel detaches them with the interface.
     fn detach_endpoint(&mut self, ifindex: u32) -> Result<(), Error>;
+    /// Whether an endpoint has a program that would be faster as a link: nobody waited for that.
+    fn awaits_promotion(&self) -> bool {
+        false
+    }
+    /// Promotes the program of one such endpoint, which takes 10 ms and more.
+    fn promote_one(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
     /// Puts the programs on an uplink, pins the links, and records its addresses.
     fn put_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error>;
     /// Forgets an uplink, detaches its programs and purges flows that left with its addresses.

@@ -17,6 +17,7 @@ use super::tracer::{Traced, Trap};
 use crate::{
     Dirs, Ns, Run, Snapshot, Topology, binary,
     invariants::{self, Instance, MapDump},
+    promotion::until_promoted,
 };
 
 /// How long a start may take.
@@ -247,8 +248,9 @@ impl Subject {
         self.command(&args)
     }
 
-    /// What it all looks like now.
+    /// What it all looks like, once nothing is on its way.
     pub fn picture(&self) -> Picture {
+        until_promoted(&self.topology.h, &self.dirs);
         let lists = ["/networks", "/netd/v1/sandboxes", "/containers/json"];
         let said = lists.iter().filter_map(|path| invariants::get(&self.dirs, path));
         let objects = said.flat_map(|list| list.as_array().cloned().unwrap_or_default()).map(without_ages);

@@ -15,7 +15,7 @@ pub use maps::MapDump;
 pub use programs::Holdings;
 pub use state::{get, stored};
 
-use crate::{Dirs, Ns};
+use crate::{Dirs, Ns, promotion::until_promoted};
 
 /// One instance as the checker finds it.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +30,9 @@ pub struct Instance<'a> {
     pub held: bool,
 }
 
-/// Lists everything that is not as it must be.
+/// Lists everything that is not as it must be, once nothing is on its way.
 pub fn violations(instance: Instance<'_>) -> Vec<String> {
+    until_promoted(instance.ns, instance.dirs);
     let mut faults = Faults::default();
     let state = check_files(instance, &mut faults);
     let indexes = links::check(&state, instance, &mut faults);

@@ -55,10 +55,13 @@ impl Kernel {
 
     /// Puts back what an interface lacks; its filters are asked for only where one may be gone. Returns whether something was.
     fn put_back_on(&mut self, side: Side, ifindex: u32, ifname: &str, filters: bool) -> Result<bool, Error> {
-        let gone = !attach::missing(&self.links, side, ifindex, self.mode).is_empty()
+        let gone = !attach::missing(&self.links, side, ifindex, self.mode_on(ifindex)).is_empty()
             || (filters && attach::lacks_filter(&mut self.programs, &self.links, side, (ifindex, ifname))?);
         if gone {
-            attach::interface(&mut self.programs, &self.links, side, ifname, ifindex, self.mode)?;
+            attach::interface(&mut self.programs, &self.links, side, ifname, ifindex, (self.mode, false))?;
+            if side.is_of_a_sandbox() {
+                self.note_promotion(ifindex, ifname)?;
+            }
         }
         Ok(gone)
     }

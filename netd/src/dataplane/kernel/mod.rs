@@ -9,6 +9,7 @@ mod drops;
 mod guard;
 mod hooks;
 mod ports;
+mod promotion;
 mod rules;
 mod subnets;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use netd_common::{
         flow_flags, port_set,
     },
     net::{Addr4, Addr6, LOOPBACK_ZONE, Mac as WireMac},
+    policy,
     wire::l4,
 };
 use nix::mount::{MntFlags, umount2};
@@ -83,7 +85,11 @@ pub struct Kernel {
     uplinks: HashMap<u32, UplinkEntry>,
     /// Interfaces with programs of netd, and their names.
     attached: BTreeMap<u32, (Side, String)>,
-    /// How many of them have been looked at in this turn.
+    /// Those of sandboxes where what becomes a link is a filter still.
+    filtered: BTreeSet<u32>,
+    /// The last of them that was to become one.
+    promoted: u32,
+    /// How many interfaces have been looked at in this turn.
     looked_at: usize,
     /// Whether `lo` has its program.
     loopback: bool,
@@ -155,6 +161,8 @@ impl Kernel {
             subnets: HashMap::new(),
             uplinks: HashMap::new(),
             attached: BTreeMap::new(),
+            filtered: BTreeSet::new(),
+            promoted: 0,
             looked_at: 0,
             loopback: false,
             stale_interest: true,
@@ -212,7 +220,7 @@ impl Kernel {
                 Side::Loopback,
                 "lo",
                 LOOPBACK_ZONE,
-                mode,
+                (mode, false),
             )?;
             self.attached.insert(LOOPBACK_ZONE, (Side::Loopback, "lo".to_owned()));
             self.loopback = true;
@@ -441,9 +449,10 @@ impl Dataplane for Kernel {
         let known = self.endpoint(endpoint.ifindex)?;
         let same = known.mac == wire(endpoint.mac) && known.network == endpoint.network;
         let flags = network.flags | endpoint_flags::ACTIVE;
+        let promotion = known.flags & endpoint_flags::PROMOTION;
         let (mask4, mask6) = self.masks(endpoint);
         let entry = Endpoint {
-            flags,
+            flags: flags | promotion,
             network: endpoint.network,
             mac: wire(endpoint.mac),
             addr4: endpoint.ipv4.map(Addr4::from).unwrap_or_default(),
@@ -485,15 +494,26 @@ impl Dataplane for Kernel {
             Device::Veth => Side::Endpoint,
             Device::Netkit => Side::Netkit,
         };
-        self.mode =
-            attach::interface(&mut self.programs, &self.links, side, host_side.as_str(), ifindex, self.mode)?;
-        self.attached.insert(ifindex, (side, host_side.to_string()));
-        Ok(())
+        // An earlier daemon's has its filters.
+        let known = policy::has(self.endpoint(ifindex)?.flags, endpoint_flags::ACTIVE);
+        let (ifname, mode) = (host_side.as_str(), self.mode);
+        self.mode = attach::interface(&mut self.programs, &self.links, side, ifname, ifindex, (mode, known))?;
+        self.attached.insert(ifindex, (side, ifname.to_owned()));
+        self.note_promotion(ifindex, ifname)
     }
 
     fn detach_endpoint(&mut self, ifindex: u32) -> Result<(), Error> {
         self.attached.remove(&ifindex);
+        self.filtered.remove(&ifindex);
         attach::detach(&self.links, Side::Endpoint, ifindex)
+    }
+
+    fn awaits_promotion(&self) -> bool {
+        !self.filtered.is_empty()
+    }
+
+    fn promote_one(&mut self) -> Result<(), Error> {
+        self.promote_next()
     }
 
     fn put_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
@@ -505,7 +525,8 @@ impl Dataplane for Kernel {
         self.maps.uplink.put(&uplink.ifindex, &entry)?;
         let side = if uplink.bare { Side::BareUplink } else { Side::Uplink };
         let (ifname, ifindex) = (uplink.ifname.as_str(), uplink.ifindex);
-        self.mode = attach::interface(&mut self.programs, &self.links, side, ifname, ifindex, self.mode)?;
+        let mode = (self.mode, false);
+        self.mode = attach::interface(&mut self.programs, &self.links, side, ifname, ifindex, mode)?;
         self.attached.insert(ifindex, (side, ifname.to_owned()));
         self.guard(uplink)?;
         self.uplinks.insert(uplink.ifindex, uplink.clone());
