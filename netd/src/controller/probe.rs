@@ -31,8 +31,10 @@ const MANY: usize = 4096;
 /// # Errors
 /// Docker's text, `failed to bind host port 0.0.0.0:8080/tcp: address already in use` (semantics E11, E13).
 pub fn probe(listens: &[Listen]) -> Result<(), Error> {
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    if listens.len() < MANY || threads == 1 {
+    // How many there are takes a look at the daemon's control group.
+    let processors = || thread::available_parallelism().map_or(1, usize::from);
+    let threads = if listens.len() < MANY { 1 } else { processors() };
+    if threads == 1 {
         return one_after_the_other(listens);
     }
     thread::scope(|scope| {

@@ -157,7 +157,7 @@ pub fn interface(
     ifindex: u32,
     (mode, mut known): (AttachMode, bool),
 ) -> Result<AttachMode, Error> {
-    let mut worked = mode;
+    let (mut worked, mut has_qdisc) = (mode, false);
     for &(program, direction) in side.hooks() {
         let doing = || format!("attach {program} to {ifname}");
         let path = pin(links, ifindex, program);
@@ -181,8 +181,9 @@ pub fn interface(
         if known && replace_filter(classifier, ifname, direction).is_ok() {
             continue;
         }
-        attach_filter(classifier, ifname, direction)
+        attach_filter(classifier, ifname, direction, has_qdisc)
             .map_err(|error| Error::Kernel { doing: doing(), source: error.0 })?;
+        has_qdisc = true;
     }
     if side == Side::Netkit {
         // Last: until then the device drops what the sandbox sends.
@@ -239,10 +240,13 @@ fn attach_filter(
     classifier: &mut SchedClassifier,
     ifname: &str,
     direction: TcAttachType,
+    has_qdisc: bool,
 ) -> Result<(), Refused> {
-    match tc::qdisc_add_clsact(ifname) {
-        Err(error) if !exists(&error) => return Err(error.into()),
-        _ => {}
+    if !has_qdisc
+        && let Err(error) = tc::qdisc_add_clsact(ifname)
+        && !exists(&error)
+    {
+        return Err(error.into());
     }
     let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, ..NlOptions::default() };
     let id = match classifier.attach_with_options(ifname, direction, TcAttachOptions::Netlink(options)) {
