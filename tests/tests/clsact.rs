@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use netd::kernel_release;
 use netd_tests::{Family, H, Lab, Ns, Options, Outcome, Proto, R, Server, Topology, at};
 use nix::sys::signal::Signal;
 
@@ -59,6 +60,34 @@ fn every_path_works_and_outlives_the_daemon() {
         kernel.assert_unchanged(&lab.snapshot(), "the next daemon");
     }
     assert_eq!(stream.retransmissions(), 0, "segments were lost on the way");
+}
+
+#[test]
+fn filters_give_way_to_links_when_the_configuration_takes_links_again() {
+    if kernel_release::version() < Some(kernel_release::TCX) {
+        println!("skipped: Linux {} has no TCX links", kernel_release::text());
+        return;
+    }
+    let mut lab = Lab::with(&options());
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &["-p", "8080:80", "-p", "8080:80/udp"]).serving(&[80]);
+    let _remote = Server::start(&lab.r, &[80]);
+    let on_uplink = |lab: &Lab| filters(&lab.h, "eth0", "from_uplink") + filters(&lab.h, "eth0", "to_uplink");
+    assert_eq!(on_uplink(&lab), 2);
+    let mut stream = lab.r.connect_stream(at(H.v4, 8080)).0;
+    lab.daemon.end(Signal::SIGTERM);
+    lab.daemon.configure("[flows]\nentries = 4096\n");
+    lab.daemon.restart();
+    assert_eq!(on_uplink(&lab), 0, "each packet meets each program once");
+    stream.echo(b"by links").expect("an answer");
+    assert_eq!(stream.retransmissions(), 0, "segments were lost on the way");
+    for family in Family::BOTH {
+        for proto in Proto::BOTH {
+            assert_eq!(lab.r.reach(proto, at(H.ip(family), 8080)).source.ip(), R.ip(family));
+            assert_eq!(a1.reach(proto, at(R.ip(family), 80)).source.ip(), H.ip(family));
+        }
+        assert_eq!(lab.r.probe(Proto::Tcp, at(a1.ip(family), 80)), Outcome::Timeout);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{io::Write as _, process::Command};
 
 use aya::programs::TcAttachType;
+use netd::kernel_release;
 use netd_tests::{
     Asking, Capture, Family, Foreign, ForeignPlace, H, H1, Lab, Ns, Options, Proto, R, R2, Sandbox, at,
     far::quoted,
@@ -19,11 +20,9 @@ fn rule(h: &Ns, family: Family, rest: &str) {
 
 /// Whether `bpf_fib_lookup` knows marks (Linux 6.10); before that, what is marked is dropped where nobody translates it (README).
 fn routes_by_mark() -> bool {
-    let release = nix::sys::utsname::uname().expect("uname").release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let known = (numbers.next(), numbers.next()) >= (Some(6), Some(10));
+    let known = kernel_release::version() >= Some((6, 10));
     if !known {
-        println!("skipped: Linux {release} has no BPF_FIB_LOOKUP_MARK (6.10)");
+        println!("skipped: Linux {} has no BPF_FIB_LOOKUP_MARK (6.10)", kernel_release::text());
     }
     known
 }

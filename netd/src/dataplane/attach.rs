@@ -171,6 +171,8 @@ pub fn interface(
         if worked != AttachMode::Tc && !side.is_of_a_sandbox() {
             match attach_tcx(classifier, ifname, direction, order, &path) {
                 Ok(()) => {
+                    // What a daemon with `attach = "tc"` has left would see all that the link passes once more.
+                    detach_filter(ifname, direction, program);
                     worked = AttachMode::Tcx;
                     continue;
                 }
