@@ -23,6 +23,6 @@ mod system;
 pub use client::{Client, ClientError};
 pub use filters::Filters;
 pub(crate) use monitor::FILTERS as MONITOR_FILTERS;
-pub use server::{serve, serve_until};
+pub use server::{Service, serve_until};
 
 pub use crate::dataplane::OBJECT_SHA256;

@@ -1,10 +1,10 @@
 //! Accepts connections and bounds what each may cost: memory, time, and the number of them (reliability.md S36, 8.3).
 
-use std::{convert::Infallible, future, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     http::{Request, Response, header},
     response::IntoResponse,
 };
@@ -21,13 +21,16 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{
-    audit::Caller,
+    audit::{Call, Caller},
     connections::{Connections, MAX as MAX_CONNECTIONS, Slot},
     dto::ErrorBody,
     extract::Failure,
     router::{self, Api},
 };
-use crate::controller::{Code, Error, Handle, Phase};
+use crate::{
+    audit::Log,
+    controller::{Code, Error, Handle, Phase},
+};
 
 /// Longest request body in bytes (reliability.md 8.3).
 const MAX_BODY: usize = 1 << 20;
@@ -46,22 +49,34 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long requests in flight may go on once the daemon stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// What the API works with.
+pub struct Service {
+    /// Where clients connect.
+    pub listener: UnixListener,
+    /// The controller.
+    pub handle: Handle,
+    /// Where calls are written down.
+    pub audit: Arc<Log>,
+}
+
 struct Server {
     router: Router,
+    handle: Handle,
+    audit: Arc<Log>,
     connections: Connections,
     queued: Semaphore,
 }
 
-/// Answers requests until the future is dropped.
-pub async fn serve(listener: UnixListener, handle: Handle) {
-    serve_until(listener, handle, future::pending()).await;
-}
-
 /// Answers requests until `stop`, then finishes those in flight, for two seconds at most.
-pub async fn serve_until(listener: UnixListener, handle: Handle, stop: impl Future<Output = ()>) {
+pub async fn serve_until(service: Service, stop: impl Future<Output = ()>) {
+    let Service { listener, handle, audit } = service;
     let (stopped, stopping) = watch::channel(false);
+    let api =
+        Api { handle: handle.clone(), audit: Arc::clone(&audit), run_dir: run_dir(&listener), stopping };
     let server = Arc::new(Server {
-        router: router::router(Api { handle, run_dir: run_dir(&listener), stopping }),
+        router: router::router(api),
+        handle,
+        audit,
         connections: Connections::default(),
         queued: Semaphore::new(MAX_QUEUED),
     });
@@ -144,7 +159,7 @@ impl Server {
         response
     }
 
-    /// Answers a request, and logs it if it was to change something, refused or not.
+    /// Answers a request, and writes it down if it was to change something, refused or not.
     async fn handle(
         &self,
         mut request: Request<Incoming>,
@@ -153,30 +168,36 @@ impl Server {
         number: &str,
     ) -> Response<Body> {
         router::strip_version(request.uri_mut());
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let mutating = !method.is_safe();
-        let response = self.admit(request, slot, mutating).await;
-        if mutating {
-            caller.log(number, &method, &path, response.status());
+        let (parts, body) = request.into_parts();
+        let mut call = Call::new(&parts.method, parts.uri.path());
+        let response = match received(body).await {
+            Ok(body) => {
+                if call.is_mutating() {
+                    call.about(&self.handle.view(), &body);
+                }
+                self.admit(Request::from_parts(parts, Body::from(body)), slot, call.is_mutating()).await
+            }
+            Err(refusal) => refusal,
+        };
+        if !call.is_mutating() {
+            let refusal = response.extensions().get::<ErrorBody>();
+            call.record(&self.audit, caller, number, response.status(), refusal, &[]);
+            return response;
         }
-        response
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default(); // it is there already
+        let refusal = parts.extensions.get::<ErrorBody>();
+        call.record(&self.audit, caller, number, parts.status, refusal, &body);
+        Response::from_parts(parts, Body::from(body))
     }
 
-    /// Answers a request if it is short and, where it changes something, few others wait.
-    async fn admit(&self, request: Request<Incoming>, slot: &Slot, mutating: bool) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        let body = match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
-            Ok(Err(error)) => return refused(format!("request body: {error}")),
-            Err(_) => return refused("request body: not received within 10 s".into()),
-        };
+    /// Answers a request if, where it changes something, few others wait.
+    async fn admit(&self, request: Request<Body>, slot: &Slot, mutating: bool) -> Response<Body> {
         let busy = slot.busy();
         // Whoever only reads takes no change's place.
         let Ok(_queued) = mutating.then(|| self.queued.try_acquire()).transpose() else {
             return too_many();
         };
-        let request = Request::from_parts(parts, Body::from(body));
         let Ok(response) = self.router.clone().oneshot(request).await;
         response.map(|body| {
             // The connection is busy until the last byte has gone, which for /events may be hours.
@@ -185,6 +206,16 @@ impl Server {
                 frame
             }))
         })
+    }
+}
+
+/// Reads a request's body, if it is short and comes soon.
+async fn received(body: Incoming) -> Result<Bytes, Response<Body>> {
+    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(refused(format!("request body: {error}"))),
+        Err(_) => Err(refused("request body: not received within 10 s".into())),
     }
 }
 

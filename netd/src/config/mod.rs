@@ -20,6 +20,7 @@ use std::{
 pub use error::Error;
 
 use crate::{
+    audit,
     controller::CreateNetwork,
     dataplane::{self, AttachMode, DirectAccess, Guard, TcxOrder, Timeouts},
     ipam::{DefaultPool, docker_default_pools},
@@ -123,6 +124,8 @@ pub struct Settings {
     pub respect_host_firewall: bool,
     /// Which uplinks are guarded, and against whom.
     pub guard: Guard,
+    /// How much of the audit log is kept.
+    pub audit: audit::Limits,
     /// Subnets for networks that name none. Without an IPv6 one, `ipam::ula_pool` of the instance is to be added.
     pub default_pools: Vec<DefaultPool>,
     /// The network `bridge`: pools and options from the keys `bip`, `mtu`, `icc`, ...; for `controller::default_bridge`.
@@ -210,6 +213,10 @@ impl Settings {
                 interfaces: file.guard.interfaces,
                 deny: file.guard.deny,
                 connections_per_second: file.guard.connections_per_second,
+            },
+            audit: audit::Limits {
+                file_size: file.audit.file_size.unwrap_or(audit::Limits::default().file_size),
+                files: file.audit.files.unwrap_or(audit::Limits::default().files),
             },
             default_pools: file.default_address_pools.unwrap_or_else(docker_default_pools),
             default_bridge,

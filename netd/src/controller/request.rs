@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    audit,
     dataplane::Occupancy,
     model::{DnsConfig, Id, Mac, Name, Protocol, PublishSpec},
 };
@@ -180,6 +181,9 @@ pub struct Status {
     /// Endpoints with the most entries in them, the fullest first.
     #[serde(default)]
     pub fullest: Vec<FlowShare>,
+    /// How the audit log is; the API knows.
+    #[serde(default)]
+    pub audit: audit::State,
     /// Looks at the maps that netd alone writes that could be compared with the one before.
     #[serde(default)]
     pub map_looks: u64,

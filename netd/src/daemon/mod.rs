@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     api,
+    audit::{self, Log},
     config::Settings,
     controller::{
         Code, Controller, End, Error, Handle, HostChanges, Linux, Renderer, Reserved, Settings as Rules,
@@ -59,9 +60,12 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let store = directories::open_store(&settings)?;
     let listener = listen(&settings)?;
     let (controller, handle, commands) = assemble(&settings, store).await?;
+    let audit = Log::start(audit::directory(&settings.state_dir), settings.audit);
+    let audit = Arc::new(audit.map_err(|error| start("write the audit log", &error))?);
     let watcher = Watcher::open(controller.links().netns()).await?;
     let (stop, stopping) = watch::channel(false);
-    let served = tokio::spawn(api::serve_until(listener, handle, until(stopping.clone())));
+    let service = api::Service { listener, handle, audit: Arc::clone(&audit) };
+    let served = tokio::spawn(api::serve_until(service, until(stopping.clone())));
     let changes = Debounced { watcher, begun: None };
     let mut working = tokio::spawn(controller.run(commands, changes, stopping));
     notify(NotifyState::Ready);
@@ -83,6 +87,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let (controller, end) =
         ended.map_err(|error| Error::new(Code::Failure, format!("the controller ended: {error}")))?;
     finish_requests(served).await;
+    audit.flush();
     if end == End::Down {
         return down::erase(&settings, controller.into_store());
     }

@@ -27,6 +27,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use error::Error;
+pub(crate) use generations::regular_file_of_ours;
 pub use intent::Intent;
 
 use crate::model::{Id, Network, Sandbox};
@@ -279,6 +280,9 @@ impl Store {
             let path = self.dir.join(directory);
             fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
         }
+        // The audit log stands beside the state, and ends with it.
+        let audit = self.dir.join("audit");
+        ignore_missing(fs::remove_dir_all(&audit)).map_err(Error::io("remove", &audit))?;
         self.copies.wipe();
         let own = ["meta.json", "meta.json.prev", "journal.json", "lock"];
         for entry in fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {

@@ -81,6 +81,7 @@ const LAYERS: [Layers; 2] = [
             &["model", "failpoint", "pulse"],
             &["ipam", "template", "etc_files"],
             &["netns", "sysctl", "store"],
+            &["audit"],
             &["link", "dataplane"],
             &["controller"],
             &["api"],
