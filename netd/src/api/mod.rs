@@ -14,7 +14,9 @@ mod limits;
 mod metrics;
 mod monitor;
 mod networks;
+mod operations;
 mod policies;
+mod repeats;
 mod router;
 mod sandboxes;
 mod server;
@@ -23,6 +25,7 @@ mod system;
 pub use client::{Client, ClientError};
 pub use filters::Filters;
 pub(crate) use monitor::FILTERS as MONITOR_FILTERS;
+pub use repeats::Repeats;
 pub use server::{Service, serve_until};
 
 pub use crate::dataplane::OBJECT_SHA256;

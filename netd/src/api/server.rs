@@ -5,10 +5,10 @@ use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::{Request, Response, header},
+    http::{Request, Response, StatusCode, header, request::Parts},
     response::IntoResponse,
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -25,11 +25,13 @@ use super::{
     connections::{Connections, MAX as MAX_CONNECTIONS, Slot},
     dto::ErrorBody,
     extract::Failure,
+    operations::{self, Turns},
     router::{self, Api},
 };
 use crate::{
     audit::Log,
     controller::{Code, Error, Handle, Phase},
+    model::OperationId,
 };
 
 /// Longest request body in bytes (reliability.md 8.3).
@@ -65,6 +67,7 @@ struct Server {
     audit: Arc<Log>,
     connections: Connections,
     queued: Semaphore,
+    turns: Turns,
 }
 
 /// Answers requests until `stop`, then finishes those in flight, for two seconds at most.
@@ -79,6 +82,7 @@ pub async fn serve_until(service: Service, stop: impl Future<Output = ()>) {
         audit,
         connections: Connections::default(),
         queued: Semaphore::new(MAX_QUEUED),
+        turns: Turns::default(),
     });
     let mut tasks = JoinSet::new();
     tokio::pin!(stop);
@@ -118,8 +122,8 @@ impl Server {
         let caller = Caller::of(&stream);
         let Some(slot) = self.connections.open() else {
             tracing::warn!(%caller, "connection refused: too many requests in flight");
-            refuse(stream).await;
-            return;
+            let message = format!("{MAX_CONNECTIONS} connections have requests in flight; try again");
+            return refuse(stream, Error::new(Code::NotReady, message).in_phase(Phase::Request)).await;
         };
         let service = service_fn(|request| {
             let (server, slot, caller) = (Arc::clone(&self), slot.clone(), caller.clone());
@@ -145,67 +149,72 @@ impl Server {
     }
 
     /// Answers a request, and puts its number on a refusal.
-    async fn answer(&self, request: Request<Incoming>, slot: &Slot, caller: &Caller) -> Response<Body> {
-        let number = number();
-        let mut response = self.handle(request, slot, caller, &number).await;
-        if let Some(mut body) = response.extensions_mut().remove::<ErrorBody>() {
-            body.op_id = number;
-            if let Ok(text) = serde_json::to_vec(&body) {
-                // The length is another one now.
-                response.headers_mut().remove(header::CONTENT_LENGTH);
-                *response.body_mut() = Body::from(text);
-            }
-        }
-        response
-    }
-
-    /// Answers a request, and writes it down if it was to change something, refused or not.
-    async fn handle(
-        &self,
-        mut request: Request<Incoming>,
-        slot: &Slot,
-        caller: &Caller,
-        number: &str,
-    ) -> Response<Body> {
+    async fn answer(&self, mut request: Request<Incoming>, slot: &Slot, caller: &Caller) -> Response<Body> {
+        // Its caller's name for it, if that is one: so both find it in the audit log.
+        let named = request.headers().get(operations::HEADER).and_then(|id| id.to_str().ok());
+        let named = named.and_then(|id| id.parse::<OperationId>().ok());
+        let number = named.map_or_else(number, String::from);
         router::strip_version(request.uri_mut());
         let (parts, body) = request.into_parts();
         let mut call = Call::new(&parts.method, parts.uri.path());
-        let response = match received(body).await {
-            Ok(body) => {
-                if call.is_mutating() {
-                    call.about(&self.handle.view(), &body);
-                }
-                self.admit(Request::from_parts(parts, Body::from(body)), slot, call.is_mutating()).await
+        let body = received(body).await;
+        let busy = slot.busy();
+        let mut whole = None;
+        let response = match body {
+            Ok(body) if call.is_mutating() => {
+                call.about(&self.handle.view(), &body);
+                let (parts, body) = self.change(parts, body).await.into_parts();
+                whole = body.collect().await.map(Collected::to_bytes).ok(); // it is there already
+                Response::from_parts(parts, Body::empty())
             }
+            Ok(body) => self.route(parts, body).await,
             Err(refusal) => refusal,
         };
-        if !call.is_mutating() {
-            let refusal = response.extensions().get::<ErrorBody>();
-            call.record(&self.audit, caller, number, response.status(), refusal, &[]);
-            return response;
+        let (mut parts, mut body) = response.into_parts();
+        let refusal = parts.extensions.remove::<ErrorBody>();
+        let said = whole.as_deref().unwrap_or_default();
+        call.record(&self.audit, caller, &number, parts.status, refusal.as_ref(), said);
+        if let Some(refusal) = refusal {
+            whole = serde_json::to_vec(&ErrorBody { op_id: number, ..refusal }).map(Bytes::from).ok();
         }
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default(); // it is there already
-        let refusal = parts.extensions.get::<ErrorBody>();
-        call.record(&self.audit, caller, number, parts.status, refusal, &body);
-        Response::from_parts(parts, Body::from(body))
+        if let Some(bytes) = whole {
+            if parts.status != StatusCode::NO_CONTENT {
+                parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
+            }
+            body = Body::from(bytes);
+        }
+        // The connection is busy until the last byte has gone, which for /events may be hours.
+        let body = Body::new(body.map_frame(move |frame| {
+            let _ = &busy;
+            frame
+        }));
+        Response::from_parts(parts, body)
     }
 
-    /// Answers a request if, where it changes something, few others wait.
-    async fn admit(&self, request: Request<Body>, slot: &Slot, mutating: bool) -> Response<Body> {
-        let busy = slot.busy();
+    /// Answers a request that changes something, if few others wait: once, where its caller has a name for it.
+    async fn change(&self, mut parts: Parts, body: Bytes) -> Response<Body> {
         // Whoever only reads takes no change's place.
-        let Ok(_queued) = mutating.then(|| self.queued.try_acquire()).transpose() else {
-            return too_many();
+        let Ok(_queued) = self.queued.try_acquire() else { return too_many() };
+        let operation = match operations::operation(&parts.method, &parts.uri, &parts.headers, &body) {
+            Ok(operation) => operation,
+            Err(why) => return refused(why),
         };
-        let Ok(response) = self.router.clone().oneshot(request).await;
-        response.map(|body| {
-            // The connection is busy until the last byte has gone, which for /events may be hours.
-            Body::new(body.map_frame(move |frame| {
-                let _ = &busy;
-                frame
-            }))
-        })
+        let mut _turn = None;
+        if let Some(operation) = operation {
+            _turn = Some(self.turns.wait(&operation.id).await);
+            match self.handle.recall(&operation.id).await {
+                Ok(None) => {}
+                Ok(Some(finished)) => return operations::repeated(&operation, &finished, parts.uri.path()),
+                Err(error) => return Failure::from(error).into_response(),
+            }
+            parts.extensions.insert(operation);
+        }
+        self.route(parts, body).await
+    }
+
+    async fn route(&self, parts: Parts, body: Bytes) -> Response<Body> {
+        let Ok(response) = self.router.clone().oneshot(Request::from_parts(parts, Body::from(body))).await;
+        response
     }
 }
 
@@ -225,9 +234,7 @@ fn number() -> String {
 }
 
 /// Says why a connection is closed, without waiting for a request.
-async fn refuse(mut stream: UnixStream) {
-    let message = format!("{MAX_CONNECTIONS} connections have requests in flight; try again");
-    let error = Error::new(Code::NotReady, message).in_phase(Phase::Request);
+async fn refuse(mut stream: UnixStream, error: Error) {
     let body = serde_json::to_string(&ErrorBody::from(error)).unwrap_or_default();
     let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n";
     let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
@@ -240,7 +247,7 @@ fn refused(why: String) -> Response<Body> {
 
 fn too_large() -> Response<Body> {
     let mut response = refused(format!("request body: longer than {MAX_BODY} bytes"));
-    *response.status_mut() = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
+    *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
     response
 }
 

@@ -103,6 +103,13 @@ pub struct CreateSandbox {
     pub command: Vec<String>,
 }
 
+impl CreateSandbox {
+    /// Whether ports of it are to be published.
+    pub fn wants_ports(&self) -> bool {
+        !self.publish.is_empty() || self.publish_all
+    }
+}
+
 /// `policy add`.
 #[derive(Debug, Clone, Default)]
 pub struct CreatePolicy {
