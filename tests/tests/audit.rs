@@ -83,10 +83,10 @@ fn the_chain_goes_on_over_kills_and_files_and_tells_what_was_changed_from_what_a
     let files = check(&lab, &directory(&lab));
     let files = files.as_array().expect("a list");
     assert_eq!(files.len(), 3, "{files:#?}");
-    assert!(files.iter().all(|file| file["Records"].as_u64() > Some(1)), "{files:#?}");
-    let path = present(&lab);
-    let count = files[2]["Records"].as_u64().expect("a number");
-    let text = fs::read_to_string(&path).expect("the log");
+    assert!(files.iter().all(|file| file["Records"].as_u64() > Some(0)), "{files:#?}");
+    // A full one; the last may hold a single record.
+    let count = files[1]["Records"].as_u64().filter(|count| *count > 2).expect("some records");
+    let text = fs::read_to_string(directory(&lab).join("log.jsonl.1")).expect("the log");
     let kept = lab.daemon.dirs().path("copy.jsonl");
     let copy = kept.to_str().expect("UTF-8");
     let refused = |text: &str| {

@@ -49,6 +49,13 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// The user; one whom the kernel does not name has what nobody shares.
+    pub(super) fn uid(&self) -> u32 {
+        self.peer.uid.unwrap_or(u32::MAX)
+    }
+}
+
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.peer.uid, self.peer.pid) {

@@ -58,7 +58,9 @@ fn text(status: &Status, drops: &[(&'static str, u64)]) -> Result<String, fmt::E
         ("audit_records", "Calls written to the audit log", status.audit.records),
         ("audit_lost", "Calls that found no room in its queue or on the disk", status.audit.lost),
     ] {
-        counters(&mut all, name, help, [(Vec::new(), count)]);
+        let counter: Counter = Counter::default();
+        counter.inc_by(count);
+        all.register(name, help, counter);
     }
     flows(&mut all, status);
     let mut text = String::new();

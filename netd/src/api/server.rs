@@ -27,6 +27,7 @@ use super::{
     extract::Failure,
     operations::{self, Turns},
     router::{self, Api},
+    users::{UserLimits, Users},
 };
 use crate::{
     audit::Log,
@@ -59,6 +60,8 @@ pub struct Service {
     pub handle: Handle,
     /// Where calls are written down.
     pub audit: Arc<Log>,
+    /// What one user may take.
+    pub user_limits: UserLimits,
 }
 
 struct Server {
@@ -68,11 +71,12 @@ struct Server {
     connections: Connections,
     queued: Semaphore,
     turns: Turns,
+    users: Arc<Users>,
 }
 
 /// Answers requests until `stop`, then finishes those in flight, for two seconds at most.
 pub async fn serve_until(service: Service, stop: impl Future<Output = ()>) {
-    let Service { listener, handle, audit } = service;
+    let Service { listener, handle, audit, user_limits } = service;
     let (stopped, stopping) = watch::channel(false);
     let api =
         Api { handle: handle.clone(), audit: Arc::clone(&audit), run_dir: run_dir(&listener), stopping };
@@ -83,6 +87,7 @@ pub async fn serve_until(service: Service, stop: impl Future<Output = ()>) {
         connections: Connections::default(),
         queued: Semaphore::new(MAX_QUEUED),
         turns: Turns::default(),
+        users: Users::new(user_limits),
     });
     let mut tasks = JoinSet::new();
     tokio::pin!(stop);
@@ -120,6 +125,13 @@ fn run_dir(listener: &UnixListener) -> PathBuf {
 impl Server {
     async fn connection(self: Arc<Self>, stream: UnixStream) {
         let caller = Caller::of(&stream);
+        let _share = match self.users.connect(caller.uid()) {
+            Ok(share) => share,
+            Err(error) => {
+                tracing::debug!(%caller, %error, "connection refused");
+                return refuse(stream, error).await;
+            }
+        };
         let Some(slot) = self.connections.open() else {
             tracing::warn!(%caller, "connection refused: too many requests in flight");
             let message = format!("{MAX_CONNECTIONS} connections have requests in flight; try again");
@@ -163,7 +175,7 @@ impl Server {
         let response = match body {
             Ok(body) if call.is_mutating() => {
                 call.about(&self.handle.view(), &body);
-                let (parts, body) = self.change(parts, body).await.into_parts();
+                let (parts, body) = self.change(parts, body, caller.uid()).await.into_parts();
                 whole = body.collect().await.map(Collected::to_bytes).ok(); // it is there already
                 Response::from_parts(parts, Body::empty())
             }
@@ -192,7 +204,11 @@ impl Server {
     }
 
     /// Answers a request that changes something, if few others wait: once, where its caller has a name for it.
-    async fn change(&self, mut parts: Parts, body: Bytes) -> Response<Body> {
+    async fn change(&self, mut parts: Parts, body: Bytes, uid: u32) -> Response<Body> {
+        let _share = match self.users.change(uid) {
+            Ok(share) => share,
+            Err(error) => return Failure::from(error).into_response(),
+        };
         // Whoever only reads takes no change's place.
         let Ok(_queued) = self.queued.try_acquire() else { return too_many() };
         let operation = match operations::operation(&parts.method, &parts.uri, &parts.headers, &body) {

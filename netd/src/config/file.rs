@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
 };
 
@@ -43,6 +44,7 @@ pub(super) struct File {
     pub(super) nat: Nat,
     pub(super) publish: Publish,
     pub(super) audit: Audit,
+    pub(super) api: Api,
     pub(super) guard: Guard,
     pub(super) dataplane: Dataplane,
     #[serde(with = "super::timeouts::Table")]
@@ -102,6 +104,14 @@ pub(super) struct Dataplane {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Publish {
     pub(super) respect_host_firewall: bool,
+}
+
+/// `[api]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Api {
+    pub(super) connections_per_user: Option<NonZeroUsize>,
+    pub(super) changes_per_minute: Option<NonZeroU32>,
 }
 
 /// `[audit]`.

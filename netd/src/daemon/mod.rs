@@ -64,7 +64,8 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let audit = Arc::new(audit.map_err(|error| start("write the audit log", &error))?);
     let watcher = Watcher::open(controller.links().netns()).await?;
     let (stop, stopping) = watch::channel(false);
-    let service = api::Service { listener, handle, audit: Arc::clone(&audit) };
+    let audit_for_api = Arc::clone(&audit);
+    let service = api::Service { listener, handle, audit: audit_for_api, user_limits: settings.user_limits };
     let served = tokio::spawn(api::serve_until(service, until(stopping.clone())));
     let changes = Debounced { watcher, begun: None };
     let mut working = tokio::spawn(controller.run(commands, changes, stopping));
