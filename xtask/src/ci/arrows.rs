@@ -34,6 +34,7 @@ const RESERVED: [Reserved; 9] = [
             "netd/src/dataplane/maps.rs",
             "netd/src/dataplane/raw.rs",
             "netd/src/cli/launch.rs",
+            "netd/src/daemon/activation.rs",
         ],
     },
     Reserved { word: "unsafe", within: "netd-common/src", allowed: &["netd-common/src/maps.rs"] },

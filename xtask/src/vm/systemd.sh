@@ -1,9 +1,10 @@
 #!/bin/sh
 # What netd's unit does under a systemd that is process 1: each check is a function below, and its name, its output and its exit code go to the console.
+# The units' exposure is at most this (`systemd-analyze security`): it may fall, and not rise; tests/tests/privileges.rs has it, too.
 # Sandbox `web` serves port 80, published as 8080; a client on the other side of the uplink talks to it all the time.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 exec < /dev/null > /dev/console 2>&1
-host=10.0.0.1 web=/run/netd/netns/web lan=/run/netns/lan
+exposed=4.8 host=10.0.0.1 web=/run/netd/netns/web lan=/run/netns/lan
 
 uptime() { cut -d' ' -f1 /proc/uptime; }
 fail() { echo "$*"; exit 1; }
@@ -51,6 +52,9 @@ start() {
     active 0 || fail "not active: $(property ActiveState)"
     [ "$(property Type)" = notify ] || fail "READY is not waited for"
     netd status > /dev/null || fail "ready, and does not serve"
+    [ "$(systemctl show --property ActiveState --value netd.socket)" = active ] || fail "the socket is not systemd's"
+    grep -q "NoNewPrivs:.1" "/proc/$(property MainPID)/status" || fail "new privileges are possible"
+    grep -q "core file size *0 *0 " "/proc/$(property MainPID)/limits" || fail "core dumps are possible"
     [ "$(readlink /proc/1/ns/mnt)" = "$(readlink "/proc/$(property MainPID)/ns/mnt")" ] || fail "a mount namespace of its own"
 }
 
@@ -92,6 +96,15 @@ kill9() {
     mounted $web && flows && answers
 }
 
+# The socket outlives the daemon: whoever connects while none runs is served by the next one.
+listener() {
+    old=$(property MainPID)
+    kill -9 "$old"
+    NETD_RETRY=0 netd network ls > /dev/null || fail "a client was refused while no daemon ran"
+    active "$old" || fail "not another process"
+    mounted $web && flows && answers
+}
+
 # A daemon that hangs is ended and started again; one that does not is left alone for longer than that takes.
 hang() {
     mkdir -p /run/systemd/system/netd.service.d
@@ -110,8 +123,9 @@ hang() {
 }
 
 stop() {
-    systemctl stop netd || fail "not stopped"
+    systemctl stop netd.socket netd || fail "not stopped"
     [ "$(property ActiveState)" = inactive ] || fail "still there"
+    [ -e /run/netd/netd.sock ] && fail "the socket is still there"
     mounted $web || fail "the namespace went with the daemon"
     flows && answers
 }
@@ -130,7 +144,10 @@ private() {
     mounted $web && flows && answers
 }
 
-exposure() { systemd-analyze security --no-pager netd | tail -n 1; }
+exposure() {
+    systemd-analyze security --no-pager netd | tail -n 1
+    systemd-analyze security --no-pager --threshold="$(echo $exposed | tr -d .)" netd > /dev/null || fail "more than $exposed"
+}
 
 # Every line that was sent came back, in order, on one connection.
 stream() {
@@ -144,7 +161,7 @@ stream() {
 
 down() {
     kill "$(cat /tmp/server)"
-    systemctl stop netd || fail "not stopped"
+    systemctl stop netd.socket netd || fail "not stopped"
     netd down || fail "not taken down"
     host_state > /tmp/after
     diff /tmp/before /tmp/after || fail "not the host of before"
@@ -165,7 +182,7 @@ settled() { ! ip -6 address show tentative | grep -q inet6; }
 eventually "addresses" settled
 
 echo "@@ up $(uname -r) $(uptime)"
-for check in start sandbox restart kill9 hang stop private exposure stream down kernel_log; do
+for check in start sandbox restart kill9 listener hang stop private exposure stream down kernel_log; do
     echo "@@ begin $check $(uptime)"
     ($check)
     code=$?
