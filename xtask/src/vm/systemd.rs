@@ -22,7 +22,7 @@ const CHECKS_UNIT: &str = "[Unit]\nDescription=Checks of netd's unit\n\n[Service
 /// What differs for netd in the guest: there is no journal, and an emulated processor is slow.
 const NETD_DROP_IN: &str = "[Service]\nStandardOutput=append:/tmp/netd.log\nStandardError=inherit\nTimeoutStartSec=300\nTimeoutStopSec=60\n";
 
-/// Adds systemd, netd's units and the checks to an image.
+/// Adds systemd, netd's unit and the checks to an image.
 pub fn add(image: &mut Image, layout: &Layout) -> Result<()> {
     image.program(Path::new(MANAGER), MANAGER.trim_start_matches('/'))?;
     for (program, package) in PROGRAMS {
@@ -39,12 +39,10 @@ pub fn add(image: &mut Image, layout: &Layout) -> Result<()> {
             image.own_file(&path)?;
         }
     }
+    let unit =
+        fs::read_to_string(layout.root().join("netd/dist/netd.service")).context("read netd's unit")?;
     let local = "etc/systemd/system";
-    for unit in ["netd.service", "netd.socket"] {
-        let path = layout.root().join("netd/dist").join(unit);
-        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        image.text(&format!("{local}/{unit}"), &text)?;
-    }
+    image.text(&format!("{local}/netd.service"), &unit)?;
     image.text(&format!("{local}/netd.service.d/guest.conf"), NETD_DROP_IN)?;
     image.text(&format!("{local}/checks.service"), CHECKS_UNIT)?;
     image.link(&format!("{local}/multi-user.target.wants/checks.service"), "../checks.service")?;

@@ -52,7 +52,6 @@ start() {
     active 0 || fail "not active: $(property ActiveState)"
     [ "$(property Type)" = notify ] || fail "READY is not waited for"
     netd status > /dev/null || fail "ready, and does not serve"
-    [ "$(systemctl show --property ActiveState --value netd.socket)" = active ] || fail "the socket is not systemd's"
     grep -q "NoNewPrivs:.1" "/proc/$(property MainPID)/status" || fail "new privileges are possible"
     grep -q "core file size *0 *0 " "/proc/$(property MainPID)/limits" || fail "core dumps are possible"
     [ "$(readlink /proc/1/ns/mnt)" = "$(readlink "/proc/$(property MainPID)/ns/mnt")" ] || fail "a mount namespace of its own"
@@ -96,15 +95,6 @@ kill9() {
     mounted $web && flows && answers
 }
 
-# The socket outlives the daemon: whoever connects while none runs is served by the next one.
-listener() {
-    old=$(property MainPID)
-    kill -9 "$old"
-    NETD_RETRY=0 netd network ls > /dev/null || fail "a client was refused while no daemon ran"
-    active "$old" || fail "not another process"
-    mounted $web && flows && answers
-}
-
 # A daemon that hangs is ended and started again; one that does not is left alone for longer than that takes.
 hang() {
     mkdir -p /run/systemd/system/netd.service.d
@@ -123,9 +113,8 @@ hang() {
 }
 
 stop() {
-    systemctl stop netd.socket netd || fail "not stopped"
+    systemctl stop netd || fail "not stopped"
     [ "$(property ActiveState)" = inactive ] || fail "still there"
-    [ -e /run/netd/netd.sock ] && fail "the socket is still there"
     mounted $web || fail "the namespace went with the daemon"
     flows && answers
 }
@@ -161,7 +150,7 @@ stream() {
 
 down() {
     kill "$(cat /tmp/server)"
-    systemctl stop netd.socket netd || fail "not stopped"
+    systemctl stop netd || fail "not stopped"
     netd down || fail "not taken down"
     host_state > /tmp/after
     diff /tmp/before /tmp/after || fail "not the host of before"
@@ -182,7 +171,7 @@ settled() { ! ip -6 address show tentative | grep -q inet6; }
 eventually "addresses" settled
 
 echo "@@ up $(uname -r) $(uptime)"
-for check in start sandbox restart kill9 listener hang stop private exposure stream down kernel_log; do
+for check in start sandbox restart kill9 hang stop private exposure stream down kernel_log; do
     echo "@@ begin $check $(uptime)"
     ($check)
     code=$?
