@@ -3,6 +3,7 @@
 //! `cli` → `api` → `controller` (one writer) → `model`, `ipam`, plan → `link`, `netns`, `dataplane`, `store`.
 
 pub mod api;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod controller;

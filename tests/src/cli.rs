@@ -18,7 +18,8 @@ pub struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(args: &[&str], out: &Output) -> Self {
+    /// What a command that has ended came to.
+    pub fn new(args: &[&str], out: &Output) -> Self {
         use std::os::unix::process::ExitStatusExt as _;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let code = out.status.code().unwrap_or_else(|| 128 + out.status.signal().unwrap_or_default());

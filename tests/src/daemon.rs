@@ -290,6 +290,7 @@ impl Daemon {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.env("NETD_HOST", format!("unix://{}", self.dirs.socket().display()));
+        command.env("NETD_RETRY", "0"); // a test that kills the daemon says itself whether it waits for the next one
         command.args(args).stdin(Stdio::null());
         command
     }

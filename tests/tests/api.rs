@@ -2,13 +2,17 @@
 
 use std::{
     collections::BTreeSet,
+    fs::{self, Permissions},
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::{fd::AsRawFd as _, unix::net::UnixStream},
-    process::Command,
+    os::{
+        fd::AsRawFd as _,
+        unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
+    },
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use netd_tests::{Lab, eventually};
+use netd_tests::{Child, Lab, Options, Run, eventually};
 use nix::sys::{
     signal::Signal,
     socket::{MsgFlags, recv},
@@ -280,6 +284,58 @@ fn s36_a_connection_too_many_is_told_so() {
     // The control: with one less, there is room.
     streams.pop();
     eventually("a place for a request", || call(&lab, "GET", "/networks", &Value::Null).status == 200);
+}
+
+#[test]
+fn s36_one_user_takes_a_users_share_of_connections_and_changes_and_others_have_theirs() {
+    const ONE: u32 = 1000;
+    const OTHER: u32 = 1001;
+    let config = "[api]\nconnections_per_user = 2\nchanges_per_minute = 3\n";
+    let lab = Lab::with(&Options { config: config.to_owned(), ..Options::default() });
+    // Everybody may connect: what holds a user back is their share alone.
+    let dirs = lab.daemon.dirs();
+    for (path, mode) in [(dirs.path(""), 0o755), (dirs.run(), 0o755), (dirs.socket(), 0o666)] {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("open the way");
+    }
+    let command = |uid: u32, args: &[&str]| {
+        let mut command = lab.command(args);
+        command.uid(uid).gid(uid);
+        command
+    };
+    let run = |uid: u32, args: &[&str]| Run::new(args, &lab.h.output(&mut command(uid, args)));
+    let mut streams: Vec<Child> = (0..2)
+        .map(|_| {
+            let mut follow = command(ONE, &["events"]);
+            lab.h.spawn(follow.stdout(Stdio::piped()).stderr(Stdio::null())).into()
+        })
+        .collect();
+    let third = || run(ONE, &["network", "ls"]);
+    let refused = |what: &str, act: &dyn Fn() -> Run| {
+        let mut said = String::new();
+        eventually(what, || {
+            let ran = act();
+            said = ran.stderr;
+            ran.code == 1
+        });
+        said
+    };
+    let said = refused("two connections", &third);
+    assert!(said.contains("uid 1000 has 2 connections; try again"), "{said}");
+    run(OTHER, &["network", "ls"]).ok();
+    lab.netd(&["network", "ls"]).ok();
+    streams.clear();
+    eventually("a connection that is free again", || third().code == 0);
+
+    // Whatever the change comes to, it is one.
+    let change = |uid: u32| run(uid, &["network", "rm", "nope"]);
+    let said = refused("a user's changes of a minute to be made", &|| change(ONE));
+    assert!(said.contains("uid 1000 made 3 changes within a minute; try again"), "{said}");
+    change(OTHER).refused(3);
+    for _ in 0..10 {
+        lab.netd(&["network", "rm", "nope"]).refused(3);
+    }
+    // Whoever only looks is no change.
+    run(ONE, &["network", "ls"]).ok();
 }
 
 #[test]

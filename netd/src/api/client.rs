@@ -21,13 +21,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{
-    Filters,
+    Filters, Repeats,
     dto::{
         ConnectRequest, Container, DisconnectRequest, Drop, ErrorBody, EventMessage, ExitedRequest,
         FlowsFlushed, NetworkCreateRequest, NetworkCreated, NetworkResource, NetworksPruned,
         PolicyCreateRequest, PolicyCreated, PolicyResource, PortMap, PublishRequest, SandboxCreateRequest,
         SandboxCreated, Sighting, StartedRequest, UnpublishRequest, Version,
     },
+    operations,
 };
 use crate::{
     controller::{Code, Error, Status},
@@ -38,6 +39,9 @@ use crate::{
 const LET_GO: Duration = Duration::from_secs(10);
 /// How often to look whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// How often to look whether a daemon that ended is back.
+const KNOCK_EVERY: Duration = Duration::from_millis(20);
 
 /// Whether a directory is empty, and no mount point: the daemon removes it as the last of its own.
 fn is_going(dir: &Path) -> bool {
@@ -80,6 +84,7 @@ pub enum ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    repeats: Repeats,
 }
 
 impl FromStr for Client {
@@ -89,14 +94,20 @@ impl FromStr for Client {
         if !path.starts_with('/') {
             return Err(format!("{text:?} is not a Unix socket: write unix:///run/netd/netd.sock"));
         }
-        Ok(Self { socket: path.into() })
+        Ok(Self { socket: path.into(), repeats: Repeats::default() })
     }
 }
 
 impl Client {
     /// Returns the client of the daemon with this run directory.
     pub fn of_run_dir(directory: &Path) -> Self {
-        Self { socket: directory.join("netd.sock") }
+        Self { socket: directory.join("netd.sock"), repeats: Repeats::default() }
+    }
+
+    /// Returns a client that repeats a change whose answer it did not hear, in this way.
+    #[must_use]
+    pub fn repeating(self, repeats: Repeats) -> Self {
+        Self { repeats, ..self }
     }
 
     /// Returns the path of the daemon's socket.
@@ -251,7 +262,7 @@ impl Client {
 
     /// Removes everything the daemon put into the kernel, and waits until it has also let go of its directories.
     pub async fn down(&self) -> Result<()> {
-        self.order(Method::POST, "/netd/v1/down", NOTHING).await?;
+        self.attempt(Method::POST, "/netd/v1/down", NOTHING, None).await?;
         let deadline = Instant::now() + LET_GO;
         let lets_go = || self.socket.exists() || self.socket.parent().is_some_and(is_going);
         while lets_go() && Instant::now() < deadline {
@@ -267,7 +278,7 @@ impl Client {
 
     /// Calls back for every line of an endless answer.
     async fn follow<T: DeserializeOwned>(&self, path: &str, mut each: impl FnMut(T) -> bool) -> Result<()> {
-        let response = self.send(Method::GET, path, NOTHING).await?;
+        let response = self.send(Method::GET, path, NOTHING, None).await?;
         let mut body = response.into_body();
         let mut unread = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -306,8 +317,43 @@ impl Client {
         self.bytes(method, path, body).await.map(drop)
     }
 
+    /// Calls; a change has an id, by which it is repeated where the daemon ended before it answered.
     async fn bytes(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Bytes> {
-        let response = self.send(method, path, body).await?;
+        if method == Method::GET {
+            return self.attempt(method, path, body, None).await;
+        }
+        let id = self.repeats.operation();
+        let first = self.attempt(method.clone(), path, body, id.as_deref()).await;
+        let (Err(ClientError::NoAnswer { .. }), Some(id)) = (&first, id) else { return first };
+        let deadline = Instant::now() + self.repeats.patience;
+        while self.is_back(deadline).await {
+            match self.attempt(method.clone(), path, body, Some(&id)).await {
+                Err(ClientError::NoAnswer { .. } | ClientError::Unreachable { .. }) => {}
+                answer => return answer,
+            }
+        }
+        first
+    }
+
+    /// Waits until somebody listens on the socket again.
+    async fn is_back(&self, deadline: Instant) -> bool {
+        while Instant::now() < deadline {
+            tokio::time::sleep(KNOCK_EVERY).await;
+            if UnixStream::connect(&self.socket).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn attempt(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        operation: Option<&str>,
+    ) -> Result<Bytes> {
+        let response = self.send(method, path, body, operation).await?;
         Ok(response.collect().await.map_err(|error| self.no_answer(&error))?.to_bytes())
     }
 
@@ -317,16 +363,18 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
+        operation: Option<&str>,
     ) -> Result<Response<Incoming>> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.no_answer(&error))?;
         tokio::spawn(connection);
         let body = body.map(serde_json::to_vec).transpose().map_err(|error| self.no_answer(&error))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, "netd")
+        let mut request = Request::builder().method(method).uri(path).header(HOST, "netd");
+        if let Some(id) = operation {
+            request = request.header(operations::HEADER, id);
+        }
+        let request = request
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|error| self.no_answer(&error))?;

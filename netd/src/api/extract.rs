@@ -1,5 +1,7 @@
 //! Reads bodies and writes errors, both as JSON.
 
+use std::{convert::Infallible, sync::Arc};
+
 use axum::{
     Json,
     body::Bytes,
@@ -9,14 +11,20 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{dto::ErrorBody, limits};
-use crate::controller::{Code, Error, Phase};
+use super::{dto::ErrorBody, limits, router::Api};
+use crate::{
+    controller::{Code, Error, Handle, Phase},
+    model::Operation,
+};
 
 /// A request's body, parsed as JSON whatever its Content-Type says.
 pub(super) struct Body<T>(pub T);
 
 /// A request's query.
 pub(super) struct Params<T>(pub T);
+
+/// The controller, for a request that changes something: what it gives back is remembered by the operation's id, if it has one.
+pub(super) struct Change(pub Handle);
 
 /// A controller's error on its way to the client.
 #[derive(Debug)]
@@ -63,6 +71,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     limits::check(&serde_json::from_slice(body).map_err(|error| error.to_string())?)?;
     serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+impl FromRequestParts<Arc<Api>> for Change {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Infallible> {
+        let operation = parts.extensions.get::<Operation>().cloned();
+        Ok(Self(
+            operation.map_or_else(|| api.handle.clone(), |operation| api.handle.for_operation(operation)),
+        ))
+    }
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {

@@ -27,7 +27,7 @@ type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResponse, Failure> {
-    let (status, drops) = (api.handle.status().await?, api.handle.drops().await?);
+    let (status, drops) = (api.status().await?, api.handle.drops().await?);
     let text = text(&status, &drops)
         .map_err(|error| Failure::from(Error::new(Code::Failure, format!("write the metrics: {error}"))))?;
     Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], text))
@@ -54,6 +54,14 @@ fn text(status: &Status, drops: &[(&'static str, u64)]) -> Result<String, fmt::E
         "Looks whether others have written to the maps that netd alone writes",
         looks,
     );
+    for (name, help, count) in [
+        ("audit_records", "Calls written to the audit log", status.audit.records),
+        ("audit_lost", "Calls that found no room in its queue or on the disk", status.audit.lost),
+    ] {
+        let counter: Counter = Counter::default();
+        counter.inc_by(count);
+        all.register(name, help, counter);
+    }
     flows(&mut all, status);
     let mut text = String::new();
     text::encode(&mut text, &all)?;

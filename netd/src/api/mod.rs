@@ -14,15 +14,20 @@ mod limits;
 mod metrics;
 mod monitor;
 mod networks;
+mod operations;
 mod policies;
+mod repeats;
 mod router;
 mod sandboxes;
 mod server;
 mod system;
+mod users;
 
 pub use client::{Client, ClientError};
 pub use filters::Filters;
 pub(crate) use monitor::FILTERS as MONITOR_FILTERS;
-pub use server::{serve, serve_until};
+pub use repeats::Repeats;
+pub use server::{Service, serve_until};
+pub use users::UserLimits;
 
 pub use crate::dataplane::OBJECT_SHA256;

@@ -16,12 +16,12 @@ use super::{
         ConnectRequest, DisconnectRequest, EndpointResource, NetworkCreateRequest, NetworkCreated,
         NetworkResource, NetworksPruned,
     },
-    extract::{self, Body, Failure, Params},
+    extract::{self, Body, Change, Failure, Params},
     filters::Filters,
     router::Api,
 };
 use crate::{
-    controller::{Code, CreateNetwork, Error, Phase, World},
+    controller::{Code, CreateNetwork, Error, Handle, Phase, World},
     model::{Driver, Network, Sandbox, SandboxMode},
 };
 
@@ -85,14 +85,14 @@ fn lives_on(sandbox: &Sandbox, driver: Driver) -> bool {
 }
 
 pub(super) async fn create_or_prune(
-    State(api): State<Arc<Api>>,
+    Change(handle): Change,
     Path(verb): Path<String>,
     Params(query): Params<Selection>,
     body: Bytes,
 ) -> Result<Response, Failure> {
     match verb.as_str() {
-        "create" => Ok((StatusCode::CREATED, create(&api, parse(&body)?).await?).into_response()),
-        "prune" => Ok(prune(&api, query).await?.into_response()),
+        "create" => Ok((StatusCode::CREATED, create(&handle, parse(&body)?).await?).into_response()),
+        "prune" => Ok(prune(&handle, query).await?.into_response()),
         _ => Err(Error::new(Code::NotFound, format!("/networks/{verb}: no such page")).into()),
     }
 }
@@ -102,16 +102,15 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
         .map_err(|why| Error::new(Code::Usage, format!("request body: {why}")).in_phase(Phase::Request))
 }
 
-async fn create(api: &Api, request: NetworkCreateRequest) -> Result<Json<NetworkCreated>, Error> {
-    let network = api.handle.create_network(CreateNetwork::try_from(request)?).await?;
+async fn create(handle: &Handle, request: NetworkCreateRequest) -> Result<Json<NetworkCreated>, Error> {
+    let network = handle.create_network(CreateNetwork::try_from(request)?).await?;
     Ok(Json(NetworkCreated { id: network.id.to_string(), warning: String::new() }))
 }
 
-async fn prune(api: &Api, query: Selection) -> Result<Json<NetworksPruned>, Error> {
+async fn prune(handle: &Handle, query: Selection) -> Result<Json<NetworksPruned>, Error> {
     let filters = Filters::parse(query.filters.as_deref(), PRUNE_FILTERS)?;
     let until = filters.single("until")?.map(instant).transpose()?;
-    let pruned = api
-        .handle
+    let pruned = handle
         .prune_networks(move |network| {
             filters.labels(&network.labels) && until.is_none_or(|until| made_before(network, until))
         })
@@ -140,31 +139,28 @@ pub(super) fn instant(text: &str) -> Result<jiff::Timestamp, Error> {
     jiff::Timestamp::now().checked_sub(age).map_err(refused)
 }
 
-pub(super) async fn remove(
-    State(api): State<Arc<Api>>,
-    Path(word): Path<String>,
-) -> Result<StatusCode, Failure> {
-    api.handle.remove_network(&word).await?;
+pub(super) async fn remove(Change(handle): Change, Path(word): Path<String>) -> Result<StatusCode, Failure> {
+    handle.remove_network(&word).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn connect(
-    State(api): State<Arc<Api>>,
+    Change(handle): Change,
     Path(network): Path<String>,
     Body(request): Body<ConnectRequest>,
 ) -> Result<StatusCode, Failure> {
     let doing = format!("connect sandbox {} to network {network}", request.container);
     let attachment = request.endpoint_config.parse(network, &doing)?;
-    api.handle.connect(&request.container, attachment).await?;
+    handle.connect(&request.container, attachment).await?;
     Ok(StatusCode::OK)
 }
 
 pub(super) async fn disconnect(
-    State(api): State<Arc<Api>>,
+    Change(handle): Change,
     Path(network): Path<String>,
     Body(request): Body<DisconnectRequest>,
 ) -> Result<StatusCode, Failure> {
-    api.handle.disconnect(&network, &request.container, request.force).await?;
+    handle.disconnect(&network, &request.container, request.force).await?;
     Ok(StatusCode::OK)
 }
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     dto::{PolicyCreateRequest, PolicyCreated, PolicyResource},
-    extract::{Body, Failure, Params},
+    extract::{Body, Change, Failure, Params},
     filters::Filters,
     router::Api,
 };
@@ -56,20 +56,17 @@ pub(super) async fn inspect(
 }
 
 pub(super) async fn create(
-    State(api): State<Arc<Api>>,
+    Change(handle): Change,
     Body(request): Body<PolicyCreateRequest>,
 ) -> Result<(StatusCode, Json<PolicyCreated>), Failure> {
     let request = request
         .parse()
         .map_err(|why| Error::new(Code::Usage, format!("add policy: {why}")).in_phase(Phase::Request))?;
-    let policy = api.handle.add_policy(request).await?;
+    let policy = handle.add_policy(request).await?;
     Ok((StatusCode::CREATED, Json(PolicyCreated { id: policy.id.to_string() })))
 }
 
-pub(super) async fn remove(
-    State(api): State<Arc<Api>>,
-    Path(word): Path<String>,
-) -> Result<StatusCode, Failure> {
-    api.handle.remove_policy(&word).await?;
+pub(super) async fn remove(Change(handle): Change, Path(word): Path<String>) -> Result<StatusCode, Failure> {
+    handle.remove_policy(&word).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -12,7 +12,10 @@ use axum::{
 use tokio::sync::watch;
 
 use super::{events, explain, extract::Failure, metrics, monitor, networks, policies, sandboxes, system};
-use crate::controller::{Code, Error, Handle};
+use crate::{
+    audit::Log,
+    controller::{Code, Error, Handle, Status},
+};
 
 /// Newest Docker API version that is spoken (docker 28.2).
 pub(super) const API_VERSION: &str = "1.50";
@@ -23,10 +26,24 @@ pub(super) const MIN_API_VERSION: &str = "1.24";
 pub(super) struct Api {
     /// The controller.
     pub handle: Handle,
+    /// Where calls are written down.
+    pub audit: Arc<Log>,
     /// Where the daemon keeps the sandboxes' files.
     pub run_dir: PathBuf,
     /// Becomes true when the daemon stops, for answers that have no end of their own.
     pub stopping: watch::Receiver<bool>,
+}
+
+impl Api {
+    /// Asks the controller how it all is, and adds what it does not know.
+    pub(super) async fn status(&self) -> Result<Status, Error> {
+        let mut status = self.handle.status().await?;
+        status.audit = self.audit.state();
+        if let Some(why) = status.audit.failure.as_ref().filter(|_| status.state == "ready") {
+            status.state = format!("degraded: {why}");
+        }
+        Ok(status)
+    }
 }
 
 pub(super) fn router(api: Api) -> Router {

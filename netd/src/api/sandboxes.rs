@@ -14,13 +14,13 @@ use super::{
         self, Container, ContainerSummary, ExitedRequest, NameStyle, PortMap, PublishRequest,
         SandboxCreateRequest, SandboxCreated, StartedRequest, UnpublishRequest,
     },
-    extract::{Body, Failure, Params},
+    extract::{Body, Change, Failure, Params},
     filters::Filters,
     router::Api,
 };
 use crate::{
     controller::{Code, Error, World},
-    model::{Binding, Sandbox, SandboxMode},
+    model::{Binding, Id, Name, Sandbox, SandboxMode},
 };
 
 const FILTERS: &[&str] = &["id", "label", "name", "network", "status"];
@@ -103,20 +103,21 @@ pub(super) async fn docker_list(
 }
 
 pub(super) async fn create(
-    State(api): State<Arc<Api>>,
+    Change(handle): Change,
     Body(request): Body<SandboxCreateRequest>,
 ) -> Result<(StatusCode, Json<SandboxCreated>), Failure> {
-    let wanted_ports = !request.publish.is_empty() || request.publish_all;
-    let request = request.parse(&host_gateway(&api.handle.view()))?;
-    let sandbox = api.handle.create_sandbox(request).await?;
-    let discarded = wanted_ports && sandbox.mode == SandboxMode::Host;
-    let warnings = discarded.then(|| "Published ports are discarded when using host network mode".to_owned());
-    let created = SandboxCreated {
-        id: sandbox.id.to_string(),
-        name: sandbox.name.to_string(),
-        warnings: warnings.into_iter().collect(),
-    };
-    Ok((StatusCode::CREATED, Json(created)))
+    let request = request.parse(&host_gateway(&handle.view()))?;
+    let wants_ports = request.wants_ports();
+    let sandbox = handle.create_sandbox(request).await?;
+    let discards_ports = wants_ports && sandbox.mode == SandboxMode::Host;
+    Ok((StatusCode::CREATED, Json(created(&sandbox.id, &sandbox.name, discards_ports))))
+}
+
+/// Returns what the caller is told of a new sandbox.
+pub(super) fn created(id: &Id, name: &Name, discards_ports: bool) -> SandboxCreated {
+    let warning = "Published ports are discarded when using host network mode";
+    let warnings = discards_ports.then(|| warning.to_owned()).into_iter().collect();
+    SandboxCreated { id: id.to_string(), name: name.to_string(), warnings }
 }
 
 /// Returns the default network's gateways, by which every sandbox reaches the host.
@@ -126,38 +127,38 @@ fn host_gateway(world: &World) -> Vec<IpAddr> {
 }
 
 pub(super) async fn remove(
-    State(api): State<Arc<Api>>,
+    Change(handle): Change,
     Path(word): Path<String>,
     Params(removal): Params<Removal>,
 ) -> Result<StatusCode, Failure> {
-    api.handle.remove_sandbox(&word, removal.force).await?;
+    handle.remove_sandbox(&word, removal.force).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn unlink(
-    State(api): State<Arc<Api>>,
+    Change(handle): Change,
     Path((word, alias)): Path<(String, String)>,
 ) -> Result<StatusCode, Failure> {
-    api.handle.unlink(&word, &alias).await?;
+    handle.unlink(&word, &alias).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn publish(
-    State(api): State<Arc<Api>>,
+    Change(handle): Change,
     Path(word): Path<String>,
     Body(request): Body<PublishRequest>,
 ) -> Result<Json<PortMap>, Failure> {
     let specs = parse(&request.specs, &format!("publish for sandbox {word}"))?;
-    Ok(Json(shown(&api.handle.publish(&word, specs).await?)))
+    Ok(Json(shown(&handle.publish(&word, specs).await?)))
 }
 
 pub(super) async fn unpublish(
-    State(api): State<Arc<Api>>,
+    Change(handle): Change,
     Path(word): Path<String>,
     Body(request): Body<UnpublishRequest>,
 ) -> Result<Json<PortMap>, Failure> {
     let specs = parse(&request.specs, &format!("unpublish for sandbox {word}"))?;
-    Ok(Json(shown(&api.handle.unpublish(&word, specs, request.kill).await?)))
+    Ok(Json(shown(&handle.unpublish(&word, specs, request.kill).await?)))
 }
 
 fn parse(texts: &[String], doing: &str) -> Result<Vec<crate::model::PublishSpec>, Error> {
@@ -172,20 +173,20 @@ fn shown(bindings: &[Binding]) -> PortMap {
 }
 
 pub(super) async fn started(
-    State(api): State<Arc<Api>>,
+    Change(handle): Change,
     Path(word): Path<String>,
     Body(request): Body<StartedRequest>,
 ) -> Result<StatusCode, Failure> {
-    api.handle.started(&word, request.pid).await?;
+    handle.started(&word, request.pid).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn exited(
-    State(api): State<Arc<Api>>,
+    Change(handle): Change,
     Path(word): Path<String>,
     Body(request): Body<ExitedRequest>,
 ) -> Result<StatusCode, Failure> {
     tracing::debug!(sandbox = word, exit_code = request.exit_code, "command ended");
-    api.handle.exited(&word).await?;
+    handle.exited(&word).await?;
     Ok(StatusCode::NO_CONTENT)
 }

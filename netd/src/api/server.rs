@@ -1,14 +1,14 @@
 //! Accepts connections and bounds what each may cost: memory, time, and the number of them (reliability.md S36, 8.3).
 
-use std::{convert::Infallible, future, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
-    http::{Request, Response, header},
+    body::{Body, Bytes},
+    http::{Request, Response, StatusCode, header, request::Parts},
     response::IntoResponse,
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -21,13 +21,19 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{
-    audit::Caller,
+    audit::{Call, Caller},
     connections::{Connections, MAX as MAX_CONNECTIONS, Slot},
     dto::ErrorBody,
     extract::Failure,
+    operations::{self, Turns},
     router::{self, Api},
+    users::{UserLimits, Users},
 };
-use crate::controller::{Code, Error, Handle, Phase};
+use crate::{
+    audit::Log,
+    controller::{Code, Error, Handle, Phase},
+    model::OperationId,
+};
 
 /// Longest request body in bytes (reliability.md 8.3).
 const MAX_BODY: usize = 1 << 20;
@@ -46,24 +52,42 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long requests in flight may go on once the daemon stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
-struct Server {
-    router: Router,
-    connections: Connections,
-    queued: Semaphore,
+/// What the API works with.
+pub struct Service {
+    /// Where clients connect.
+    pub listener: UnixListener,
+    /// The controller.
+    pub handle: Handle,
+    /// Where calls are written down.
+    pub audit: Arc<Log>,
+    /// What one user may take.
+    pub user_limits: UserLimits,
 }
 
-/// Answers requests until the future is dropped.
-pub async fn serve(listener: UnixListener, handle: Handle) {
-    serve_until(listener, handle, future::pending()).await;
+struct Server {
+    router: Router,
+    handle: Handle,
+    audit: Arc<Log>,
+    connections: Connections,
+    queued: Semaphore,
+    turns: Turns,
+    users: Arc<Users>,
 }
 
 /// Answers requests until `stop`, then finishes those in flight, for two seconds at most.
-pub async fn serve_until(listener: UnixListener, handle: Handle, stop: impl Future<Output = ()>) {
+pub async fn serve_until(service: Service, stop: impl Future<Output = ()>) {
+    let Service { listener, handle, audit, user_limits } = service;
     let (stopped, stopping) = watch::channel(false);
+    let api =
+        Api { handle: handle.clone(), audit: Arc::clone(&audit), run_dir: run_dir(&listener), stopping };
     let server = Arc::new(Server {
-        router: router::router(Api { handle, run_dir: run_dir(&listener), stopping }),
+        router: router::router(api),
+        handle,
+        audit,
         connections: Connections::default(),
         queued: Semaphore::new(MAX_QUEUED),
+        turns: Turns::default(),
+        users: Users::new(user_limits),
     });
     let mut tasks = JoinSet::new();
     tokio::pin!(stop);
@@ -101,10 +125,17 @@ fn run_dir(listener: &UnixListener) -> PathBuf {
 impl Server {
     async fn connection(self: Arc<Self>, stream: UnixStream) {
         let caller = Caller::of(&stream);
+        let _share = match self.users.connect(caller.uid()) {
+            Ok(share) => share,
+            Err(error) => {
+                tracing::debug!(%caller, %error, "connection refused");
+                return refuse(stream, error).await;
+            }
+        };
         let Some(slot) = self.connections.open() else {
             tracing::warn!(%caller, "connection refused: too many requests in flight");
-            refuse(stream).await;
-            return;
+            let message = format!("{MAX_CONNECTIONS} connections have requests in flight; try again");
+            return refuse(stream, Error::new(Code::NotReady, message).in_phase(Phase::Request)).await;
         };
         let service = service_fn(|request| {
             let (server, slot, caller) = (Arc::clone(&self), slot.clone(), caller.clone());
@@ -130,61 +161,86 @@ impl Server {
     }
 
     /// Answers a request, and puts its number on a refusal.
-    async fn answer(&self, request: Request<Incoming>, slot: &Slot, caller: &Caller) -> Response<Body> {
-        let number = number();
-        let mut response = self.handle(request, slot, caller, &number).await;
-        if let Some(mut body) = response.extensions_mut().remove::<ErrorBody>() {
-            body.op_id = number;
-            if let Ok(text) = serde_json::to_vec(&body) {
-                // The length is another one now.
-                response.headers_mut().remove(header::CONTENT_LENGTH);
-                *response.body_mut() = Body::from(text);
-            }
-        }
-        response
-    }
-
-    /// Answers a request, and logs it if it was to change something, refused or not.
-    async fn handle(
-        &self,
-        mut request: Request<Incoming>,
-        slot: &Slot,
-        caller: &Caller,
-        number: &str,
-    ) -> Response<Body> {
+    async fn answer(&self, mut request: Request<Incoming>, slot: &Slot, caller: &Caller) -> Response<Body> {
+        // Its caller's name for it, if that is one: so both find it in the audit log.
+        let named = request.headers().get(operations::HEADER).and_then(|id| id.to_str().ok());
+        let named = named.and_then(|id| id.parse::<OperationId>().ok());
+        let number = named.map_or_else(number, String::from);
         router::strip_version(request.uri_mut());
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let mutating = !method.is_safe();
-        let response = self.admit(request, slot, mutating).await;
-        if mutating {
-            caller.log(number, &method, &path, response.status());
+        let (parts, body) = request.into_parts();
+        let mut call = Call::new(&parts.method, parts.uri.path());
+        let body = received(body).await;
+        let busy = slot.busy();
+        let mut whole = None;
+        let response = match body {
+            Ok(body) if call.is_mutating() => {
+                call.about(&self.handle.view(), &body);
+                let (parts, body) = self.change(parts, body, caller.uid()).await.into_parts();
+                whole = body.collect().await.map(Collected::to_bytes).ok(); // it is there already
+                Response::from_parts(parts, Body::empty())
+            }
+            Ok(body) => self.route(parts, body).await,
+            Err(refusal) => refusal,
+        };
+        let (mut parts, mut body) = response.into_parts();
+        let refusal = parts.extensions.remove::<ErrorBody>();
+        let said = whole.as_deref().unwrap_or_default();
+        call.record(&self.audit, caller, &number, parts.status, refusal.as_ref(), said);
+        if let Some(refusal) = refusal {
+            whole = serde_json::to_vec(&ErrorBody { op_id: number, ..refusal }).map(Bytes::from).ok();
         }
-        response
+        if let Some(bytes) = whole {
+            if parts.status != StatusCode::NO_CONTENT {
+                parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
+            }
+            body = Body::from(bytes);
+        }
+        // The connection is busy until the last byte has gone, which for /events may be hours.
+        let body = Body::new(body.map_frame(move |frame| {
+            let _ = &busy;
+            frame
+        }));
+        Response::from_parts(parts, body)
     }
 
-    /// Answers a request if it is short and, where it changes something, few others wait.
-    async fn admit(&self, request: Request<Incoming>, slot: &Slot, mutating: bool) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        let body = match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
-            Ok(Err(error)) => return refused(format!("request body: {error}")),
-            Err(_) => return refused("request body: not received within 10 s".into()),
+    /// Answers a request that changes something, if few others wait: once, where its caller has a name for it.
+    async fn change(&self, mut parts: Parts, body: Bytes, uid: u32) -> Response<Body> {
+        let _share = match self.users.change(uid) {
+            Ok(share) => share,
+            Err(error) => return Failure::from(error).into_response(),
         };
-        let busy = slot.busy();
         // Whoever only reads takes no change's place.
-        let Ok(_queued) = mutating.then(|| self.queued.try_acquire()).transpose() else {
-            return too_many();
+        let Ok(_queued) = self.queued.try_acquire() else { return too_many() };
+        let operation = match operations::operation(&parts.method, &parts.uri, &parts.headers, &body) {
+            Ok(operation) => operation,
+            Err(why) => return refused(why),
         };
-        let request = Request::from_parts(parts, Body::from(body));
-        let Ok(response) = self.router.clone().oneshot(request).await;
-        response.map(|body| {
-            // The connection is busy until the last byte has gone, which for /events may be hours.
-            Body::new(body.map_frame(move |frame| {
-                let _ = &busy;
-                frame
-            }))
-        })
+        let mut _turn = None;
+        if let Some(operation) = operation {
+            _turn = Some(self.turns.wait(&operation.id).await);
+            match self.handle.recall(&operation.id).await {
+                Ok(None) => {}
+                Ok(Some(finished)) => return operations::repeated(&operation, &finished, parts.uri.path()),
+                Err(error) => return Failure::from(error).into_response(),
+            }
+            parts.extensions.insert(operation);
+        }
+        self.route(parts, body).await
+    }
+
+    async fn route(&self, parts: Parts, body: Bytes) -> Response<Body> {
+        let Ok(response) = self.router.clone().oneshot(Request::from_parts(parts, Body::from(body))).await;
+        response
+    }
+}
+
+/// Reads a request's body, if it is short and comes soon.
+async fn received(body: Incoming) -> Result<Bytes, Response<Body>> {
+    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(refused(format!("request body: {error}"))),
+        Err(_) => Err(refused("request body: not received within 10 s".into())),
     }
 }
 
@@ -194,9 +250,7 @@ fn number() -> String {
 }
 
 /// Says why a connection is closed, without waiting for a request.
-async fn refuse(mut stream: UnixStream) {
-    let message = format!("{MAX_CONNECTIONS} connections have requests in flight; try again");
-    let error = Error::new(Code::NotReady, message).in_phase(Phase::Request);
+async fn refuse(mut stream: UnixStream, error: Error) {
     let body = serde_json::to_string(&ErrorBody::from(error)).unwrap_or_default();
     let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n";
     let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
@@ -209,7 +263,7 @@ fn refused(why: String) -> Response<Body> {
 
 fn too_large() -> Response<Body> {
     let mut response = refused(format!("request body: longer than {MAX_BODY} bytes"));
-    *response.status_mut() = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
+    *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
     response
 }
 

@@ -54,7 +54,7 @@ pub(super) async fn version() -> Json<Version> {
 }
 
 pub(super) async fn info(State(api): State<Arc<Api>>) -> Result<Json<Info>, Failure> {
-    let status = api.handle.status().await?;
+    let status = api.status().await?;
     let world = api.handle.view();
     let stopped = world.sandboxes().filter(|s| s.pid.is_none() && !s.command.is_empty()).count();
     let total = world.sandboxes().len();
@@ -152,7 +152,7 @@ pub(super) async fn drops(State(api): State<Arc<Api>>) -> Result<Json<Vec<Drop>>
 }
 
 pub(super) async fn status(State(api): State<Arc<Api>>) -> Result<Json<Status>, Failure> {
-    Ok(Json(api.handle.status().await?))
+    Ok(Json(api.status().await?))
 }
 
 pub(super) async fn down(State(api): State<Arc<Api>>) -> Result<StatusCode, Failure> {

@@ -102,6 +102,7 @@ impl Daemon {
         let settings =
             Settings::load(&flags).map_err(|error| Failure::configuration("start the daemon", &error))?;
         logging::of_daemon(verbose, settings.log_format);
+        crate::daemon::harden()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::io("start the daemon", &error))?;
         runtime.block_on(crate::daemon::run(settings))?;

@@ -74,8 +74,9 @@ fn open(path: &str) -> Result<(Netns, bool), netns::Error> {
 
 fn spawn(command: &[OsString], terminal: Terminal, blocked: SigSet) -> io::Result<Pid> {
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    // What runs in a sandbox has operations of its own.
     let mut command = Command::new(program);
-    command.args(arguments);
+    command.args(arguments).env_remove(super::OPERATION);
     if let Terminal::Log(log) = terminal {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     }

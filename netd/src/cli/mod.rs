@@ -29,15 +29,18 @@ mod told;
 mod version;
 mod wait;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::api::Client;
+use crate::api::{Client, Repeats};
 use failure::Failure;
 
 /// What a command ends with: its exit code, or why it failed.
 type Outcome = Result<u8, Failure>;
+
+/// Environment variable with the operation's id: a script that gives a command again with the same one has it done once.
+const OPERATION: &str = "NETD_OPERATION_ID";
 
 const DEFAULT_HOST: &str = "unix:///run/netd/netd.sock";
 
@@ -82,6 +85,10 @@ struct Global {
     #[arg(short = 'H', long, global = true, value_name = "unix://PATH", help_heading = "Global options")]
     #[arg(help = "The daemon's socket [env: NETD_HOST] [default: unix:///run/netd/netd.sock]")]
     host: Option<Client>,
+    #[arg(long, global = true, value_name = "SECONDS", env = "NETD_RETRY", default_value_t = 10)]
+    #[arg(hide_env_values = true, help_heading = "Global options")]
+    /// How long to wait for the next daemon, and repeat the change, where one ends before it has answered
+    retry: u16,
     /// Say more about what is done (twice: everything)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     verbose: u8,
@@ -93,12 +100,15 @@ struct Global {
 impl Global {
     /// Returns the daemon's address: the option, else the variable, else the default.
     fn client(&self) -> Result<Client, Failure> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let repeats = Repeats::new(Duration::from_secs(self.retry.into()), variable(OPERATION));
         if let Some(host) = &self.host {
-            return Ok(host.clone());
+            return Ok(host.clone().repeating(repeats));
         }
-        let host = std::env::var("NETD_HOST").ok().filter(|host| !host.is_empty());
-        let host = host.as_deref().unwrap_or(DEFAULT_HOST);
-        host.parse().map_err(|why| Failure::usage(format!("NETD_HOST: {why}")))
+        let host = variable("NETD_HOST");
+        let client = host.as_deref().unwrap_or(DEFAULT_HOST).parse::<Client>();
+        let client = client.map_err(|why| Failure::usage(format!("NETD_HOST: {why}")))?;
+        Ok(client.repeating(repeats))
     }
 }
 

@@ -214,6 +214,10 @@ impl Inspect {
 
 impl Rm {
     async fn run(self, client: &Client) -> Outcome {
+        // One alone is refused by the daemon, in its own words.
+        if let [word] = self.networks.as_slice() {
+            return remove(client, word, word).await;
+        }
         let mut found: Vec<(String, String)> = Vec::new();
         for word in self.networks {
             let doing = format!("remove network {word}");
@@ -223,19 +227,22 @@ impl Rm {
             }
             found.push((word, network.id));
         }
-        // One alone is refused by the daemon, in its own words.
-        if found.len() > 1 {
-            for (word, id) in &found {
-                let network = client.network(id).await.doing(&format!("remove network {word}"))?;
-                in_use(word, &network)?;
-            }
+        for (word, id) in &found {
+            let network = client.network(id).await.doing(&format!("remove network {word}"))?;
+            in_use(word, &network)?;
         }
         for (word, id) in found {
-            client.remove_network(&id).await.doing(&format!("remove network {word}"))?;
-            print(&format!("{word}\n"))?;
+            remove(client, &word, &id).await?;
         }
         Ok(0)
     }
+}
+
+/// Removes a network and prints the word that the user has for it.
+async fn remove(client: &Client, word: &str, id: &str) -> Outcome {
+    client.remove_network(id).await.doing(&format!("remove network {word}"))?;
+    print(&format!("{word}\n"))?;
+    Ok(0)
 }
 
 /// Whether the same network was already named by another word.

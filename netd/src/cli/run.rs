@@ -131,7 +131,7 @@ fn supervise(client: &Client, sandbox: &Container, rm: bool, command: &[OsString
         process.arg("--rm");
     }
     process.arg(&sandbox.id).arg("--").args(command);
-    process.env_remove("NETD_HOST").stdin(Stdio::null()).stdout(Stdio::piped());
+    process.env_remove("NETD_HOST").env_remove(super::OPERATION).stdin(Stdio::null()).stdout(Stdio::piped());
     process.stderr(launch::open_log(sandbox)?);
     let mut supervisor = process.spawn().map_err(|error| failed(&error))?;
     let mut answer = String::new();

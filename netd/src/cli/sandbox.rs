@@ -262,13 +262,15 @@ impl Rm {
         if self.link {
             return self.unlink(client).await;
         }
-        let several = self.sandboxes.len() > 1;
+        // One alone is refused by the daemon, in its own words.
+        if let [word] = self.sandboxes.as_slice() {
+            return remove(client, word, word, self.force).await;
+        }
         let mut found: Vec<(String, String)> = Vec::new();
         for word in self.sandboxes {
             let doing = format!("remove sandbox {word}");
             let sandbox = client.sandbox(&word).await.doing(&doing)?;
-            // One alone is refused by the daemon, in its own words.
-            if several && sandbox.state.pid != 0 && !self.force {
+            if sandbox.state.pid != 0 && !self.force {
                 return Err(Failure::new(Code::Conflict, format!("{doing}: its command is running"))
                     .hint("add -f to end it"));
             }
@@ -277,9 +279,15 @@ impl Rm {
             }
         }
         for (word, id) in found {
-            client.remove_sandbox(&id, self.force).await.doing(&format!("remove sandbox {word}"))?;
-            print(&format!("{word}\n"))?;
+            remove(client, &word, &id, self.force).await?;
         }
         Ok(0)
     }
+}
+
+/// Removes a sandbox and prints the word that the user has for it.
+async fn remove(client: &Client, word: &str, id: &str, force: bool) -> Outcome {
+    client.remove_sandbox(id, force).await.doing(&format!("remove sandbox {word}"))?;
+    print(&format!("{word}\n"))?;
+    Ok(0)
 }

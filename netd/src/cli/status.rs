@@ -53,6 +53,9 @@ fn text(status: &controller::Status) -> String {
         let FlowShare { sandbox, network, entries } = first;
         lines.push(("Most flows", format!("{sandbox} on {network}, {entries} entries")));
     }
+    if status.audit.lost > 0 {
+        lines.push(("Lost for the audit log", format!("{} records", status.audit.lost)));
+    }
     lines.extend(status.features.iter().map(|(key, value)| (key.as_str(), value.clone())));
     facts(&lines)
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
 };
 
@@ -20,6 +21,10 @@ use crate::{
     model::{IfName, parse_prefix},
 };
 
+/// Smallest and largest file of the audit log, in bytes.
+const AUDIT_FILE_SIZES: (u64, u64) = (4 << 10, 64 << 20);
+/// Most files of the audit log.
+const MOST_AUDIT_FILES: usize = 1000;
 /// Most connections a second that a guard counts.
 const MOST_CONNECTIONS: u32 = 1_000_000;
 
@@ -38,6 +43,8 @@ pub(super) struct File {
     pub(super) flows: Flows,
     pub(super) nat: Nat,
     pub(super) publish: Publish,
+    pub(super) audit: Audit,
+    pub(super) api: Api,
     pub(super) guard: Guard,
     pub(super) dataplane: Dataplane,
     #[serde(with = "super::timeouts::Table")]
@@ -97,6 +104,24 @@ pub(super) struct Dataplane {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Publish {
     pub(super) respect_host_firewall: bool,
+}
+
+/// `[api]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Api {
+    pub(super) connections_per_user: Option<NonZeroUsize>,
+    pub(super) changes_per_minute: Option<NonZeroU32>,
+}
+
+/// `[audit]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Audit {
+    #[serde(deserialize_with = "file_size")]
+    pub(super) file_size: Option<u64>,
+    #[serde(deserialize_with = "files")]
+    pub(super) files: Option<usize>,
 }
 
 /// `[guard]`.
@@ -161,6 +186,25 @@ fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
         return Err(D::Error::custom(format!("invalid rate {rate}: it is 1 to {MOST_CONNECTIONS}")));
     }
     Ok(rate)
+}
+
+/// Reads the size of a file of the audit log: room for some lines at least.
+fn file_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let (least, most) = AUDIT_FILE_SIZES;
+    let size = u64::deserialize(deserializer)?;
+    if !(least..=most).contains(&size) {
+        return Err(D::Error::custom(format!("invalid size {size}: it is {least} to {most} bytes")));
+    }
+    Ok(Some(size))
+}
+
+/// Reads how many files the audit log has.
+fn files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let files = usize::deserialize(deserializer)?;
+    if !(1..=MOST_AUDIT_FILES).contains(&files) {
+        return Err(D::Error::custom(format!("invalid number {files}: it is 1 to {MOST_AUDIT_FILES}")));
+    }
+    Ok(Some(files))
 }
 
 /// Reads pools that can be cut up.

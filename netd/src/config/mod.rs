@@ -13,6 +13,7 @@ use std::{
     fs,
     io::{self, Read as _},
     net::IpAddr,
+    num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -20,6 +21,8 @@ use std::{
 pub use error::Error;
 
 use crate::{
+    api::UserLimits,
+    audit,
     controller::CreateNetwork,
     dataplane::{self, AttachMode, DirectAccess, Guard, TcxOrder, Timeouts},
     ipam::{DefaultPool, docker_default_pools},
@@ -123,6 +126,10 @@ pub struct Settings {
     pub respect_host_firewall: bool,
     /// Which uplinks are guarded, and against whom.
     pub guard: Guard,
+    /// What one user may take of the API.
+    pub user_limits: UserLimits,
+    /// How much of the audit log is kept.
+    pub audit: audit::Limits,
     /// Subnets for networks that name none. Without an IPv6 one, `ipam::ula_pool` of the instance is to be added.
     pub default_pools: Vec<DefaultPool>,
     /// The network `bridge`: pools and options from the keys `bip`, `mtu`, `icc`, ...; for `controller::default_bridge`.
@@ -181,6 +188,7 @@ impl Settings {
             flag.clone().or(key).unwrap_or_else(|| default.into())
         };
         let cgroup = flags.cgroup.clone().or(file.cgroup).or_else(|| cgroup::cgroup2_root(mountinfo));
+        let usual = UserLimits::default();
         let flow_entries = file.flows.entries.unwrap_or_else(|| flow_entries(memory()));
         Ok(Self {
             instance: parse_instance(&instance)?,
@@ -210,6 +218,17 @@ impl Settings {
                 interfaces: file.guard.interfaces,
                 deny: file.guard.deny,
                 connections_per_second: file.guard.connections_per_second,
+            },
+            user_limits: UserLimits {
+                connections: file.api.connections_per_user.map_or(usual.connections, NonZeroUsize::get),
+                changes_per_minute: file
+                    .api
+                    .changes_per_minute
+                    .map_or(usual.changes_per_minute, NonZeroU32::get),
+            },
+            audit: audit::Limits {
+                file_size: file.audit.file_size.unwrap_or(audit::Limits::default().file_size),
+                files: file.audit.files.unwrap_or(audit::Limits::default().files),
             },
             default_pools: file.default_address_pools.unwrap_or_else(docker_default_pools),
             default_bridge,

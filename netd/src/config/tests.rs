@@ -158,7 +158,7 @@ fn the_documentation_has_every_key_and_its_example_is_valid() {
     let (example, _) = example.split_once("```").expect("its end");
     File::parse(example).expect("valid");
     // Whoever misspells a key is told all that there are.
-    for table in ["", "flows", "nat", "publish", "dataplane", "guard", "timeouts"] {
+    for table in ["", "flows", "nat", "publish", "dataplane", "guard", "api", "audit", "timeouts"] {
         let wrong = if table.is_empty() { "colour = 1".to_owned() } else { format!("[{table}]\ncolour = 1") };
         let why = File::parse(&wrong).expect_err("no such key").why;
         let (_, known) = why.split_once("expected").expect("what is known");
@@ -184,6 +184,9 @@ fn mistakes_name_the_line_and_the_key() {
             "2: connections_per_second: invalid rate 0: it is 1 to 1000000",
         ),
         ("[guard]\ninterface = [\"eth0\"]", "2: unknown key `interface`"),
+        ("[audit]\nfile_size = 1", "2: file_size: invalid size 1: it is 4096 to 67108864 bytes"),
+        ("[api]\nchanges_per_minute = 0", "2: changes_per_minute: "),
+        ("[audit]\nfiles = 0", "2: files: invalid number 0: it is 1 to 1000"),
         ("[flows]\nsize = 1", "2: unknown key `size`, expected `entries` or `per_endpoint`"),
         ("[timeouts]\nudp = 1\nsctp = 2", "3: unknown key `sctp`"),
         ("bridge-accept-fwmark = \"1/0\"", "1: bridge-accept-fwmark: invalid firewall mark"),

@@ -12,14 +12,20 @@ use super::{
 };
 use crate::{
     dataplane::{Explainer, FlowInfo, Monitor},
-    model::{Binding, Name, Network, Policy, PublishSpec, Sandbox},
+    model::{Binding, Finished, Name, Network, Operation, OperationId, Policy, PublishSpec, Sandbox},
 };
 
 /// Where the answer to a command goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// The queue of commands, to be given to `Controller::run`.
-pub struct Commands(pub(super) mpsc::Receiver<Command>);
+pub struct Commands(pub(super) mpsc::Receiver<Order>);
+
+/// A command, and the operation that its caller calls it.
+pub(super) struct Order {
+    pub operation: Option<Operation>,
+    pub command: Command,
+}
 
 /// Chooses networks that `prune` may remove.
 pub type NetworkSelector = Box<dyn Fn(&Network) -> bool + Send>;
@@ -45,6 +51,7 @@ pub(super) enum Command {
     Drops(Reply<Vec<(&'static str, u64)>>),
     Explainer(Reply<Explainer>),
     Monitor(Reply<Monitor>),
+    Recall(OperationId, Reply<Option<Finished>>),
     Status(Reply<Status>),
     Down(Reply<()>),
 }
@@ -52,26 +59,41 @@ pub(super) enum Command {
 impl Command {
     /// Whether it may change what is stored, and with it the maps.
     pub(super) const fn writes(&self) -> bool {
-        use Command::{Drops, Explainer, Flows, FlushFlows, Monitor, Status};
-        !matches!(self, Flows(..) | FlushFlows(..) | Drops(..) | Explainer(..) | Monitor(..) | Status(..))
+        use Command::{Drops, Explainer, Flows, FlushFlows, Monitor, Recall, Status};
+        !matches!(
+            self,
+            Flows(..) | FlushFlows(..) | Drops(..) | Explainer(..) | Monitor(..) | Recall(..) | Status(..)
+        )
     }
 }
 
 /// A client of the controller; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<Order>,
     world: watch::Receiver<Arc<World>>,
     events: broadcast::Sender<Event>,
+    operation: Option<Operation>,
 }
 
 impl Handle {
     pub(super) fn new(
-        commands: mpsc::Sender<Command>,
+        commands: mpsc::Sender<Order>,
         world: watch::Receiver<Arc<World>>,
         events: broadcast::Sender<Event>,
     ) -> Self {
-        Self { commands, world, events }
+        Self { commands, world, events, operation: None }
+    }
+
+    /// Returns a handle whose change is this operation: what it gives back is remembered with the change itself.
+    #[must_use]
+    pub fn for_operation(&self, operation: Operation) -> Self {
+        Self { operation: Some(operation), ..self.clone() }
+    }
+
+    /// Returns what an operation of the last day gave back, when all commands before are done; None: it was not done.
+    pub async fn recall(&self, id: &OperationId) -> Result<Option<Finished>, Error> {
+        self.ask(|reply| Command::Recall(id.clone(), reply)).await
     }
 
     /// Creates a network.
@@ -228,7 +250,8 @@ impl Handle {
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
         let stopped = || Error::new(Code::NotReady, "the daemon is stopping");
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| stopped())?;
+        let order = Order { operation: self.operation.clone(), command: command(reply) };
+        self.commands.send(order).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| {
             if self.commands.is_closed() {
                 stopped()

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::{Error, FlowShare, Status, World, apply::Machine, task::Controller};
 use crate::{
+    audit,
     dataplane::{self, Dataplane, Occupancy, Rules, UplinkEntry},
     link::HostRoute,
     model::{Driver, IfName},
@@ -141,6 +142,7 @@ impl<M: Machine> Controller<M> {
         });
         Status {
             map_looks: self.rounds.tampering.looks(),
+            audit: audit::State::default(),
             fullest: fullest(&self.world, &self.host.links, &flows),
             flows,
             instance: self.settings.instance.clone(),

@@ -13,7 +13,8 @@ use crate::{
     dataplane::PublishEntry,
     ipam,
     model::{
-        Binding, BridgeOptions, Device, Id, Name, Netns, Network, PublishSpec, Sandbox, SandboxMode, Sources,
+        Answer, Binding, BridgeOptions, Device, Id, Name, Netns, Network, PublishSpec, Sandbox, SandboxMode,
+        Sources,
     },
     store::Intent,
 };
@@ -60,7 +61,8 @@ impl<M: Machine> Controller<M> {
     pub(super) async fn add_network(&mut self, network: Network) -> Result<Arc<Network>, Error> {
         let mut next = World::clone(&self.world);
         next.put_network(network.clone());
-        self.change(next, &Intent::CreateNetwork(Box::new(network.clone()))).await?;
+        let answer = Answer::Network(network.id.clone());
+        self.change(next, &Intent::CreateNetwork(Box::new(network.clone())), Some(answer)).await?;
         self.sync_host().await;
         tracing::info!(network = %network.name, id = network.id.short(), "network created");
         self.tell(network_event("create", &network, None));
@@ -85,16 +87,20 @@ impl<M: Machine> Controller<M> {
             return Err(Error::new(Code::Forbidden, text)
                 .hint("take them off with `netd network disconnect -f`, or remove the sandboxes"));
         }
-        self.forget_network(&network).await?;
+        self.forget_network(&network, Some(Answer::Done)).await?;
         self.sync_host().await;
         Ok(())
     }
 
     /// Removes a network without endpoints; the packet path is told of the host afterwards.
-    pub(super) async fn forget_network(&mut self, network: &Network) -> Result<(), Error> {
+    pub(super) async fn forget_network(
+        &mut self,
+        network: &Network,
+        answer: Option<Answer>,
+    ) -> Result<(), Error> {
         let mut next = World::clone(&self.world);
         next.remove_network(&network.id);
-        self.change(next, &Intent::RemoveNetwork(Box::new(network.clone()))).await?;
+        self.change(next, &Intent::RemoveNetwork(Box::new(network.clone())), answer).await?;
         tracing::info!(network = %network.name, id = network.id.short(), "network removed");
         self.tell(network_event("destroy", network, None));
         Ok(())
@@ -104,13 +110,19 @@ impl<M: Machine> Controller<M> {
         let (id, name) = sandboxes::identify(&self.world, request.name.as_deref())?;
         let mode = sandboxes::mode(&self.world, request)?;
         let place = self.place(&name, &mode, &request.netns).await?;
-        let facts = self.facts(!request.publish.is_empty() || request.publish_all).await?;
+        let facts = self.facts(request.wants_ports()).await?;
         let mut next = World::clone(&self.world);
         let id = self.with_ports(&facts, |ports| {
             sandboxes::create(&mut next, request, (id, name), mode, place, ports)
         })?;
         let sandbox = next.sandbox_by_id(&id).cloned().ok_or_else(lost)?;
-        self.change(next, &Intent::CreateSandbox(Box::new(Sandbox::clone(&sandbox)))).await?;
+        let answer = Answer::Sandbox {
+            id: sandbox.id.clone(),
+            name: sandbox.name.clone(),
+            discards_ports: request.wants_ports() && sandbox.mode == SandboxMode::Host,
+        };
+        let intent = Intent::CreateSandbox(Box::new(Sandbox::clone(&sandbox)));
+        self.change(next, &intent, Some(answer)).await?;
         tracing::info!(sandbox = %sandbox.name, id = sandbox.id.short(), "sandbox created");
         self.tell(sandbox_event("create", &sandbox));
         for endpoint in &sandbox.endpoints {
@@ -185,7 +197,8 @@ impl<M: Machine> Controller<M> {
         }
         let mut next = World::clone(&self.world);
         next.remove_sandbox(&sandbox.id);
-        self.change(next, &Intent::RemoveSandbox(Box::new(Sandbox::clone(&sandbox)))).await?;
+        let intent = Intent::RemoveSandbox(Box::new(Sandbox::clone(&sandbox)));
+        self.change(next, &intent, Some(Answer::Done)).await?;
         tracing::info!(sandbox = %sandbox.name, id = sandbox.id.short(), "sandbox removed");
         self.tell_removed(&sandbox);
         Ok(SandboxRemoved { id: sandbox.id.clone(), name: sandbox.name.clone() })
@@ -202,7 +215,7 @@ impl<M: Machine> Controller<M> {
         let network = self.with_ports(&facts, |ports| {
             sandboxes::connect(&mut next, before.id.as_str(), wanted, &occupied, ports)
         })?;
-        self.update(next, &before).await?;
+        self.update(next, &before, Answer::Done).await?;
         tracing::info!(sandbox = %before.name, network = network.short(), "sandbox connected");
         self.tell_attached("connect", &network, &before);
         Ok(())
@@ -221,7 +234,7 @@ impl<M: Machine> Controller<M> {
         let facts = self.facts(!before.publish.is_empty() || before.publish_all).await?;
         let mut next = World::clone(&self.world);
         self.with_ports(&facts, |ports| sandboxes::disconnect(&mut next, &network, &before, ports))?;
-        self.update(next, &before).await?;
+        self.update(next, &before, Answer::Done).await?;
         tracing::info!(sandbox = %before.name, network = %network.name, "sandbox disconnected");
         self.tell_attached("disconnect", &network.id, &before);
         Ok(())
@@ -233,7 +246,7 @@ impl<M: Machine> Controller<M> {
         let mut next = World::clone(&self.world);
         let bindings =
             self.with_ports(&facts, |ports| sandboxes::publish(&mut next, &before, specs, ports))?;
-        self.update(next, &before).await?;
+        self.update(next, &before, Answer::Ports(bindings.clone())).await?;
         tracing::info!(sandbox = %before.name, ports = bindings.len(), "ports published");
         Ok(bindings)
     }
@@ -247,7 +260,7 @@ impl<M: Machine> Controller<M> {
         let before = Arc::clone(self.world.sandbox(word)?);
         let mut next = World::clone(&self.world);
         let gone = sandboxes::unpublish(&mut next, &before, specs)?;
-        self.update(next, &before).await?;
+        self.update(next, &before, Answer::Ports(gone.clone())).await?;
         tracing::info!(sandbox = %before.name, ports = gone.len(), kill, "ports unpublished");
         if kill {
             self.kill_flows(&before, &gone)?;
@@ -259,7 +272,7 @@ impl<M: Machine> Controller<M> {
         let before = Arc::clone(self.world.sandbox(word)?);
         let mut next = World::clone(&self.world);
         sandboxes::unlink(&mut next, &before, alias)?;
-        self.update(next, &before).await?;
+        self.update(next, &before, Answer::Done).await?;
         tracing::info!(sandbox = %before.name, alias, "link removed");
         Ok(())
     }
@@ -298,19 +311,19 @@ impl<M: Machine> Controller<M> {
         after.pid = pid;
         let mut next = World::clone(&self.world);
         next.put_sandbox(after);
-        self.update(next, &before).await?;
+        self.update(next, &before, Answer::Done).await?;
         self.tell(sandbox_event(if pid.is_some() { "start" } else { "die" }, &before));
         Ok(())
     }
 
     /// Changes one sandbox.
-    async fn update(&mut self, next: World, before: &Sandbox) -> Result<(), Error> {
+    async fn update(&mut self, next: World, before: &Sandbox, answer: Answer) -> Result<(), Error> {
         let after = next.sandbox_by_id(&before.id).cloned().ok_or_else(lost)?;
         let intent = Intent::UpdateSandbox {
             before: Box::new(before.clone()),
             after: Box::new(Sandbox::clone(&after)),
         };
-        self.change(next, &intent).await
+        self.change(next, &intent, Some(answer)).await
     }
 
     /// Reads what the host says of ports, where that is needed.

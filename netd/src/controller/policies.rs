@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Code, CreatePolicy, Error, World, apply::Machine, operations::event, task::Controller};
 use crate::{
-    model::{Driver, Id, Name, Network, Policy},
+    model::{Answer, Driver, Id, Name, Network, Policy},
     store::Intent,
 };
 
@@ -59,7 +59,7 @@ impl<M: Machine> Controller<M> {
         }
         let mut after = Network::clone(&network);
         after.policies.push(policy.clone());
-        self.update_network(&network, after).await?;
+        self.update_network(&network, after, Answer::Policy(policy.id.clone())).await?;
         tracing::info!(network = %network.name, policy = policy.id.short(), "policy added: {policy}");
         self.tell(policy_event("create", &network, &policy));
         Ok(policy)
@@ -70,18 +70,23 @@ impl<M: Machine> Controller<M> {
         let (network, policy) = (Arc::clone(network), policy.clone());
         let mut after = Network::clone(&network);
         after.policies.retain(|other| other.id != policy.id);
-        self.update_network(&network, after).await?;
+        self.update_network(&network, after, Answer::Done).await?;
         tracing::info!(network = %network.name, policy = policy.id.short(), "policy removed: {policy}");
         self.tell(policy_event("destroy", &network, &policy));
         Ok(())
     }
 
     /// Changes one network.
-    async fn update_network(&mut self, before: &Network, after: Network) -> Result<(), Error> {
+    async fn update_network(
+        &mut self,
+        before: &Network,
+        after: Network,
+        answer: Answer,
+    ) -> Result<(), Error> {
         let mut next = World::clone(&self.world);
         next.put_network(after.clone());
         let intent = Intent::UpdateNetwork { before: Box::new(before.clone()), after: Box::new(after) };
-        self.change(next, &intent).await
+        self.change(next, &intent, Some(answer)).await
     }
 }
 

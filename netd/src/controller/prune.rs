@@ -9,7 +9,7 @@ use super::{
     plan::{self, Step},
     task::Controller,
 };
-use crate::model::{Name, Network};
+use crate::model::{Answer, Name, Network};
 
 /// Networks that go together: others wait for as long, some 30 ms each.
 const TOGETHER: usize = 64;
@@ -27,25 +27,33 @@ impl<M: Machine> Controller<M> {
             .filter(|network| self.world.endpoints_on(&network.id).next().is_none())
             .cloned()
             .collect();
+        let names: Vec<Name> = unused.iter().map(|network| network.name.clone()).collect();
         for group in unused.chunks(TOGETHER) {
-            let result = self.forget_networks(group).await;
+            let is_last = group.last().is_some_and(|last| unused.last().is_some_and(|end| end.id == last.id));
+            let answer = is_last.then(|| Answer::Networks(names.clone()));
+            let result = self.forget_networks(group, answer).await;
             self.sync_host().await;
             result?;
         }
-        Ok(unused.iter().map(|network| network.name.clone()).collect())
+        Ok(names)
     }
 
     /// Removes networks without endpoints. Their bridges go first: alone each waits for grace periods of the kernel. Should this be broken off, the next
     /// start makes those again whose networks are still stored.
-    async fn forget_networks(&mut self, networks: &[Arc<Network>]) -> Result<(), Error> {
+    async fn forget_networks(
+        &mut self,
+        networks: &[Arc<Network>],
+        mut answer: Option<Answer>,
+    ) -> Result<(), Error> {
         let mut without = World::clone(&self.world);
         for network in networks {
             without.remove_network(&network.id);
         }
         let steps = plan::diff(&self.world, &without, &self.renderer);
         self.remove_links(&steps).await;
-        for network in networks {
-            if let Err(error) = self.forget_network(network).await {
+        for (index, network) in networks.iter().enumerate() {
+            let answer = if index + 1 == networks.len() { answer.take() } else { None };
+            if let Err(error) = self.forget_network(network, answer).await {
                 let left = plan::diff(&self.world, &without, &self.renderer);
                 apply::undo(&mut self.machine, &left).await;
                 return Err(error);

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    audit,
     dataplane::Occupancy,
     model::{DnsConfig, Id, Mac, Name, Protocol, PublishSpec},
 };
@@ -102,6 +103,13 @@ pub struct CreateSandbox {
     pub command: Vec<String>,
 }
 
+impl CreateSandbox {
+    /// Whether ports of it are to be published.
+    pub fn wants_ports(&self) -> bool {
+        !self.publish.is_empty() || self.publish_all
+    }
+}
+
 /// `policy add`.
 #[derive(Debug, Clone, Default)]
 pub struct CreatePolicy {
@@ -180,6 +188,9 @@ pub struct Status {
     /// Endpoints with the most entries in them, the fullest first.
     #[serde(default)]
     pub fullest: Vec<FlowShare>,
+    /// How the audit log is; the API knows.
+    #[serde(default)]
+    pub audit: audit::State,
     /// Looks at the maps that netd alone writes that could be compared with the one before.
     #[serde(default)]
     pub map_looks: u64,

@@ -18,7 +18,7 @@ use super::{
     Code, CreateNetwork, Error, Event, Handle, Phase, World,
     apply::{self, Machine, PortFacts},
     files::Renderer,
-    handle::{Command, Commands},
+    handle::{Command, Commands, Order},
     host::HostView,
     plan,
     promotions::Promotions,
@@ -31,6 +31,7 @@ use crate::{
     failpoint,
     ipam::DefaultPool,
     link::{Changes, Proxy},
+    model::{Answer, Finished, Operation},
     pulse,
     store::{Intent, Store},
 };
@@ -80,6 +81,8 @@ pub struct Controller<M> {
     pub(super) last_port: u16,
     /// Whether the stored state has lost objects: nothing is swept then.
     pub(super) incomplete: bool,
+    /// The operation at work, as its caller calls it.
+    operation: Option<Operation>,
     /// Why the state is not what it should be, for `status`.
     pub(super) degraded: Option<String>,
     view: watch::Sender<Arc<World>>,
@@ -116,6 +119,7 @@ impl<M: Machine> Controller<M> {
             unfinished: Unfinished::default(),
             last_port: 0,
             incomplete: false,
+            operation: None,
             degraded: None,
             view,
             events,
@@ -160,7 +164,8 @@ impl<M: Machine> Controller<M> {
                     continue;
                 }
             };
-            let Some(command) = command else { return (self, End::Stopped) };
+            let Some(Order { operation, command }) = command else { return (self, End::Stopped) };
+            self.operation = operation;
             let writes = command.writes();
             if writes {
                 self.rounds.tampering.netd_writes();
@@ -175,7 +180,9 @@ impl<M: Machine> Controller<M> {
                 continue;
             }
             // A panic ends the operation, not the daemon; what it left half-done is repaired from the stored state.
-            if let Err(panic) = AssertUnwindSafe(self.serve(command)).catch_unwind().await {
+            let served = AssertUnwindSafe(self.serve(command)).catch_unwind().await;
+            self.operation = None;
+            if let Err(panic) = served {
                 self.recover(&reason(&*panic)).await;
             }
             if writes {
@@ -264,6 +271,9 @@ impl<M: Machine> Controller<M> {
             Command::Monitor(reply) => {
                 let _ = reply.send(Ok(self.machine.dataplane(|dataplane| dataplane.monitor())));
             }
+            Command::Recall(id, reply) => {
+                let _ = reply.send(Ok(self.store.recall(&id).cloned()));
+            }
             Command::Status(reply) => {
                 let _ = reply.send(Ok(self.status()));
             }
@@ -271,11 +281,20 @@ impl<M: Machine> Controller<M> {
         }
     }
 
-    /// Goes from the present world to the next: intent, steps, commit. A failed change has changed nothing.
-    pub(super) async fn change(&mut self, next: World, intent: &Intent) -> Result<(), Error> {
+    /// Goes from the present world to the next: intent, steps, commit. A failed change has changed nothing. What the operation gives back is remembered
+    /// with the change that completes it.
+    pub(super) async fn change(
+        &mut self,
+        next: World,
+        intent: &Intent,
+        answer: Option<Answer>,
+    ) -> Result<(), Error> {
+        let finished = self.operation.clone().zip(answer);
+        let finished = finished.map(|(operation, answer)| Finished::now(operation, answer));
         self.renderer.refresh();
         let steps = plan::diff(&self.world, &next, &self.renderer);
-        let written = point("journal.before").and_then(|()| Ok(self.store.journal_begin(intent)?));
+        let written =
+            point("journal.before").and_then(|()| Ok(self.store.journal_begin(intent, finished.as_ref())?));
         written.map_err(|error| error.in_phase(Phase::Journal))?;
         let applied = apply::run(&mut self.machine, &steps).await;
         let mut result = applied.map_err(|error| error.in_phase(Phase::Apply));
@@ -288,6 +307,7 @@ impl<M: Machine> Controller<M> {
         // From here on nothing can fail any more.
         let _ = point("commit.after");
         if result.is_ok() {
+            self.remember(finished);
             self.machine.settle().await;
         }
         // A disk that refused once may have done so to anybody.
@@ -299,6 +319,15 @@ impl<M: Machine> Controller<M> {
         self.show(next);
         self.follow_proxies(false).await;
         Ok(())
+    }
+
+    /// Remembers what a committed operation gives back.
+    fn remember(&mut self, finished: Option<Finished>) {
+        if let Some(finished) = finished
+            && let Err(error) = self.store.remember(finished)
+        {
+            tracing::warn!(%error, "the operation is remembered until the daemon ends");
+        }
     }
 
     /// Makes this the world that everyone sees.

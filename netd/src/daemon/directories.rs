@@ -42,19 +42,27 @@ fn pid_file(settings: &Settings) -> PathBuf {
     settings.run_dir.join("netd.pid")
 }
 
-/// Makes the run directory, for root and the socket's group.
+/// Sees to it that no other daemon answers at the socket.
 ///
 /// # Errors
-/// Another daemon answers there, nothing has changed then; or the directory is somebody else's.
-pub(super) fn prepare(settings: &Settings) -> Result<(), Error> {
-    if !nix::unistd::geteuid().is_root() {
-        let text = format!("start the daemon: uid {} may not change networks", nix::unistd::geteuid());
-        return Err(Error::new(Code::Permission, text).hint("run it as root"));
-    }
+/// One does, and it is named.
+pub(super) fn is_alone(settings: &Settings) -> Result<(), Error> {
     let socket = socket(settings);
     if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
         let text = format!("another daemon{} answers at {}", who(settings), socket.display());
         return Err(Error::new(Code::Conflict, text).hint(SIDE_BY_SIDE));
+    }
+    Ok(())
+}
+
+/// Makes the run directory, for root and the socket's group.
+///
+/// # Errors
+/// The directory is somebody else's.
+pub(super) fn prepare(settings: &Settings) -> Result<(), Error> {
+    if !nix::unistd::geteuid().is_root() {
+        let text = format!("start the daemon: uid {} may not change networks", nix::unistd::geteuid());
+        return Err(Error::new(Code::Permission, text).hint("run it as root"));
     }
     make(&settings.run_dir, 0o750)?;
     make(&settings.run_dir.join("netns"), 0o755)?;

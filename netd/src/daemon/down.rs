@@ -18,6 +18,7 @@ use crate::{
 /// # Errors
 /// A daemon runs (it is to be asked then), or something could not be removed; the state stays for another attempt.
 pub async fn down(settings: Settings) -> Result<(), Error> {
+    directories::is_alone(&settings)?;
     directories::prepare(&settings)?;
     let mut store = directories::open_store(&settings)?;
     let links = Links::open().await?;

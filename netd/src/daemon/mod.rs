@@ -3,12 +3,16 @@
 //! Whatever ends the daemon, forwarding goes on: everything in the kernel is pinned or has a life of its own, and nothing here
 //! runs a destructor over it. Only `netd down` removes it.
 
+mod activation;
 mod bpffs;
 mod directories;
 mod down;
+mod hardening;
 mod watchdog;
 
 use std::{
+    os::unix::net::UnixListener as StdListener,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -25,6 +29,7 @@ use tokio::{
 
 use crate::{
     api,
+    audit::{self, Log},
     config::Settings,
     controller::{
         Code, Controller, End, Error, Handle, HostChanges, Linux, Renderer, Reserved, Settings as Rules,
@@ -39,6 +44,7 @@ use crate::{
 };
 
 pub use down::down;
+pub use hardening::harden;
 
 /// Changes of links and routes come in bursts; this long after the first one, they are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -57,13 +63,22 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| start("handle SIGTERM", &error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| start("handle SIGINT", &error))?;
     refuse_old_kernel(&kernel_release::text())?;
+    let passed = activation::listener(&directories::socket(&settings))
+        .map_err(|error| start("take the socket that the service manager passed", &error))?;
+    if passed.is_none() {
+        directories::is_alone(&settings)?;
+    }
     directories::prepare(&settings)?;
     let store = directories::open_store(&settings)?;
-    let listener = listen(&settings)?;
+    let listener = listen(&settings, passed)?;
     let (controller, handle, commands) = assemble(&settings, store).await?;
+    let audit = Log::start(audit::directory(&settings.state_dir), settings.audit);
+    let audit = Arc::new(audit.map_err(|error| start("write the audit log", &error))?);
     let watcher = Watcher::open(controller.links().netns()).await?;
     let (stop, stopping) = watch::channel(false);
-    let served = tokio::spawn(api::serve_until(listener, handle, until(stopping.clone())));
+    let audit_for_api = Arc::clone(&audit);
+    let service = api::Service { listener, handle, audit: audit_for_api, user_limits: settings.user_limits };
+    let served = tokio::spawn(api::serve_until(service, until(stopping.clone())));
     let changes = Debounced { watcher, begun: None };
     let mut working = tokio::spawn(controller.run(commands, changes, stopping));
     notify(NotifyState::Ready);
@@ -85,6 +100,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let (controller, end) =
         ended.map_err(|error| Error::new(Code::Failure, format!("the controller ended: {error}")))?;
     finish_requests(served).await;
+    audit.flush();
     if end == End::Down {
         return down::erase(&settings, controller.into_store());
     }
@@ -193,23 +209,29 @@ fn rules(settings: &Settings, store: &Store) -> Rules {
     }
 }
 
-/// Binds the API's socket, for root and the socket's group alone.
-fn listen(settings: &Settings) -> Result<UnixListener, Error> {
+/// Takes the API's socket where the service manager has one, or binds it, for root and the socket's group alone.
+fn listen(settings: &Settings, passed: Option<StdListener>) -> Result<UnixListener, Error> {
     let path = directories::socket(settings);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(start(&format!("remove the old socket {}", path.display()), &error));
-        }
-        _ => {}
-    }
-    let before = nix::sys::stat::umask(Mode::from_bits_truncate(0o117));
-    let listener = UnixListener::bind(&path);
-    nix::sys::stat::umask(before);
+    let listener = match passed {
+        Some(listener) => listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener)),
+        None => bind(&path),
+    };
     let listener = listener.map_err(|error| start(&format!("listen at {}", path.display()), &error))?;
     // The directory first: who may not enter it has no use for the socket.
     directories::give_to_group(settings, &settings.run_dir)?;
     directories::give_to_group(settings, &path)?;
     Ok(listener)
+}
+
+fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let before = nix::sys::stat::umask(Mode::from_bits_truncate(0o117));
+    let listener = UnixListener::bind(path);
+    nix::sys::stat::umask(before);
+    listener
 }
 
 fn start(what: &str, error: &std::io::Error) -> Error {

@@ -6,6 +6,7 @@ mod binding_ranges;
 mod bridge_options;
 mod names;
 mod network;
+mod operation;
 mod policy;
 mod port_text;
 mod publish_spec;
@@ -18,6 +19,7 @@ pub use names::{Id, IfName, IfPattern, InvalidName, Name};
 pub use network::{
     Announcements, BridgeOptions, Device, Driver, GatewayMode, HairpinSource, HostAccess, Ipam, Network, Pool,
 };
+pub use operation::{Answer, Finished, Operation, OperationId};
 pub use policy::Policy;
 pub use port_text::{port_lines, ports_column, public_addresses};
 pub use publish_spec::{InvalidPorts, PublishPort, parse_expose};

@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write as _},
     os::unix::fs::FileExt as _,
     path::Path,
 };
@@ -74,6 +74,12 @@ pub(super) fn write_at_start(file: &File, path: &Path, bytes: &[u8]) -> io::Resu
     file.write_all_at(bytes, 0)?;
     note!(Change::Overwrite(path.to_owned(), bytes.to_vec()));
     Ok(())
+}
+
+/// Writes lines behind others and waits for the disk. What a power cut leaves of them is for their reader to tell.
+pub(super) fn append(file: &mut File, lines: &[u8]) -> io::Result<()> {
+    file.write_all(lines)?;
+    file.sync_data()
 }
 
 #[cfg_attr(not(test), expect(unused_variables, reason = "nobody listens"))]

@@ -296,7 +296,7 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Checks that a path is free or leads to a regular file of our own of a sensible size.
-pub(super) fn regular_file_of_ours(path: &Path) -> io::Result<()> {
+pub(crate) fn regular_file_of_ours(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => check_ours(&other?),

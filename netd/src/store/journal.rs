@@ -10,9 +10,10 @@ use std::{
 };
 
 use super::{
-    Error, Intent, disk,
+    Error, disk,
     envelope::{self, Kind},
     generations::{regular_file_of_ours, set_aside},
+    intent::Entry,
 };
 
 /// Room that is taken in advance: the intents of sandboxes without hundreds of scattered ports fit.
@@ -60,8 +61,8 @@ impl Journal {
     }
 
     /// Writes an intent and waits for the disk. On failure the journal is empty, as it was before.
-    pub(super) fn write(&mut self, intent: &Intent) -> Result<(), Error> {
-        let text = envelope::encode(Kind::Journal, &Some(intent))?;
+    pub(super) fn write(&mut self, entry: &Entry) -> Result<(), Error> {
+        let text = envelope::encode(Kind::Journal, &Some(entry))?;
         let written = self.overwrite(&text).and_then(|()| {
             disk::sync_data(&self.file, &self.path).map_err(Error::io("write the journal", &self.path))
         });
@@ -74,15 +75,15 @@ impl Journal {
 
     /// Removes the intent; does not wait for the disk.
     pub(super) fn clear(&mut self) -> Result<(), Error> {
-        self.overwrite(&envelope::encode(Kind::Journal, &None::<Intent>)?)
+        self.overwrite(&envelope::encode(Kind::Journal, &None::<Entry>)?)
     }
 
     /// Reads the intent, if there is one.
-    pub(super) fn read(&self, warnings: &mut Vec<String>) -> Result<Option<Intent>, Error> {
+    pub(super) fn read(&self, warnings: &mut Vec<String>) -> Result<Option<Entry>, Error> {
         let mut text = vec![0; self.size];
         self.file.read_exact_at(&mut text, 0).map_err(Error::io("read the journal", &self.path))?;
-        match envelope::decode_start::<Option<Intent>>(Kind::Journal, &text) {
-            Ok((intent, _)) => Ok(intent),
+        match envelope::decode_start::<Option<Entry>>(Kind::Journal, &text) {
+            Ok((entry, _)) => Ok(entry),
             Err(why) => {
                 warnings.push(format!("{}: {why}; taken as empty", self.path.display()));
                 Ok(None)

@@ -1,6 +1,6 @@
 //! The state on disk: one JSON file per object, two generations of each, and a journal of the operation in flight.
 //!
-//! `STATE_DIR/{meta,journal}.json`, `STATE_DIR/{networks,sandboxes}/<id>.json`, each with its previous generation beside it as
+//! `STATE_DIR/{meta,journal}.json`, `STATE_DIR/results.log`, `STATE_DIR/{networks,sandboxes}/<id>.json`, each with its previous generation beside it as
 //! `*.prev`, and what could not be read as `*.bad-<time>`. Directories are 0700 and files 0600. This is the only code that opens
 //! files there. A copy of each object lies in the run directory, where it lives as long as what is in the kernel (`copies`).
 //! A caller writes its intent, changes the kernel, puts or removes the object, and clears the intent:
@@ -15,6 +15,7 @@ mod error;
 mod generations;
 mod intent;
 mod journal;
+mod results;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,13 +28,16 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use error::Error;
+pub(crate) use generations::regular_file_of_ours;
 pub use intent::Intent;
 
-use crate::model::{Id, Network, Sandbox};
+use crate::model::{Finished, Id, Network, OperationId, Sandbox};
 use copies::Copies;
 use envelope::Kind;
 use generations::{Generations, Staged};
+use intent::Entry;
 use journal::Journal;
+use results::Results;
 
 /// The state directory of one instance, locked for this process.
 #[derive(Debug)]
@@ -41,6 +45,7 @@ pub struct Store {
     dir: PathBuf,
     copies: Copies,
     journal: Journal,
+    results: Results,
     staged: Option<Staged>,
     meta: Meta,
     warnings: Vec<String>,
@@ -90,6 +95,7 @@ impl Store {
         let mut warnings = Vec::new();
         let copies = Copies::new(copies);
         let journal = Journal::open(&dir.join("journal.json"), &mut warnings)?;
+        let results = Results::open(dir, &mut warnings)?;
         let stored = meta_file(dir).read(&mut warnings)?;
         let fresh = stored.is_none();
         let meta = match stored.or_else(|| copies.meta()) {
@@ -97,7 +103,7 @@ impl Store {
             None => Meta { instance: Id::random().map_err(Error::Random)?, sysctls: BTreeMap::new() },
         };
         let mut store =
-            Self { dir: dir.to_owned(), copies, journal, staged: None, meta, warnings, _lock: lock };
+            Self { dir: dir.to_owned(), copies, journal, results, staged: None, meta, warnings, _lock: lock };
         if fresh {
             store.recover()?;
             // Twice: the instance's id must survive the loss of one generation.
@@ -158,6 +164,11 @@ impl Store {
         let networks = self.load_all(Kind::Network, |network: &Network| &network.id, &mut warnings)?;
         let sandboxes = self.load_all(Kind::Sandbox, |sandbox: &Sandbox| &sandbox.id, &mut warnings)?;
         let journal = self.journal.read(&mut warnings)?;
+        let finished = journal.as_ref().filter(|entry| entry.intent.is_done(&networks, &sandboxes));
+        if let Some(finished) = finished.and_then(|entry| entry.finished.as_ref()) {
+            self.recover_result(finished, &mut warnings);
+        }
+        let journal = journal.map(|entry| entry.intent);
         let incomplete = self.has_lost(Kind::Network)? || self.has_lost(Kind::Sandbox)?;
         if incomplete {
             warnings.push(format!(
@@ -166,6 +177,28 @@ impl Store {
             ));
         }
         Ok(Loaded { networks, sandboxes, journal, warnings, incomplete })
+    }
+
+    /// Remembers an operation that was committed, and whose daemon came no further.
+    fn recover_result(&mut self, finished: &Finished, warnings: &mut Vec<String>) {
+        if self.results.recall(&finished.operation.id).is_none()
+            && let Err(error) = self.results.remember(finished.clone())
+        {
+            warnings.push(error.to_string());
+        }
+    }
+
+    /// Returns what an operation of the last day gave back; None: it was not done, or longer ago.
+    pub fn recall(&self, id: &OperationId) -> Option<&Finished> {
+        self.results.recall(id)
+    }
+
+    /// Remembers what a committed operation gave back.
+    ///
+    /// # Errors
+    /// When it cannot be written; it is remembered until this process ends.
+    pub fn remember(&mut self, finished: Finished) -> Result<(), Error> {
+        self.results.remember(finished)
     }
 
     /// Whether a file was set aside and nothing took its place.
@@ -239,11 +272,11 @@ impl Store {
         self.remove(Kind::Sandbox, id)
     }
 
-    /// Writes down what is about to be done, and takes the room that the object will need.
+    /// Writes down what is about to be done and what it is going to give back, and takes the room that the object will need.
     ///
     /// # Errors
     /// When it cannot be written; nothing has changed, and nothing must be done.
-    pub fn journal_begin(&mut self, intent: &Intent) -> Result<(), Error> {
+    pub fn journal_begin(&mut self, intent: &Intent, finished: Option<&Finished>) -> Result<(), Error> {
         self.staged = None;
         let staged = match intent {
             Intent::CreateNetwork(network) | Intent::UpdateNetwork { after: network, .. } => {
@@ -254,7 +287,7 @@ impl Store {
             }
             Intent::RemoveNetwork(_) | Intent::RemoveSandbox(_) => None,
         };
-        self.journal.write(intent)?;
+        self.journal.write(&Entry { intent: intent.clone(), finished: finished.cloned() })?;
         self.staged = staged;
         Ok(())
     }
@@ -279,8 +312,11 @@ impl Store {
             let path = self.dir.join(directory);
             fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
         }
+        // The audit log stands beside the state, and ends with it.
+        let audit = self.dir.join("audit");
+        ignore_missing(fs::remove_dir_all(&audit)).map_err(Error::io("remove", &audit))?;
         self.copies.wipe();
-        let own = ["meta.json", "meta.json.prev", "journal.json", "lock"];
+        let own = ["meta.json", "meta.json.prev", "journal.json", results::NAME, results::PREVIOUS, "lock"];
         for entry in fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {
             let path = entry.map_err(Error::io("read", &self.dir))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -212,20 +212,22 @@ fn act(store: &mut Store, act: Act) {
     match act {
         Act::PutNetwork(number, internal) => {
             let network = network(number, internal);
-            store.journal_begin(&Intent::CreateNetwork(Box::new(network.clone()))).expect("begins");
+            store.journal_begin(&Intent::CreateNetwork(Box::new(network.clone())), None).expect("begins");
             store.put_network(&network).expect("puts");
         }
         Act::RemoveNetwork(number) => {
-            store.journal_begin(&Intent::RemoveNetwork(Box::new(network(number, false)))).expect("begins");
+            store
+                .journal_begin(&Intent::RemoveNetwork(Box::new(network(number, false))), None)
+                .expect("begins");
             store.remove_network(&id(number)).expect("removes");
         }
         Act::PutSandbox(number, ports) => {
             let sandbox = sandbox(number, ports);
-            store.journal_begin(&Intent::CreateSandbox(Box::new(sandbox.clone()))).expect("begins");
+            store.journal_begin(&Intent::CreateSandbox(Box::new(sandbox.clone())), None).expect("begins");
             store.put_sandbox(&sandbox).expect("puts");
         }
         Act::RemoveSandbox(number) => {
-            store.journal_begin(&Intent::RemoveSandbox(Box::new(sandbox(number, 1)))).expect("begins");
+            store.journal_begin(&Intent::RemoveSandbox(Box::new(sandbox(number, 1))), None).expect("begins");
             store.remove_sandbox(&id(number)).expect("removes");
         }
         Act::Sysctl(number) => {

@@ -114,7 +114,7 @@ fn what_was_put_is_there_after_a_restart() {
     let (web, one) = (network("web", 1), sandbox(2, 3));
     let instance = {
         let mut store = open(dir.path()).expect("opens");
-        store.journal_begin(&create(&web)).expect("begins");
+        store.journal_begin(&create(&web), None).expect("begins");
         store.put_network(&web).expect("puts");
         store.journal_clear().expect("clears");
         store.put_sandbox(&one).expect("puts");
@@ -151,7 +151,7 @@ fn an_operation_in_flight_is_found_after_a_kill() {
         Intent::RemoveSandbox(before),
     ] {
         let mut store = open(dir.path()).expect("opens");
-        store.journal_begin(&intent).expect("begins");
+        store.journal_begin(&intent, None).expect("begins");
         // A killed process runs no destructor, so the staged file stays behind.
         std::mem::forget(store.staged.take());
         drop(store);
@@ -345,13 +345,13 @@ proptest! {
     fn a_damaged_journal_is_the_intent_or_nothing(harm in harm()) {
         let dir = TempDir::new().expect("a directory");
         let intent = create(&network("web", 1));
-        open(dir.path()).expect("opens").journal_begin(&intent).expect("begins");
+        open(dir.path()).expect("opens").journal_begin(&intent, None).expect("begins");
         let path = dir.path().join("journal.json");
         fs::write(&path, harm.apply(fs::read(&path).expect("reads"))).expect("writes");
         let journal = reopened(&dir).journal;
         prop_assert!(journal.is_none() || journal == Some(intent.clone()));
         let mut store = open(dir.path()).expect("opens");
-        store.journal_begin(&intent).expect("works on");
+        store.journal_begin(&intent, None).expect("works on");
         drop(store);
         prop_assert_eq!(reopened(&dir).journal, Some(intent));
     }
@@ -453,18 +453,18 @@ fn a_full_disk_is_reported_first_and_removing_still_works() {
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
 
             let db = network("db", 2);
-            let error = store.journal_begin(&create(&db)).expect_err("no room");
+            let error = store.journal_begin(&create(&db), None).expect_err("no room");
             assert!(error.is_no_space(), "{error}");
             let changed = Network { internal: true, ..web.clone() };
             assert!(store.put_network(&changed).expect_err("no room").is_no_space());
             let loaded = store.load().expect("loads");
             assert_eq!((loaded.networks, loaded.journal), (vec![web.clone()], None));
 
-            store.journal_begin(&Intent::RemoveNetwork(Box::new(web.clone()))).expect("there is room");
+            store.journal_begin(&Intent::RemoveNetwork(Box::new(web.clone())), None).expect("there is room");
             store.remove_network(&web.id).expect("removes");
             store.journal_clear().expect("clears");
             fs::remove_file(&filler).expect("frees the disk");
-            store.journal_begin(&create(&db)).expect("works again");
+            store.journal_begin(&create(&db), None).expect("works again");
             store.put_network(&db).expect("works again");
             assert_eq!(store.load().expect("loads").networks, [db]);
         });

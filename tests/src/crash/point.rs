@@ -2,6 +2,7 @@
 
 use std::{
     process::Output,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -204,7 +205,8 @@ impl<'a> Bench<'a> {
         run_all(subject, operation.before, &mut wrong);
         let before = subject.picture();
         subject.daemon().set(Some(trap));
-        let ran = subject.run(line);
+        let id = operation_id();
+        let ran = subject.run_as(&id, line);
         // The last calls of an operation are made when the caller has its answer.
         subject.run(&["status"]);
         let (made, hit) = subject.daemon().unset();
@@ -236,8 +238,19 @@ impl<'a> Bench<'a> {
             wrong.add("after it", subject.violations_of_files());
             wrong.add("undone, but not as before", before.diff_by_name(&subject.picture()));
         }
+        // Whoever did not hear the answer hears it now, done or not; `run` is a call for each of its steps, and begins anew.
+        let repeats = operation.name != "run";
+        if repeats {
+            let repeated = subject.run_as(&id, line);
+            if repeated.code != 0 {
+                wrong.add(
+                    "the repetition",
+                    vec![format!("exit code {}, not 0: {}", repeated.code, repeated.stderr)],
+                );
+            }
+        }
         let retried = subject.run(line);
-        let expected = if is_done { again } else { 0 };
+        let expected = if is_done || repeats { again } else { 0 };
         if retried.code != expected {
             wrong.add(
                 "the retry",
@@ -338,6 +351,12 @@ fn down_alone(trap: Trap, calls: &mut Vec<Call>, recovery: &mut Recovery) -> (Op
     }
     finish_with(&mut subject, &programs, &mut wrong);
     (hit, wrong.0)
+}
+
+/// An id that no other operation has.
+fn operation_id() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("crash-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Takes everything down and looks at what is left.

@@ -232,10 +232,16 @@ impl Subject {
         Run::new(args, &self.topology.h.output(&mut self.command(args)))
     }
 
+    /// Runs a command under an operation's id.
+    pub fn run_as(&self, id: &str, args: &[&str]) -> Run {
+        Run::new(args, &self.topology.h.output(self.command(args).env("NETD_OPERATION_ID", id)))
+    }
+
     /// A command against the daemon, not yet started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.env("NETD_HOST", format!("unix://{}", self.dirs.socket().display()));
+        command.env("NETD_RETRY", "0"); // the next daemon comes when the command has ended
         command.env("HOME", self.dirs.path("home")); // logs of `netd run`
         command.args(args).stdin(Stdio::null());
         command

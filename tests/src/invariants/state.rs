@@ -114,7 +114,16 @@ pub fn read(dirs: &Dirs, faults: &mut Faults) -> State {
     }
     let journal = object(&dir.join("journal.json"), "journal", faults);
     faults.check(journal.is_null(), || format!("wrong: the journal is not empty: {journal}"));
-    let known = ["meta.json", "meta.json.prev", "journal.json", "lock", "networks", "sandboxes"];
+    let known = [
+        "meta.json",
+        "meta.json.prev",
+        "journal.json",
+        "lock",
+        "networks",
+        "sandboxes",
+        "audit",
+        "results.log",
+    ];
     for name in names(&dir, faults) {
         faults.check(known.contains(&name.as_str()), || format!("too much: {name} in the state directory"));
     }

@@ -1,9 +1,10 @@
 #!/bin/sh
 # What netd's unit does under a systemd that is process 1: each check is a function below, and its name, its output and its exit code go to the console.
+# The units' exposure is at most this (`systemd-analyze security`): it may fall, and not rise; tests/tests/privileges.rs has it, too.
 # Sandbox `web` serves port 80, published as 8080; a client on the other side of the uplink talks to it all the time.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 exec < /dev/null > /dev/console 2>&1
-host=10.0.0.1 web=/run/netd/netns/web lan=/run/netns/lan
+exposed=4.8 host=10.0.0.1 web=/run/netd/netns/web lan=/run/netns/lan
 
 uptime() { cut -d' ' -f1 /proc/uptime; }
 fail() { echo "$*"; exit 1; }
@@ -51,6 +52,8 @@ start() {
     active 0 || fail "not active: $(property ActiveState)"
     [ "$(property Type)" = notify ] || fail "READY is not waited for"
     netd status > /dev/null || fail "ready, and does not serve"
+    grep -q "NoNewPrivs:.1" "/proc/$(property MainPID)/status" || fail "new privileges are possible"
+    grep -q "core file size *0 *0 " "/proc/$(property MainPID)/limits" || fail "core dumps are possible"
     [ "$(readlink /proc/1/ns/mnt)" = "$(readlink "/proc/$(property MainPID)/ns/mnt")" ] || fail "a mount namespace of its own"
 }
 
@@ -130,7 +133,10 @@ private() {
     mounted $web && flows && answers
 }
 
-exposure() { systemd-analyze security --no-pager netd | tail -n 1; }
+exposure() {
+    systemd-analyze security --no-pager netd | tail -n 1
+    systemd-analyze security --no-pager --threshold="$(echo $exposed | tr -d .)" netd > /dev/null || fail "more than $exposed"
+}
 
 # Every line that was sent came back, in order, on one connection.
 stream() {
