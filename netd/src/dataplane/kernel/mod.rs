@@ -36,7 +36,7 @@ use netd_common::{
 use nix::mount::{MntFlags, umount2};
 
 use super::{
-    AttachMode, Dataplane, Digests, EndpointEntry, Error, Explainer, FlowFilter, FlowInfo, Inventory,
+    AttachMode, Dataplane, Digesting, EndpointEntry, Error, Explainer, FlowFilter, FlowInfo, Inventory,
     LinkEntry, Monitor, NetworkEntry, Occupancy, OpenEntry, PublishEntry, RuleEntry, Rules, Settings,
     Unhooked, UplinkEntry, adopt,
     attach::{self, Side},
@@ -684,8 +684,12 @@ impl Dataplane for Kernel {
         self.collect_part(found)
     }
 
-    fn digests(&mut self) -> Result<Digests, Error> {
-        self.read_digests()
+    fn begin_digests(&mut self) -> Result<Digesting, Error> {
+        Kernel::begin_digests(self)
+    }
+
+    fn write_again(&mut self) -> Result<(), Error> {
+        self.write_known()
     }
 
     fn inventory(&mut self) -> Result<Inventory, Error> {
