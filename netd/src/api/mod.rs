@@ -24,5 +24,6 @@ pub use client::{Client, ClientError};
 pub use filters::Filters;
 pub(crate) use monitor::FILTERS as MONITOR_FILTERS;
 pub use server::{serve, serve_until};
+pub use system::flow_filter;
 
 pub use crate::dataplane::OBJECT_SHA256;

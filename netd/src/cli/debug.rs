@@ -1,20 +1,27 @@
-//! `netd debug`: what the people who build netd look at.
+//! `netd debug`: what an instance has in the kernel, for operators who doubt it and for the people who build netd.
+
+mod check;
+mod dump;
 
 use clap::{Args, Subcommand};
+
+pub(super) use check::look;
 
 use super::{
     Outcome,
     failure::Failure,
     output::{FormatOption, print, table},
 };
-use crate::{controller::Code, dataplane};
+use crate::{api::Client, controller::Code, dataplane};
 
-/// Look at netd's own parts, for those who build it
+/// See whether state, kernel and maps agree, and what is in the maps
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
     after_help = "\
 EXAMPLES:
+  netd debug check
+  netd debug dump PUBLISH4
   netd debug programs"
 )]
 pub(super) struct Debug {
@@ -24,6 +31,8 @@ pub(super) struct Debug {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Check(check::Check),
+    Dump(dump::Dump),
     Programs(Programs),
 }
 
@@ -39,8 +48,18 @@ struct Programs {
 }
 
 impl Debug {
-    pub(super) fn run(self) -> Outcome {
-        let Command::Programs(Programs { format }) = self.command;
+    pub(super) async fn run(self, host: Option<&Client>, default: &Client) -> Outcome {
+        match self.command {
+            Command::Check(command) => command.run(host, default).await,
+            Command::Dump(command) => command.run(host, default).await,
+            Command::Programs(command) => command.run(),
+        }
+    }
+}
+
+impl Programs {
+    fn run(self) -> Outcome {
+        let Self { format } = self;
         let programs = dataplane::verify().map_err(|error| Failure::new(Code::Unsupported, chain(&error)))?;
         if format.is_for_scripts() {
             format.print(&programs)?;
@@ -64,7 +83,7 @@ impl Debug {
 }
 
 /// Returns an error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

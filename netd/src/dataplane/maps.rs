@@ -84,7 +84,8 @@ pub struct Table<K, V> {
 }
 
 impl<K: Pod, V: Pod> Table<K, V> {
-    fn open(pins: &Path, name: &'static str) -> Result<Self, Error> {
+    /// Opens the map that is pinned by this name.
+    pub fn open(pins: &Path, name: &'static str) -> Result<Self, Error> {
         let data = open(pins, name)?;
         let fd = data
             .fd()
@@ -322,8 +323,7 @@ impl Maps {
             dialled: Table::open(pins, "DIALLED")?,
             trust: Table::open(pins, "TRUST")?,
             via: Table::open(pins, "VIA")?,
-            drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
-                .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
+            drops: per_cpu_array(pins, "DROPS")?,
             held: array(pins, "HELD")?,
             v4: FamilyMaps {
                 usage: array(pins, "USAGE4")?,
@@ -397,7 +397,8 @@ fn open(pins: &Path, name: &str) -> Result<MapData, Error> {
         .map_err(|source| Error::kernel(format!("open the pinned map {name}"), source))
 }
 
-fn array<V: Pod>(pins: &Path, name: &str) -> Result<Array<MapData, V>, Error> {
+/// Opens the array that is pinned by this name.
+pub fn array<V: Pod>(pins: &Path, name: &str) -> Result<Array<MapData, V>, Error> {
     Array::try_from(Map::Array(open(pins, name)?))
         .map_err(|source| Error::kernel(format!("open map {name}"), source))
 }

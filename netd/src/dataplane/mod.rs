@@ -33,13 +33,13 @@ mod verify;
 
 pub use explain::{Explainer, Explanation, Origin, Page, Question, Step, Unexplained, page};
 pub use guard::Guard;
-pub use kernel::{Found, Kernel, Look, remove_pins};
+pub use kernel::{Found, Kernel, Look, remove_pins, wanted::Wanted};
 pub use load::kernel_release;
 pub use monitor::{Drop, Listener, Monitor, Packet};
 pub use object::OBJECT_SHA256;
 pub use occupancy::{Occupancy, PortTries, TableUse};
 pub use order::TcxOrder;
-pub use pinned::published_ports;
+pub use pinned::{Attached, Difference, MapDump, Names, Pinned, published_ports};
 pub use rules::{RuleEntry, Rules};
 pub use test_run::Ran;
 pub use verify::{ProgramReport, verify};

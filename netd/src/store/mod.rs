@@ -15,6 +15,7 @@ mod error;
 mod generations;
 mod intent;
 mod journal;
+mod peek;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use error::Error;
 pub use intent::Intent;
+pub use peek::{Peeked, peek};
 
 use crate::model::{Id, Network, Sandbox};
 use copies::Copies;

@@ -5,7 +5,7 @@ mod collector;
 mod config;
 mod digest;
 mod direct;
-mod drops;
+pub(super) mod drops;
 mod guard;
 mod hooks;
 mod ports;
@@ -13,7 +13,9 @@ mod rules;
 mod subnets;
 #[cfg(test)]
 mod tests;
+pub(super) mod values;
 mod via;
+pub(super) mod wanted;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -26,10 +28,7 @@ use std::{
 use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
 use netd_common::{
-    maps::{
-        Config, Endpoint, Network, Owner, Publish, PublishKey, TrustKey, Uplink, endpoint_flags, features,
-        flow_flags, port_set,
-    },
+    maps::{Config, Endpoint, Network, Owner, Publish, PublishKey, features, flow_flags, port_set},
     net::{Addr4, Addr6, LOOPBACK_ZONE, Mac as WireMac},
     wire::l4,
 };
@@ -365,10 +364,6 @@ where
     Ok(gone)
 }
 
-fn owner_of(entry: &EndpointEntry, flags: u32) -> Owner {
-    Owner { ifindex: entry.ifindex, network: entry.network, mac: wire(entry.mac), flags }
-}
-
 /// Removes an address if it is still this endpoint's.
 fn disown<A: aya::Pod>(maps: &mut FamilyMaps<A>, addr: A, ifindex: u32) -> Result<(), Error>
 where
@@ -385,16 +380,7 @@ where
 
 impl Dataplane for Kernel {
     fn put_network(&mut self, network: &NetworkEntry) -> Result<(), Error> {
-        let entry = Network {
-            bridge: network.bridge,
-            flags: direct::flags(network),
-            mac: wire(network.bridge_mac),
-            pad: 0,
-            gateway4: network.ipv4.and_then(|(_, gateway)| gateway).map(Addr4::from).unwrap_or_default(),
-            source4: network.host_ipv4.map(Addr4::from).unwrap_or_default(),
-            gateway6: network.ipv6.and_then(|(_, gateway)| gateway).map(Addr6::from).unwrap_or_default(),
-            source6: network.host_ipv6.map(Addr6::from).unwrap_or_default(),
-        };
+        let entry = values::network(network);
         let refused = |doing: String| move |source| Error::Kernel { doing, source };
         self.maps
             .network
@@ -440,30 +426,20 @@ impl Dataplane for Kernel {
         let network = self.networks.get(&endpoint.network).copied().unwrap_or_default();
         let known = self.endpoint(endpoint.ifindex)?;
         let same = known.mac == wire(endpoint.mac) && known.network == endpoint.network;
-        let flags = network.flags | endpoint_flags::ACTIVE;
-        let (mask4, mask6) = self.masks(endpoint);
-        let entry = Endpoint {
-            flags,
-            network: endpoint.network,
-            mac: wire(endpoint.mac),
-            addr4: endpoint.ipv4.map(Addr4::from).unwrap_or_default(),
-            mask4,
-            gateway4: network.gateway4,
-            published: if same { known.published } else { [0; 2] },
-            addr6: endpoint.ipv6.map(Addr6::from).unwrap_or_default(),
-            mask6,
-            gateway6: network.gateway6,
-        };
+        let published = if same { known.published } else { [0; 2] };
+        let masks = values::masks(&self.subnets, endpoint.network);
+        let entry = values::endpoint(endpoint, &network, masks, published);
+        let owner = values::owner(endpoint, entry.flags);
         // The addresses first and, in `remove_endpoint`, last: by them the next daemon finds a record that a kill left behind.
         if let Some(addr) = endpoint.ipv4 {
             let before = self.maps.v4.address.get(&addr.into())?;
             self.succeed(before, endpoint.ifindex)?;
-            self.maps.v4.address.put(&addr.into(), &owner_of(endpoint, flags))?;
+            self.maps.v4.address.put(&addr.into(), &owner)?;
         }
         if let Some(addr) = endpoint.ipv6 {
             let before = self.maps.v6.address.get(&addr.into())?;
             self.succeed(before, endpoint.ifindex)?;
-            self.maps.v6.address.put(&addr.into(), &owner_of(endpoint, flags))?;
+            self.maps.v6.address.put(&addr.into(), &owner)?;
         }
         self.write_endpoint(endpoint.ifindex, entry)
     }
@@ -497,12 +473,7 @@ impl Dataplane for Kernel {
     }
 
     fn put_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
-        let entry = Uplink {
-            addr4: uplink.ipv4.map(Addr4::from).unwrap_or_default(),
-            addr6: uplink.ipv6.map(Addr6::from).unwrap_or_default(),
-            mtu: uplink.mtu,
-        };
-        self.maps.uplink.put(&uplink.ifindex, &entry)?;
+        self.maps.uplink.put(&uplink.ifindex, &values::uplink(uplink))?;
         let side = if uplink.bare { Side::BareUplink } else { Side::Uplink };
         let (ifname, ifindex) = (uplink.ifname.as_str(), uplink.ifindex);
         self.mode = attach::interface(&mut self.programs, &self.links, side, ifname, ifindex, self.mode)?;
@@ -581,8 +552,7 @@ impl Dataplane for Kernel {
         let mut by_endpoint: HashMap<u32, [u32; 2]> = HashMap::new();
         let mut interest = HashSet::new();
         for entry in entries {
-            let bits = by_endpoint.entry(entry.ifindex).or_default();
-            bits[usize::from(entry.backend_port >> 5 & 1)] |= 1 << (entry.backend_port & 31);
+            values::mark_published(by_endpoint.entry(entry.ifindex).or_default(), entry.backend_port);
             if let Some(set) = port_set::index(port_set::INTEREST, entry.protocol as u8)
                 && self.sets[set as usize].set(entry.host_port, true)
             {
@@ -636,9 +606,7 @@ impl Dataplane for Kernel {
     }
 
     fn set_trusted(&mut self, trusted: &[(u16, u32)]) -> Result<(), Error> {
-        let key =
-            |(network, ifindex): &(u16, u32)| TrustKey { network: u32::from(*network), ifindex: *ifindex };
-        sync(&mut self.maps.trust, &trusted.iter().map(key).collect(), &1).map(drop)
+        sync(&mut self.maps.trust, &trusted.iter().map(values::trust).collect(), &1).map(drop)
     }
 
     fn set_links(&mut self, links: &BTreeMap<String, u32>) -> Result<(), Error> {
