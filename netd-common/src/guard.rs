@@ -38,7 +38,7 @@ pub trait Watch {
     fn rate(&self) -> u32;
     /// Takes a token from a source's bucket; false: it is empty.
     fn spend4(&self, source: Addr4) -> bool;
-    /// The same for the first 64 bits of an IPv6 address: who has one of a link's addresses has them all.
+    /// The same for an IPv6 link (see [`link_of`]).
     fn spend6(&self, source: Addr6) -> bool;
 }
 
@@ -105,9 +105,14 @@ fn of_ipv6<W: Watch>(watch: &W, at: u32) -> Option<DropReason> {
         };
         next = after;
     }
+    (next == TCP && is_opening(watch, at) && !watch.spend6(link_of(source))).then_some(DropReason::TooFast)
+}
+
+/// Returns the first 64 bits of an address: who has one of a link's addresses has them all.
+#[inline(always)]
+pub const fn link_of(source: Addr6) -> Addr6 {
     let [a, b, ..] = source.raw();
-    let network = Addr6::from_raw([a, b, 0, 0]);
-    (next == TCP && is_opening(watch, at) && !watch.spend6(network)).then_some(DropReason::TooFast)
+    Addr6::from_raw([a, b, 0, 0])
 }
 
 /// Whether a TCP header asks for a connection.

@@ -17,141 +17,117 @@ use netd_common::{
 
 use crate::{
     env::{self, Kernel},
-    fib, maps,
-    report::{PASS, UNDECIDED, conclude, drop_number, finish, hold, is_final, leave},
-    skb::{Careful, Direct, dress},
-    tc::{
-        answers_asked4, answers_asked6, ethertype, optional, recall_handed4, recall_handed6, remember4,
-        remember6, slow4, slow6, uplink_decide4, uplink_decide6, uplink_fast4, uplink_fast6,
-    },
+    fib, maps, parts,
+    report::{PASS, UNDECIDED, conclude, drop_number, finish, hold, is_final, leave, optional},
+    skb::{Careful, Direct, dress, ethertype},
 };
 
-/// Declares the parts of one family that read bare packets.
+/// Declares the parts of one family that read bare packets, as a module (see `parts.rs`).
 macro_rules! parts {
-    ($family:ty, $draft:ident, $routing:ident, $concerns:ident, $read:ident, $quote:ident, $recall_handed:ident, $restate:ident, $remember:ident, $own:ident, $answers_asked:ident, $hushed:ident, $guard:ident) => {
-        /// Whether a packet from outside may be netd's. The answer is 1 or 0.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $concerns(skb: *mut __sk_buff) -> u32 {
-            u32::from(hook::concerns_us::<$family, _, _>(&Kernel(skb), &Direct::bare(skb)))
-        }
+    ($module:ident, $suffix:literal, $family:ty, $draft:ident, $routing:ident) => {
+        mod $module {
+            use super::*;
 
-        /// As the reading part of an Ethernet device.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $read(skb: *mut __sk_buff) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
-            fib::begin(&maps::$routing);
-            match Headers::<$family>::read(&Careful::bare(skb)) {
-                Ok(headers) => {
-                    draft.headers = headers;
-                    UNDECIDED
+            /// Whether a packet from outside may be netd's. The answer is 1 or 0.
+            #[inline(never)]
+            #[unsafe(export_name = concat!("bare_concerns", $suffix))]
+            pub extern "C" fn concerns(skb: *mut __sk_buff) -> u32 {
+                u32::from(hook::concerns_us::<$family, _, _>(&Kernel(skb), &Direct::bare(skb)))
+            }
+
+            /// As the reading part of an Ethernet device.
+            #[inline(never)]
+            #[unsafe(export_name = concat!("bare_read", $suffix))]
+            extern "C" fn read(skb: *mut __sk_buff) -> i32 {
+                let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
+                fib::begin(&maps::$routing);
+                match Headers::<$family>::read(&Careful::bare(skb)) {
+                    Ok(headers) => {
+                        draft.headers = headers;
+                        UNDECIDED
+                    }
+                    Err(reason) => reason as i32,
                 }
-                Err(reason) => reason as i32,
             }
-        }
 
-        /// As the reading part of an Ethernet device: the answer is 1, or 0 when the packet quotes nothing that could have a flow.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $quote(skb: *mut __sk_buff) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return 0 };
-            let Some(quote) = icmp_error::quote(&Careful::bare(skb), &draft.headers, HANDED_ZONE) else {
-                return 0;
-            };
-            draft.quote = quote;
-            1
-        }
+            /// As the reading part of an Ethernet device: the answer is 1, or 0 when the packet quotes nothing that could have a flow.
+            #[inline(never)]
+            #[unsafe(export_name = concat!("bare_quote", $suffix))]
+            extern "C" fn quote(skb: *mut __sk_buff) -> i32 {
+                let Some(draft) = env::draft(&maps::$draft) else { return 0 };
+                let Some(quote) = icmp_error::quote(&Careful::bare(skb), &draft.headers, HANDED_ZONE) else {
+                    return 0;
+                };
+                draft.quote = quote;
+                1
+            }
 
-        /// As on an Ethernet device.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $restate(skb: *mut __sk_buff) -> i32 {
-            if let Some(Draft { headers, quote, flow, .. }) = env::draft(&maps::$draft) {
-                let _ = icmp_error::translate::<$family, _>(&mut Careful::bare(skb), headers, quote, flow);
+            /// As on an Ethernet device.
+            #[inline(never)]
+            #[unsafe(export_name = concat!("bare_restate", $suffix))]
+            extern "C" fn restate(skb: *mut __sk_buff) -> i32 {
+                if let Some(Draft { headers, quote, flow, .. }) = env::draft(&maps::$draft) {
+                    let _ =
+                        icmp_error::translate::<$family, _>(&mut Careful::bare(skb), headers, quote, flow);
+                }
+                0
             }
-            0
-        }
 
-        /// As on an Ethernet device.
-        #[inline(always)]
-        fn $own(skb: *mut __sk_buff) {
-            if !hook::may_be_own::<$family, _, _>(&Kernel(skb), &Direct::bare(skb)) || $read(skb) != UNDECIDED
-            {
-                return;
+            /// As on an Ethernet device.
+            #[inline(always)]
+            pub fn own(skb: *mut __sk_buff) {
+                if !hook::may_be_own::<$family, _, _>(&Kernel(skb), &Direct::bare(skb))
+                    || read(skb) != UNDECIDED
+                {
+                    return;
+                }
+                if !env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp) {
+                    parts::$module::remember();
+                    return;
+                }
+                let error = hook::may_answer_handed::<$family, _>(&Direct::bare(skb));
+                if error && quote(skb) != 0 && parts::$module::recall_handed() != 0 {
+                    restate(skb);
+                }
             }
-            if !env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp) {
-                $remember();
-                return;
-            }
-            let error = hook::may_answer_handed::<$family, _>(&Direct::bare(skb));
-            if error && $quote(skb) != 0 && $recall_handed() != 0 {
-                $restate(skb);
-            }
-        }
 
-        /// As on an Ethernet device.
-        #[inline(always)]
-        fn $hushed(skb: *mut __sk_buff) -> bool {
-            if !hook::may_answer_asked::<$family, _, _>(&Kernel(skb), &Direct::bare(skb))
-                || $read(skb) != UNDECIDED
-            {
-                return false;
+            /// As on an Ethernet device.
+            #[inline(always)]
+            pub fn hushed(skb: *mut __sk_buff) -> bool {
+                if !hook::may_answer_asked::<$family, _, _>(&Kernel(skb), &Direct::bare(skb))
+                    || read(skb) != UNDECIDED
+                {
+                    return false;
+                }
+                let error = env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp);
+                (!error || quote(skb) != 0) && parts::$module::answers_asked() != 0
             }
-            let error = env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp);
-            (!error || $quote(skb) != 0) && $answers_asked() != 0
-        }
 
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $guard(skb: *mut __sk_buff) -> i32 {
-            let action =
-                optional(skb, hook::to_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::bare(skb)));
-            if action != UNDECIDED {
-                return action;
+            #[inline(never)]
+            #[unsafe(export_name = concat!("bare_guard", $suffix))]
+            pub extern "C" fn guard(skb: *mut __sk_buff) -> i32 {
+                let action = optional(
+                    skb,
+                    hook::to_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::bare(skb)),
+                );
+                if action != UNDECIDED {
+                    return action;
+                }
+                let unread = read(skb);
+                if unread != UNDECIDED {
+                    return drop_number(unread);
+                }
+                let Some(draft) = env::draft(&maps::$draft) else { return PASS };
+                finish(
+                    skb,
+                    hook::to_uplink::<$family, _, _>(&Kernel(skb), &mut Careful::bare(skb), &draft.headers),
+                )
             }
-            let unread = $read(skb);
-            if unread != UNDECIDED {
-                return drop_number(unread);
-            }
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            finish(
-                skb,
-                hook::to_uplink::<$family, _, _>(&Kernel(skb), &mut Careful::bare(skb), &draft.headers),
-            )
         }
     };
 }
-parts!(
-    V4,
-    DRAFT4,
-    ROUTING4,
-    bare_concerns4,
-    bare_read4,
-    bare_quote4,
-    recall_handed4,
-    bare_restate4,
-    remember4,
-    bare_own4,
-    answers_asked4,
-    bare_hushed4,
-    bare_guard4
-);
-parts!(
-    V6,
-    DRAFT6,
-    ROUTING6,
-    bare_concerns6,
-    bare_read6,
-    bare_quote6,
-    recall_handed6,
-    bare_restate6,
-    remember6,
-    bare_own6,
-    answers_asked6,
-    bare_hushed6,
-    bare_guard6
-);
+parts!(v4, "4", V4, DRAFT4, ROUTING4);
+parts!(v6, "6", V6, DRAFT6, ROUTING6);
 
 /// What arrives from outside; ingress of an uplink without link addresses.
 #[classifier]
@@ -159,22 +135,22 @@ pub fn from_bare_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
         V4::ETHERTYPE => {
-            if bare_concerns4(skb) == 0 || !dress(skb, V4::ETHERTYPE) {
+            if v4::concerns(skb) == 0 || !dress(skb, V4::ETHERTYPE) {
                 return leave(PASS);
             }
-            match uplink_fast4(skb) {
+            match parts::v4::uplink_fast(skb) {
                 action if is_final(action) => return leave(action),
-                UNDECIDED => slow4(skb, UPLINK_ZONE, uplink_decide4),
+                UNDECIDED => parts::v4::slow(skb, UPLINK_ZONE, parts::v4::uplink_decide),
                 action => action,
             }
         }
         V6::ETHERTYPE => {
-            if bare_concerns6(skb) == 0 || !dress(skb, V6::ETHERTYPE) {
+            if v6::concerns(skb) == 0 || !dress(skb, V6::ETHERTYPE) {
                 return leave(PASS);
             }
-            match uplink_fast6(skb) {
+            match parts::v6::uplink_fast(skb) {
                 action if is_final(action) => return leave(action),
-                UNDECIDED => slow6(skb, UPLINK_ZONE, uplink_decide6),
+                UNDECIDED => parts::v6::slow(skb, UPLINK_ZONE, parts::v6::uplink_decide),
                 action => action,
             }
         }
@@ -189,18 +165,18 @@ pub fn to_bare_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
         V4::ETHERTYPE => {
-            if bare_hushed4(skb) {
+            if v4::hushed(skb) {
                 return leave(hold());
             }
-            bare_own4(skb);
-            bare_guard4(skb)
+            v4::own(skb);
+            v4::guard(skb)
         }
         V6::ETHERTYPE => {
-            if bare_hushed6(skb) {
+            if v6::hushed(skb) {
                 return leave(hold());
             }
-            bare_own6(skb);
-            bare_guard6(skb)
+            v6::own(skb);
+            v6::guard(skb)
         }
         _ => PASS,
     };

@@ -24,11 +24,12 @@ use netd_common::{
 
 use crate::{
     fib::{self, ask4, ask6},
-    maps, report,
-    tc::{port_at, reserve4, reserve6},
+    maps,
+    parts::{port_at, v4, v6},
+    report,
 };
 
-/// The answer of `reserve4` and `reserve6` when the table is full.
+/// The answer of a family's `reserve` when the table is full.
 pub const FULL: i32 = DropReason::TableFull as i32;
 
 /// `BPF_F_CURRENT_NETNS`: the namespace of the packet's device.
@@ -118,7 +119,7 @@ pub fn in_port_set(set: u32, port: u16) -> bool {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $datagram:ident, $reserve:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $handed:ident, $input:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $datagram:ident, $parts:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $handed:ident, $input:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -314,7 +315,7 @@ macro_rules! env_for {
 
             #[inline(always)]
             fn reserve(&self, _: &Draft<$family>, heed_host: bool) -> Result<(), DropReason> {
-                match $reserve(self.0, u32::from(heed_host)) {
+                match $parts::reserve(self.0, u32::from(heed_host)) {
                     0 => Ok(()),
                     FULL => Err(DropReason::TableFull),
                     _ => Err(DropReason::NatConflict),
@@ -395,7 +396,7 @@ env_for!(
     USAGE4,
     PENDING4,
     DATAGRAM4,
-    reserve4,
+    v4,
     ADDRESS4,
     SUBNET4,
     LOCAL4,
@@ -419,7 +420,7 @@ env_for!(
     USAGE6,
     PENDING6,
     DATAGRAM6,
-    reserve6,
+    v6,
     ADDRESS6,
     SUBNET6,
     LOCAL6,

@@ -12,9 +12,9 @@ use netd_common::{
 use crate::{
     env::{self, Kernel},
     maps,
-    report::{PASS, settled},
-    skb::{Careful, Direct},
-    tc::{ethertype, optional, slow4, slow6},
+    parts::{v4, v6},
+    report::{PASS, optional, settled},
+    skb::{Careful, Direct, ethertype},
 };
 
 /// Declares the parts of one family.
@@ -46,8 +46,8 @@ parts!(V6, DRAFT6, loopback_dials6, loopback_decide6);
 pub fn from_loopback(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
-        V4::ETHERTYPE if loopback_dials4(skb) != 0 => slow4(skb, LOOPBACK_ZONE, loopback_decide4),
-        V6::ETHERTYPE if loopback_dials6(skb) != 0 => slow6(skb, LOOPBACK_ZONE, loopback_decide6),
+        V4::ETHERTYPE if loopback_dials4(skb) != 0 => v4::slow(skb, LOOPBACK_ZONE, loopback_decide4),
+        V6::ETHERTYPE if loopback_dials6(skb) != 0 => v6::slow(skb, LOOPBACK_ZONE, loopback_decide6),
         _ => return PASS,
     };
     settled(skb, program::FROM_LOOPBACK, action)

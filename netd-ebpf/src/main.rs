@@ -15,6 +15,7 @@ mod maps;
 mod monitor;
 mod names;
 mod netkit;
+mod parts;
 mod report;
 mod skb;
 mod sock;

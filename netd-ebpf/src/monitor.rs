@@ -51,15 +51,15 @@ pub fn tell(skb: *mut __sk_buff, reason: u32, program: u32) {
         return;
     };
     let sighting = record.as_mut_ptr();
-    let length = field!(skb, len);
+    let (length, ingress, mark) = (field!(skb, len), field!(skb, ingress_ifindex), field!(skb, mark));
     // SAFETY: the record is the program's own until it is submitted, and as large as the type; fields are written without being read.
     unsafe {
         (&raw mut (*sighting).at).write(bpf_ktime_get_ns());
         (&raw mut (*sighting).ifindex).write(ifindex);
-        (&raw mut (*sighting).ingress).write(field!(skb, ingress_ifindex));
+        (&raw mut (*sighting).ingress).write(ingress);
         (&raw mut (*sighting).length).write(length);
         (&raw mut (*sighting).unseen).write(unseen);
-        (&raw mut (*sighting).mark).write(field!(skb, mark));
+        (&raw mut (*sighting).mark).write(mark);
         (&raw mut (*sighting).reason).write(reason as u8);
         (&raw mut (*sighting).program).write(program as u8);
     }

@@ -9,9 +9,8 @@ use netd_common::{
 
 use crate::{
     env::Kernel,
-    report::{PASS, UNDECIDED, conclude, drop_packet, is_final, leave},
-    skb::Direct,
-    tc::{ethertype, optional},
+    report::{PASS, UNDECIDED, conclude, drop_packet, is_final, leave, optional},
+    skb::{Direct, ethertype},
 };
 
 /// Declares the part of one family.

@@ -243,3 +243,15 @@ fn add(slot: u32, more: u64) {
         unsafe { *count += more };
     }
 }
+
+/// Carries out a part's decision, if it made one.
+#[inline(always)]
+pub fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
+    match decision {
+        // Told apart first: LLVM would copy the payload of the others along with it, which the verifier refuses ("R3 !read_ok").
+        Some(Ok(Verdict::Pass)) => PASS,
+        Some(Ok(Verdict::HandOver)) => HANDED,
+        Some(decision) => finish(skb, decision),
+        None => UNDECIDED,
+    }
+}

@@ -20,7 +20,7 @@ use netd_common::{
     wire::{crc32c, ethernet},
 };
 
-use crate::tc::as_ipv4;
+use crate::parts::as_ipv4;
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace` (kernel ead7f9b8de65): the address lies in a header without a checksum of its own.
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -385,4 +385,19 @@ fn update_checksum(
 #[unsafe(no_mangle)]
 extern "C" fn crc32c_change(word: u32, bytes: u32) -> u32 {
     crc32c::change(word, bytes)
+}
+
+/// Returns the ethertype in front of the payload, behind any VLAN tag in the packet's metadata.
+#[inline(always)]
+pub fn ethertype(skb: *mut __sk_buff) -> Be16 {
+    // SAFETY: the context the kernel passed to this program.
+    let protocol = unsafe { (&raw const (*skb).protocol).read_volatile() } as u16;
+    Be16::from_wire(protocol.to_ne_bytes())
+}
+
+/// Returns the device the packet arrived on.
+#[inline(always)]
+pub fn ifindex(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the context the kernel passed to this program.
+    unsafe { (&raw const (*skb).ifindex).read_volatile() }
 }

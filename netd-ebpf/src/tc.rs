@@ -1,7 +1,4 @@
-//! Packet programs: one for each hook, both families.
-//!
-//! The fast part uses direct access and returns `UNDECIDED` when it leaves the packet alone; the other parts (see `netd_common::hook`) start from
-//! the bytes again. They are functions of their own, so that their stacks lie side by side and not on top of each other (512 bytes in all).
+//! Packet programs of TC hooks: what enters and leaves sandboxes and uplinks.
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_PSEUDO_HDR},
@@ -10,597 +7,22 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use netd_common::{
-    conntrack,
     env::{Draft, Env, Packet},
     family::{Family, V4, V6},
     hook,
     monitor::program,
-    nat::{icmp_error, masquerade, siit},
-    net::{Be16, HANDED_ZONE, UPLINK_ZONE, is_of_a_sandbox},
-    verdict::{DropReason, Verdict},
-    wire::{Fragment, Headers, L4, l4, reset, sane},
+    nat::siit,
+    net::UPLINK_ZONE,
+    wire::l4,
 };
 
 use crate::{
     env::{self, Kernel},
-    fib,
-    hold::{self, copy_arrives},
     maps,
-    report::{
-        self, AsNextHop, FLOWLESS, FOUND, HANDED, HOLD, PASS, UNDECIDED, conclude, drop_number, drop_packet,
-        dropped, finish, hold, is_final, leave, refused,
-    },
-    skb::{Careful, Direct},
+    parts::{v4, v6},
+    report::{FOUND, PASS, UNDECIDED, conclude, drop_packet, hold, is_final, leave},
+    skb::{Careful, ethertype, ifindex},
 };
-
-/// Declares the parts of one family. Functions with C linkage are "global" to the verifier: it walks each once, and not once for each path that
-/// leads to it.
-macro_rules! parts {
-    ($family:ty, $draft:ident, $routing:ident, $endpoint_fast:ident, $endpoint_decide:ident, $uplink_fast:ident, $uplink_decide:ident,
-     $read:ident, $examine:ident, $settle:ident, $settle_error:ident, $quote:ident, $refresh:ident, $forward_error:ident,
-     $reset:ident, $reserve:ident, $check:ident, $admit:ident, $open:ident, $gate:ident, $gate_decide:ident, $guard:ident, $slow:ident, $follow:ident, $hold:ident, $recall:ident, $hand_over:ident, $recall_handed:ident, $restate:ident, $take_back:ident, $move:ident, $belongs:ident, $remember:ident, $own:ident, $answers_asked:ident, $hushed:ident) => {
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $endpoint_fast(skb: *mut __sk_buff) -> i32 {
-            optional(skb, hook::from_endpoint_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)))
-        }
-
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $uplink_fast(skb: *mut __sk_buff) -> i32 {
-            optional(skb, hook::from_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)))
-        }
-
-        /// Reads the packet's headers into the draft. The answer is `UNDECIDED`, or the number of a drop reason.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $read(skb: *mut __sk_buff) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
-            fib::begin(&maps::$routing);
-            match Headers::<$family>::read(&Careful::new(skb)) {
-                Ok(headers) => {
-                    draft.headers = headers;
-                    UNDECIDED
-                }
-                Err(reason) => reason as i32,
-            }
-        }
-
-        /// Gives a fragment the ports of its first, or lets the fragments that wait for this one arrive again behind it. The answer is `UNDECIDED`,
-        /// `FLOWLESS`, or an action.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $follow(skb: *mut __sk_buff, zone: u32) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            match conntrack::fragment::follow::<$family, _>(&Kernel(skb), &mut draft.headers, zone) {
-                Err(reason) => return drop_packet(reason),
-                Ok(false) => return FLOWLESS,
-                Ok(true) => {}
-            }
-            if draft.headers.fragment != Fragment::First {
-                return UNDECIDED;
-            }
-            let shelf = hold::at::<$family>(&draft.headers, zone);
-            let waiting = hold::find(skb, shelf, 0);
-            if waiting < 0 {
-                return UNDECIDED;
-            }
-            Env::<$family>::forget(&Kernel(skb), &conntrack::fragment::key(&draft.headers, zone));
-            hold::arrive_again(skb, shelf, waiting)
-        }
-
-        /// Holds a fragment until its first comes. The answer is an action.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $hold(skb: *mut __sk_buff, zone: u32) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            let shelf = hold::at::<$family>(&draft.headers, zone);
-            let place = hold::shelve(skb, shelf);
-            if place < 0 {
-                // No room is no reason to keep from the host what may be its own.
-                return if zone == UPLINK_ZONE { PASS } else { drop_packet(DropReason::FragNoFirst) };
-            }
-            // The first may have come meanwhile on another CPU, which then saw nothing waiting: it left its ports before it looked, as this
-            // fragment was in its place before it looks. (An older datagram of this identification is not what it waits for: it would go round
-            // for ever.)
-            let key = conntrack::fragment::key(&draft.headers, zone);
-            if conntrack::fragment::has_come::<$family, _>(&Kernel(skb), &key)
-                && hold::withdraw(place as u32) != 0
-            {
-                return hold::arrive_anew(skb);
-            }
-            report::hold()
-        }
-
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $settle(skb: *mut __sk_buff, zone: u32) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            let mut packet = Careful::new(skb);
-            optional(
-                skb,
-                hook::settle::<$family, _, _>(&Kernel(skb), &mut packet, &draft.headers, zone).transpose(),
-            )
-        }
-
-        /// Gives the host's stack a packet that its flow cannot carry. The answer is an action.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $hand_over(skb: *mut __sk_buff, zone: u32) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            match hook::hand_over::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), draft, zone) {
-                Ok(()) => PASS,
-                Err(reason) => drop_packet(reason),
-            }
-        }
-
-        /// Whether the packet that an error quotes was handed over: 1, else 0. For its arguments, see `$admit`.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $recall_handed() -> u32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return 0 };
-            u32::from(hook::recall_handed::<$family, _>(&Kernel(core::ptr::null_mut()), draft))
-        }
-
-        /// Makes an error say what the draft's flow has. The answer is 0.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $restate(skb: *mut __sk_buff) -> i32 {
-            if let Some(Draft { headers, quote, flow, .. }) = env::draft(&maps::$draft) {
-                // One that cannot be changed stays as it is: it is the host's own.
-                let _ = icmp_error::translate::<$family, _>(&mut Careful::new(skb), headers, quote, flow);
-            }
-            0
-        }
-
-        /// Brings an error of the host's stack in order, as `hook::take_back` has it.
-        #[inline(always)]
-        fn $take_back(skb: *mut __sk_buff) {
-            let handed = hook::may_answer_handed::<$family, _>(&Direct::new(skb))
-                && $read(skb) == UNDECIDED
-                && $quote(skb, HANDED_ZONE) != 0
-                && $recall_handed() != 0;
-            if handed {
-                $restate(skb);
-            }
-        }
-
-        /// Keeps in mind what the host itself sends to the outside, as `conntrack::own` has it. The answer is 0. For its arguments, see `$admit`.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $remember() -> u32 {
-            if let Some(draft) = env::draft(&maps::$draft) {
-                conntrack::own::remember::<$family, _>(&Kernel(core::ptr::null_mut()), draft);
-            }
-            0
-        }
-
-        /// Looks at what the host itself sends to the outside, as `hook::own` has it.
-        #[inline(always)]
-        fn $own(skb: *mut __sk_buff) {
-            if !hook::may_be_own::<$family, _, _>(&Kernel(skb), &Direct::new(skb)) || $read(skb) != UNDECIDED
-            {
-                return;
-            }
-            if !env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp) {
-                $remember();
-                return;
-            }
-            let error = hook::may_answer_handed::<$family, _>(&Direct::new(skb));
-            if error && $quote(skb, HANDED_ZONE) != 0 && $recall_handed() != 0 {
-                $restate(skb);
-            }
-        }
-
-        /// Whether the draft's packet answers one that the stack was given for its rules alone: 1, else 0. For its arguments, see `$admit`.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $answers_asked() -> u32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return 0 };
-            u32::from(hook::answers_asked::<$family, _>(&Kernel(core::ptr::null_mut()), draft))
-        }
-
-        /// Whether nobody is to see a packet of the host's, as `hook::answers_asked` has it.
-        #[inline(always)]
-        fn $hushed(skb: *mut __sk_buff) -> bool {
-            if !hook::may_answer_asked::<$family, _, _>(&Kernel(skb), &Direct::new(skb))
-                || $read(skb) != UNDECIDED
-            {
-                return false;
-            }
-            let error = env::draft(&maps::$draft).is_some_and(|draft| draft.headers.l4 == L4::Icmp);
-            (!error || $quote(skb, HANDED_ZONE) != 0) && $answers_asked() != 0
-        }
-
-        /// Moves a packet that is checked, and whose flow is sound. The answer is an action, or `UNDECIDED` when it has gone after all.
-        #[inline(always)]
-        fn $move(skb: *mut __sk_buff, zone: u32) -> i32 {
-            let action = $settle(skb, zone);
-            if action == HANDED { $hand_over(skb, zone) } else { action }
-        }
-
-        /// Whether the flow of the packet, or of the one it quotes, is there and sound: 1, else 0. For its arguments, see `$admit`.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $examine(zone: u32, quoted: u32) -> u32 {
-            let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return 0 };
-            let key = if quoted == 0 { headers.tuple(zone) } else { quote.against };
-            u32::from(conntrack::examine::<$family, _>(&Kernel(core::ptr::null_mut()), &key))
-        }
-
-        /// Whether a packet belongs to its flow, which is sound: 1, else 0. For its arguments, see `$admit`.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $belongs(zone: u32) -> u32 {
-            let Some(Draft { headers, .. }) = env::draft(&maps::$draft) else { return 0 };
-            let key = headers.tuple(zone);
-            u32::from(conntrack::belongs::<$family, _>(&Kernel(core::ptr::null_mut()), headers, &key))
-        }
-
-        /// Reads what an ICMP error quotes into the draft. The answer is 1, or 0 when it quotes nothing that could have a flow.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $quote(skb: *mut __sk_buff, zone: u32) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return 0 };
-            let Some(quote) = icmp_error::quote(&Careful::new(skb), &draft.headers, zone) else { return 0 };
-            draft.quote = quote;
-            1
-        }
-
-        /// Brings the quoted flow up to date. The answer is an action, or `UNDECIDED` when it has gone, or `FOUND`.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $refresh(skb: *mut __sk_buff) -> i32 {
-            let Some(Draft { quote, .. }) = env::draft(&maps::$draft) else { return PASS };
-            match hook::refresh_quoted::<$family, _, _>(&Kernel(skb), &Careful::new(skb), quote) {
-                Ok(true) => FOUND,
-                Ok(false) => UNDECIDED,
-                Err(reason) => drop_packet(reason),
-            }
-        }
-
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $forward_error(skb: *mut __sk_buff) -> i32 {
-            let Some(Draft { headers, quote, .. }) = env::draft(&maps::$draft) else { return PASS };
-            let mut packet = Careful::new(skb);
-            finish(skb, conntrack::forward_error::<$family, _, _>(&Kernel(skb), &mut packet, headers, quote))
-        }
-
-        /// Moves an ICMP error, as `hook::settle_error` has it.
-        #[inline(always)]
-        fn $settle_error(skb: *mut __sk_buff, zone: u32) -> i32 {
-            if $quote(skb, zone) == 0 || $examine(zone, 1) == 0 {
-                return UNDECIDED;
-            }
-            let unsound = $check(skb);
-            if unsound != UNDECIDED {
-                return drop_number(unsound);
-            }
-            let mut action = $refresh(skb);
-            if action == FOUND {
-                action = $forward_error(skb);
-                if <$family as Family>::V6 && error_as_ipv4(skb) != 0 {
-                    action = drop_packet(DropReason::UnknownL4);
-                }
-            }
-            action
-        }
-
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $endpoint_decide(skb: *mut __sk_buff) -> i32 {
-            let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
-            let mut packet = Careful::new(skb);
-            let decided =
-                hook::from_endpoint_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
-            optional(skb, decided.transpose())
-        }
-
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $uplink_decide(skb: *mut __sk_buff) -> i32 {
-            let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
-            let mut packet = Careful::new(skb);
-            let decided =
-                hook::from_uplink_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
-            optional(skb, decided.transpose())
-        }
-
-        /// Answers a segment that belongs to no flow by a reset.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $reset(skb: *mut __sk_buff) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            // Counted as dropped already, whether it is answered or not.
-            if !Env::<$family>::may_reset(&Kernel(skb), ifindex(skb))
-                || reset::answer(&mut Careful::new(skb), &draft.headers).is_err()
-            {
-                return report::stop();
-            }
-            report::answer();
-            finish::<<$family as Family>::Addr>(skb, Ok(Verdict::ToSandbox(ifindex(skb))))
-        }
-
-        /// Reserves the draft's reply tuple. The answer is 0, or the number of a drop reason.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $reserve(skb: *mut __sk_buff, heed_host: u32) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
-            match conntrack::reserve::<$family, _>(&Kernel(skb), draft, heed_host != 0) {
-                Ok(()) => 0,
-                Err(reason) => reason as i32,
-            }
-        }
-
-        /// Finds room for the flow to open. It takes no packet: for an argument without use, LLVM passes whatever lies in the register, and the
-        /// verifier wants a context.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $admit() -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            match conntrack::admit::<$family, _>(&Kernel(core::ptr::null_mut()), draft) {
-                Ok(()) => UNDECIDED,
-                Err(reason) => drop_packet(reason),
-            }
-        }
-
-        /// Checks a packet of a flow, before it is opened too. The answer is `UNDECIDED`, or the number of a drop reason.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $check(skb: *mut __sk_buff) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return DropReason::KernelRefused as i32 };
-            match sane::check::<$family, _>(&Careful::new(skb), &draft.headers) {
-                Ok(()) => UNDECIDED,
-                Err(reason) => reason as i32,
-            }
-        }
-
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $open(skb: *mut __sk_buff) -> i32 {
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            match conntrack::open::<$family, _>(&Kernel(skb), draft) {
-                Ok(()) => UNDECIDED,
-                Err(reason) => drop_packet(reason),
-            }
-        }
-
-        /// The parts after the fast one, as `hook::slow` has them.
-        #[inline(always)]
-        pub fn $slow(skb: *mut __sk_buff, zone: u32, decide: extern "C" fn(*mut __sk_buff) -> i32) -> i32 {
-            let unread = $read(skb);
-            if unread != UNDECIDED {
-                // Garbage for the host is the host's to judge; a sandbox's goes nowhere.
-                return if is_of_a_sandbox(zone) { drop_number(unread) } else { PASS };
-            }
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            let (fragment, l4) = (draft.headers.fragment, draft.headers.l4);
-            let mut action = if fragment == Fragment::Whole { UNDECIDED } else { $follow(skb, zone) };
-            if action == UNDECIDED {
-                if l4 == L4::Icmp {
-                    action = $settle_error(skb, zone);
-                } else if $examine(zone, 0) != 0 && $belongs(zone) != 0 {
-                    let unsound = $check(skb);
-                    if unsound != UNDECIDED {
-                        return drop_number(unsound);
-                    }
-                    action = $move(skb, zone);
-                }
-                if action != UNDECIDED {
-                    return action;
-                }
-            } else if action != FLOWLESS {
-                return action;
-            }
-            action = decide(skb);
-            if action == HOLD {
-                return $hold(skb, zone);
-            }
-            let reason = refused(action);
-            if reason != 0 {
-                dropped(skb, reason, program::FROM_ENDPOINT.into()); // nobody else refuses
-                return $reset(skb);
-            }
-            if action == HANDED {
-                return ask(skb);
-            }
-            if action != UNDECIDED {
-                return action;
-            }
-            let unsound = $check(skb);
-            if unsound != UNDECIDED {
-                return drop_number(unsound);
-            }
-            action = $admit();
-            if action != UNDECIDED {
-                return action;
-            }
-            action = $open(skb);
-            if action != UNDECIDED {
-                return action;
-            }
-            // What it came by may just have gone.
-            let can_be_lost = env::draft(&maps::$draft).is_some_and(|draft| draft.opening.can_be_lost());
-            action = if can_be_lost && $examine(zone, 0) == 0 { UNDECIDED } else { $move(skb, zone) };
-            if action == UNDECIDED { drop_packet(DropReason::CtInvalid) } else { action }
-        }
-
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $gate(skb: *mut __sk_buff) -> i32 {
-            let unread = $read(skb);
-            if unread != UNDECIDED {
-                return drop_number(unread);
-            }
-            $recall(skb);
-            let action = $gate_decide(skb);
-            if action != UNDECIDED {
-                return action;
-            }
-            let admitted = $admit();
-            if admitted != UNDECIDED {
-                return admitted;
-            }
-            let opened = $open(skb);
-            if opened != UNDECIDED {
-                return opened;
-            }
-            // What it came by may just have gone.
-            if $examine(UPLINK_ZONE, 0) == 0 { drop_packet(DropReason::CtInvalid) } else { PASS }
-        }
-
-        /// Gives a fragment that the stack delivers the ports of its first. The answer is 0.
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $recall(skb: *mut __sk_buff) -> i32 {
-            if let Some(draft) = env::draft(&maps::$draft) {
-                conntrack::fragment::recall::<$family, _>(&Kernel(skb), &mut draft.headers, ifindex(skb));
-            }
-            0
-        }
-
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $gate_decide(skb: *mut __sk_buff) -> i32 {
-            let Some(Draft { headers, opening, .. }) = env::draft(&maps::$draft) else { return PASS };
-            let mut packet = Careful::new(skb);
-            let decided =
-                hook::to_endpoint_decide::<$family, _, _>(&Kernel(skb), &mut packet, headers, opening);
-            optional(skb, decided.transpose())
-        }
-
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $guard(skb: *mut __sk_buff) -> i32 {
-            let action =
-                optional(skb, hook::to_uplink_fast::<$family, _, _>(&Kernel(skb), &mut Direct::new(skb)));
-            if action != UNDECIDED {
-                return action;
-            }
-            let unread = $read(skb);
-            if unread != UNDECIDED {
-                return drop_number(unread);
-            }
-            let Some(draft) = env::draft(&maps::$draft) else { return PASS };
-            finish(
-                skb,
-                hook::to_uplink::<$family, _, _>(&Kernel(skb), &mut Careful::new(skb), &draft.headers),
-            )
-        }
-    };
-}
-parts!(
-    V4,
-    DRAFT4,
-    ROUTING4,
-    endpoint_fast4,
-    endpoint_decide4,
-    uplink_fast4,
-    uplink_decide4,
-    read4,
-    examine4,
-    settle4,
-    settle_error4,
-    quote4,
-    refresh4,
-    forward_error4,
-    reset4,
-    reserve4,
-    check4,
-    admit4,
-    open4,
-    gate4,
-    gate_decide4,
-    guard4,
-    slow4,
-    follow4,
-    hold4,
-    recall4,
-    hand_over4,
-    recall_handed4,
-    restate4,
-    take_back4,
-    move4,
-    belongs4,
-    remember4,
-    own4,
-    answers_asked4,
-    hushed4
-);
-parts!(
-    V6,
-    DRAFT6,
-    ROUTING6,
-    endpoint_fast6,
-    endpoint_decide6,
-    uplink_fast6,
-    uplink_decide6,
-    read6,
-    examine6,
-    settle6,
-    settle_error6,
-    quote6,
-    refresh6,
-    forward_error6,
-    reset6,
-    reserve6,
-    check6,
-    admit6,
-    open6,
-    gate6,
-    gate_decide6,
-    guard6,
-    slow6,
-    follow6,
-    hold6,
-    recall6,
-    hand_over6,
-    recall_handed6,
-    restate6,
-    take_back6,
-    move6,
-    belongs6,
-    remember6,
-    own6,
-    answers_asked6,
-    hushed6
-);
-
-/// Gives the host's rules a packet, and lets a copy of it arrive behind it. The answer is an action.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ask(skb: *mut __sk_buff) -> i32 {
-    let tag = conntrack::input::tag::<V4, _>(&Kernel(skb));
-    // SAFETY: the context the kernel passed to this program; the field is one that programs may write.
-    unsafe { (&raw mut (*skb).tc_index).write_volatile(tag) };
-    // Where no copy can be made, the packet is let in when it is sent again.
-    copy_arrives(skb);
-    // SAFETY: as above.
-    unsafe { (&raw mut (*skb).tc_index).write_volatile(0) };
-    PASS
-}
-
-/// Returns the port at a position in the configured ranges; 0 only before the daemon wrote the configuration.
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub extern "C" fn port_at(position: u32) -> u32 {
-    maps::CONFIG.get(0).map_or(0, |config| u32::from(masquerade::port_at(config, position)))
-}
-
-/// Exchanges an IPv6 packet between mapped addresses for the IPv4 packet it stands for. The answer is 0, or 1 when that cannot be.
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub extern "C" fn as_ipv4(skb: *mut __sk_buff) -> i32 {
-    i32::from(siit::to_v4(&mut Careful::new(skb)).is_err())
-}
-
-/// The same for an ICMPv6 error; one to another address stays as it is.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn error_as_ipv4(skb: *mut __sk_buff) -> i32 {
-    i32::from(siit::error_to_v4(&mut Careful::new(skb)).is_err())
-}
 
 /// Exchanges what answers an IPv6 client for the IPv6 packet that it stands for. The answer is `FOUND` when that is done, else an action or `UNDECIDED`.
 #[inline(never)]
@@ -619,36 +41,9 @@ extern "C" fn as_ipv6(skb: *mut __sk_buff) -> i32 {
 /// What a sandbox sends by IPv4 and belongs to no flow of that family.
 extern "C" fn endpoint_decide4_or_6(skb: *mut __sk_buff) -> i32 {
     match as_ipv6(skb) {
-        UNDECIDED => endpoint_decide4(skb),
+        UNDECIDED => v4::endpoint_decide(skb),
         action => action,
     }
-}
-
-/// Carries out a part's decision, if it made one.
-#[inline(always)]
-pub fn optional<A: AsNextHop>(skb: *mut __sk_buff, decision: Option<Result<Verdict<A>, DropReason>>) -> i32 {
-    match decision {
-        // Told apart first: LLVM would copy the payload of the others along with it, which the verifier refuses ("R3 !read_ok").
-        Some(Ok(Verdict::Pass)) => PASS,
-        Some(Ok(Verdict::HandOver)) => HANDED,
-        Some(decision) => finish(skb, decision),
-        None => UNDECIDED,
-    }
-}
-
-/// Returns the ethertype in front of the payload, behind any VLAN tag in the packet's metadata.
-#[inline(always)]
-pub fn ethertype(skb: *mut __sk_buff) -> Be16 {
-    // SAFETY: the context the kernel passed to this program.
-    let protocol = unsafe { (&raw const (*skb).protocol).read_volatile() } as u16;
-    Be16::from_wire(protocol.to_ne_bytes())
-}
-
-/// Returns the device the packet arrived on.
-#[inline(always)]
-pub fn ifindex(skb: *mut __sk_buff) -> u32 {
-    // SAFETY: the context the kernel passed to this program.
-    unsafe { (&raw const (*skb).ifindex).read_volatile() }
 }
 
 /// What a sandbox sends; ingress of its veth's host side.
@@ -656,17 +51,17 @@ pub fn ifindex(skb: *mut __sk_buff) -> u32 {
 pub fn from_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
-        V4::ETHERTYPE => match endpoint_fast4(skb) {
+        V4::ETHERTYPE => match v4::endpoint_fast(skb) {
             action if is_final(action) => return leave(action),
-            UNDECIDED => match slow4(skb, ifindex(skb), endpoint_decide4_or_6) {
-                FOUND => slow6(skb, ifindex(skb), endpoint_decide6),
+            UNDECIDED => match v4::slow(skb, ifindex(skb), endpoint_decide4_or_6) {
+                FOUND => v6::slow(skb, ifindex(skb), v6::endpoint_decide),
                 action => action,
             },
             action => action,
         },
-        V6::ETHERTYPE => match endpoint_fast6(skb) {
+        V6::ETHERTYPE => match v6::endpoint_fast(skb) {
             action if is_final(action) => return leave(action),
-            UNDECIDED => slow6(skb, ifindex(skb), endpoint_decide6),
+            UNDECIDED => v6::slow(skb, ifindex(skb), v6::endpoint_decide),
             action => action,
         },
         other => {
@@ -687,12 +82,12 @@ pub fn to_endpoint(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
         V4::ETHERTYPE => {
-            take_back4(skb);
-            gate4(skb)
+            v4::take_back(skb);
+            v4::gate(skb)
         }
         V6::ETHERTYPE => {
-            take_back6(skb);
-            gate6(skb)
+            v6::take_back(skb);
+            v6::gate(skb)
         }
         other => {
             let packet = Careful::new(skb);
@@ -711,14 +106,14 @@ pub fn to_endpoint(ctx: TcContext) -> i32 {
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
-        V4::ETHERTYPE => match uplink_fast4(skb) {
+        V4::ETHERTYPE => match v4::uplink_fast(skb) {
             action if is_final(action) => return leave(action),
-            UNDECIDED => slow4(skb, UPLINK_ZONE, uplink_decide4),
+            UNDECIDED => v4::slow(skb, UPLINK_ZONE, v4::uplink_decide),
             action => action,
         },
-        V6::ETHERTYPE => match uplink_fast6(skb) {
+        V6::ETHERTYPE => match v6::uplink_fast(skb) {
             action if is_final(action) => return leave(action),
-            UNDECIDED => slow6(skb, UPLINK_ZONE, uplink_decide6),
+            UNDECIDED => v6::slow(skb, UPLINK_ZONE, v6::uplink_decide),
             action => action,
         },
         _ => PASS,
@@ -732,18 +127,18 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let action = match ethertype(skb) {
         V4::ETHERTYPE => {
-            if hushed4(skb) {
+            if v4::hushed(skb) {
                 return leave(hold());
             }
-            own4(skb);
-            guard4(skb)
+            v4::own(skb);
+            v4::guard(skb)
         }
         V6::ETHERTYPE => {
-            if hushed6(skb) {
+            if v6::hushed(skb) {
                 return leave(hold());
             }
-            own6(skb);
-            guard6(skb)
+            v6::own(skb);
+            v6::guard(skb)
         }
         _ => PASS,
     };

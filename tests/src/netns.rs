@@ -17,7 +17,7 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 
-use crate::eventually;
+use crate::{eventually, process};
 
 /// A network namespace, held open by a descriptor; no name of it exists in the file system.
 #[derive(Debug, Clone)]
@@ -87,12 +87,14 @@ impl Ns {
 
     /// Runs a command in this namespace to its end.
     pub fn output(&self, command: &mut Command) -> Output {
-        self.run(|| command.output().unwrap_or_else(|e| panic!("start {command:?}: {e}")))
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = self.spawn(command);
+        child.wait_with_output().unwrap_or_else(|e| panic!("wait for {command:?}: {e}"))
     }
 
     /// Starts a command in this namespace.
     pub fn spawn(&self, command: &mut Command) -> std::process::Child {
-        self.run(|| command.spawn().unwrap_or_else(|e| panic!("start {command:?}: {e}")))
+        self.run(|| process::spawn(command).unwrap_or_else(|e| panic!("start {command:?}: {e}")))
     }
 
     /// Runs lines of `ip` commands in one batch.

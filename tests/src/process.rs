@@ -1,8 +1,10 @@
-//! Child processes that end with the test.
+//! Child processes that end with the test, and that hold nothing of another's.
 
 use std::{
+    io,
     ops::{Deref, DerefMut},
-    process::ExitStatus,
+    process::{Command, ExitStatus},
+    sync::{PoisonError, RwLock},
     thread,
     time::{Duration, Instant},
 };
@@ -11,6 +13,20 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+
+/// Held while a program is started: until then the child has every descriptor of this process, also those that are about to be closed.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// Starts a command; behind it the child holds what it was given alone.
+pub fn spawn(command: &mut Command) -> io::Result<std::process::Child> {
+    let _starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
+}
+
+/// Waits until what this thread has closed is closed: no child that is just being started holds it any more.
+pub fn wait_for_starts() {
+    drop(STARTING.write().unwrap_or_else(PoisonError::into_inner));
+}
 
 /// A process that is killed and reaped on drop.
 #[derive(Debug)]

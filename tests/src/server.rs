@@ -14,7 +14,7 @@ use nix::{
     unistd::pipe2,
 };
 
-use crate::{Ns, Proto, sctp};
+use crate::{Ns, Proto, process, sctp};
 
 /// A server for TCP and UDP that echoes after its first line: a stream what follows, a datagram within its answer. It stops on drop.
 #[derive(Debug)]
@@ -62,6 +62,7 @@ impl Drop for Server {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        process::wait_for_starts(); // who wants its ports now gets them
     }
 }
 

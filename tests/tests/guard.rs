@@ -86,6 +86,16 @@ impl World {
         });
     }
 
+    /// What `netd explain` says of a packet to the host's port 8080 by an uplink: the reason of its drop, and the programs that it met.
+    fn explained(&self, source: IpAddr, uplink: &str, proto: Proto) -> (Option<String>, Vec<String>) {
+        let (from, to) = (source.to_string(), format!("host:8080/{}", proto.name()));
+        let run = self.lab.netd(&["explain", "--format", "json", "--via", uplink, &from, &to]);
+        let said: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+        let steps = said["Steps"].as_array().expect("steps").iter();
+        let programs = steps.map(|step| step["Program"].as_str().expect("a program").to_owned());
+        (said["Reason"].as_str().map(str::to_owned), programs.collect())
+    }
+
     /// Whether an interface of the host has an XDP program, by what the kernel says.
     fn is_guarded(&self, ifname: &str) -> bool {
         let link = self.lab.h.ip_json(&["-details", "link", "show", "dev", ifname]);
@@ -138,6 +148,28 @@ fn the_guard_stands_without_a_daemon_and_follows_the_configuration_and_goes_with
 }
 
 #[test]
+fn an_explanation_asks_the_guard_and_counts_nothing() {
+    let w = world("");
+    for family in Family::BOTH {
+        let denied = from_denied(family).ip();
+        let counted = || w.lab.drops()["deniedsource"];
+        let before = counted();
+        for proto in Proto::BOTH {
+            let said = |reason: Option<&str>, programs: &[&str]| {
+                (reason.map(str::to_owned), programs.iter().map(|program| (*program).to_owned()).collect())
+            };
+            assert_eq!(w.explained(denied, "eth0", proto), said(Some("DENIED_SOURCE"), &["guard"]));
+            assert_eq!(w.explained(denied, "eth1", proto), said(None, &["from_uplink"]), "nobody guards it");
+            assert_eq!(w.explained(R.ip(family), "eth0", proto), said(None, &["guard", "from_uplink"]));
+        }
+        assert_eq!(counted(), before, "nothing came but explanations");
+        w.nobody_denied_comes_through();
+        assert!(counted() > before);
+    }
+    w.others_come_through();
+}
+
+#[test]
 fn netd_down_takes_the_guard_away() {
     let w = world("");
     assert!(w.is_guarded("eth0"));
@@ -158,6 +190,7 @@ fn a_source_that_opens_connections_too_fast_loses_them_and_nobody_else_does() {
         let frame = Frame { src: lab.r.link("eth0").expect("eth0").mac, dst: lab.r.mac_of(H.ip(family)) };
         let (wire, inside) = (Capture::start(&lab.r, "eth0"), Capture::start(&w.a1, "eth0"));
         let before = lab.drops()["toofast"];
+        let explained = || w.explained(R.ip(family), "eth0", Proto::Tcp);
         for port in 0..OPENINGS {
             wire.send(&frame.tcp_syn(at(R.ip(family), 20_000 + port), to));
         }
@@ -170,6 +203,11 @@ fn a_source_that_opens_connections_too_fast_loses_them_and_nobody_else_does() {
         });
         let dropped = lab.drops()["toofast"] - before;
         assert!(dropped < u64::from(OPENINGS), "some are let in: {dropped}");
+        eventually("an explanation that finds nothing left to open", || {
+            wire.send(&frame.tcp_syn(at(R.ip(family), 19_999), to));
+            explained() == (Some("TOO_FAST".to_owned()), vec!["guard".to_owned()])
+        });
+        eventually("an explanation that finds something to open again", || explained().0.is_none());
     }
 }
 

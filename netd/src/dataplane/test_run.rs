@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 
 use super::{Error, Kernel};
 
@@ -61,4 +61,16 @@ pub(super) fn run_on(
         .map_err(|source| Error::kernel(format!("run program {name} on a packet"), source))?;
     bytes.truncate(result.data_size_out as usize);
     Ok(Ran { action: result.return_value.cast_signed(), bytes, duration: result.duration })
+}
+
+/// Runs the loaded guard on a frame, and shows by its counter whether it drops it.
+///
+/// # Errors
+/// When the kernel refuses the run.
+pub(super) fn run_guard_on(guard: &Xdp, frame: &[u8]) -> Result<(), Error> {
+    let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
+    let ran = guard
+        .test_run(options)
+        .map_err(|source| Error::kernel("run the guard on a frame".to_owned(), source));
+    ran.map(drop)
 }

@@ -21,7 +21,7 @@ use nix::{
 };
 
 use super::calls::{self, Call, Caller};
-use crate::Ns;
+use crate::{Ns, process};
 
 /// What happens at a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Traced {
                     seccompiler::apply_filter(&filter).map_err(|_| Errno::EINVAL.into())
                 });
             }
-            let child = command.spawn().unwrap_or_else(|e| panic!("start {command:?}: {e}"));
+            let child = process::spawn(&mut command).unwrap_or_else(|e| panic!("start {command:?}: {e}"));
             let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
             waitpid(pid, Some(WaitPidFlag::__WALL)).expect("the program's first stop");
             let options =

@@ -79,7 +79,7 @@ pub struct Explanation {
 pub struct Step {
     /// The interface; empty for a program on sockets.
     pub interface: String,
-    /// `ingress` or `egress` of the interface, or `socket`.
+    /// `xdp`, `ingress` or `egress` of the interface, or `socket`.
     pub hook: String,
     /// The program.
     pub program: String,

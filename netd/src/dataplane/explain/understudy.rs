@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap as Set, HashSet},
     hash::Hash,
+    net::IpAddr,
     path::Path,
 };
 
@@ -17,7 +18,10 @@ use aya::{
     util::nr_cpus,
 };
 use netd_common::{
-    maps::{Config, Flow, Hearing, Pace, Pending, Place, Tuple, features, hearing::ACCEPTED, port_set},
+    guard::link_of,
+    maps::{
+        Allowance, Config, Flow, Hearing, Pace, Pending, Place, Tuple, features, hearing::ACCEPTED, port_set,
+    },
     net::{Addr4, Addr6, UPLINK_ZONE},
     verdict::DropReason,
 };
@@ -27,8 +31,8 @@ use super::super::{
     flows::{Printable, now},
     maps::Ports,
     object::OBJECT,
-    programs::packet_program,
-    test_run::{Ran, run_on},
+    programs::{guard_program, packet_program},
+    test_run::{Ran, run_guard_on, run_on},
 };
 use super::written;
 
@@ -45,6 +49,8 @@ pub struct Stage<A> {
     /// What the host's rules say: the understudy's alone.
     heard: HashMap<MapData, Tuple<A>, Hearing>,
     usage: [Array<MapData, u32>; 2],
+    /// What sources may still open.
+    openings: [HashMap<MapData, A, Allowance>; 2],
     /// The flows that a run begins with.
     known: Set<Tuple<A>, Flow<A>>,
     /// What was looked for in the instance's tables.
@@ -126,12 +132,13 @@ where
     Tuple<A>: Pod,
     Flow<A>: Pod,
     Pending<A>: Pod,
-    Place: Pod,
+    A: Pod,
 {
     fn open(pins: &Path, object: &mut Ebpf, digit: char) -> Result<Self, Error> {
         let (flow, asked) = (format!("FLOW{digit}"), format!("ASKED{digit}"));
         let heard = format!("INPUT{digit}");
         let (pending, usage) = (format!("PENDING{digit}"), format!("USAGE{digit}"));
+        let openings = format!("OPENINGS{digit}");
         let hash = |map| HashMap::try_from(map).map_err(failed(&flow));
         Ok(Self {
             flows: [hash(Map::HashMap(open(pins, &flow)?))?, hash(take(object, &flow)?)?],
@@ -148,6 +155,10 @@ where
                 Array::try_from(Map::Array(open(pins, &usage)?)).map_err(failed(&usage))?,
                 Array::try_from(take(object, &usage)?).map_err(failed(&usage))?,
             ],
+            openings: [
+                HashMap::try_from(Map::LruHashMap(open(pins, &openings)?)).map_err(failed(&openings))?,
+                HashMap::try_from(take(object, &openings)?).map_err(failed(&openings))?,
+            ],
             known: Set::new(),
             looked: HashSet::new(),
         })
@@ -160,6 +171,7 @@ where
         clear(&mut self.flows[OWNED])?;
         clear(&mut self.asked[OWNED])?;
         clear(&mut self.heard)?;
+        clear(&mut self.openings[OWNED])?;
         clear(&mut self.pending[OWNED])
     }
 
@@ -207,6 +219,14 @@ where
     pub fn hear(&mut self, key: &Tuple<A>) -> Result<(), Error> {
         let accepted = Hearing { state: ACCEPTED, since: now(), asked: 0 };
         self.heard.insert(key, accepted, 0).map_err(failed("INPUT"))
+    }
+
+    /// Copies what a source may still open.
+    fn set_opener(&mut self, source: A) -> Result<(), Error> {
+        match value(&self.openings[LIVE], &source)? {
+            Some(left) => self.openings[OWNED].insert(source, left, 0).map_err(failed("OPENINGS")),
+            None => Ok(()),
+        }
     }
 
     /// Makes the tables what a run is to find.
@@ -333,6 +353,23 @@ impl Understudy {
             return Ok(Shown { ran, reason });
         }
         Err(Error::Unsupported("the flow table changes faster than it can be looked at; try again".into()))
+    }
+
+    /// Runs the guard on a frame from a source as it would run now. Returns why it drops it, if it does.
+    ///
+    /// # Errors
+    /// Names the program or map and the kernel's reason.
+    pub fn guard(&mut self, frame: &[u8], source: IpAddr) -> Result<Option<DropReason>, Error> {
+        match source {
+            IpAddr::V4(ip) => self.v4.set_opener(ip.into())?,
+            IpAddr::V6(ip) => self.v6.set_opener(link_of(ip.into()))?,
+        }
+        let guard = guard_program(&mut self.object)?;
+        if guard.fd().is_err() {
+            guard.load().map_err(|source| Error::kernel("load the guard once more".to_owned(), source))?;
+        }
+        run_guard_on(guard, frame)?;
+        self.take_reason()
     }
 
     fn set(&mut self, payers: &[u32]) -> Result<(), Error> {

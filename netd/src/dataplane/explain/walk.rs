@@ -1,6 +1,10 @@
 //! A packet's way from program to program.
 
-use std::{hash::Hash, net::IpAddr, path::Path};
+use std::{
+    hash::Hash,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use netd_common::{
     maps::{Endpoint, Flow, Network, Owner, Publish, PublishKey, Tuple, flow_flags},
@@ -10,7 +14,7 @@ use netd_common::{
 };
 
 use super::{
-    super::{Error, flows::Printable, maps::Maps, test_run::Ran},
+    super::{Error, flows::Printable, guard, maps::Maps, test_run::Ran},
     Explainer, Explanation, Names, Origin, Question, Step, Unexplained,
     frame::first_packet,
     hints::hint,
@@ -88,6 +92,8 @@ pub(super) struct Walk<'a> {
     pub(super) names: Names<'a>,
     pub(super) understudy: &'a mut Understudy,
     maps: Maps,
+    /// Where the instance's links are pinned.
+    links: PathBuf,
     pub(super) steps: Vec<Step>,
     dropped: Option<DropReason>,
     /// The source that it shows.
@@ -117,10 +123,10 @@ impl<'a> Walk<'a> {
         names: Names<'a>,
     ) -> Result<Self, Unexplained> {
         understudy.begin()?;
-        let maps = Maps::open(pins)?;
+        let (maps, links) = (Maps::open(pins)?, pins.join("links"));
         let source = question.to; // until it is known
         let question = question.clone();
-        Ok(Self { question, names, understudy, maps, steps: Vec::new(), dropped: None, source })
+        Ok(Self { question, names, understudy, maps, links, steps: Vec::new(), dropped: None, source })
     }
 
     /// Goes all the way.
@@ -186,12 +192,22 @@ impl<'a> Walk<'a> {
     fn sent_by_outside<A: Home>(&mut self, ip: IpAddr, uplink: u32) -> Result<(), Unexplained> {
         self.source = self.question.claims.unwrap_or(ip);
         let frame = self.frame([0; 6], [0; 6])?;
+        if guard::is_attached(&self.links, uplink) && self.stopped_by_guard(uplink, &frame)? {
+            return Ok(());
+        }
         let place = Place { program: "from_uplink", ifindex: uplink, ingress: uplink };
         let left = self.step::<A>(&place, &frame)?;
         if left.dropped || left.ran.action == REDIRECTED {
             return Ok(());
         }
         self.through_the_stack::<A>(uplink, &left.ran.bytes)
+    }
+
+    /// Has the guard of an uplink judge the packet. Returns whether it is dropped.
+    fn stopped_by_guard(&mut self, uplink: u32, frame: &[u8]) -> Result<bool, Unexplained> {
+        self.dropped = self.understudy.guard(frame, self.source)?;
+        self.steps.push(self.guarded(uplink, self.dropped));
+        Ok(self.dropped.is_some())
     }
 
     /// What the host's stack does with a packet that netd passed to it.
@@ -266,7 +282,7 @@ impl<'a> Walk<'a> {
             _ => UPLINK_ZONE,
         };
         let key = self.key::<A>(zone);
-        let first_look = self.steps.is_empty();
+        let first_look = self.steps.iter().all(|step| step.program == guard::PROGRAM);
         A::learn(self.understudy, &key)?;
         A::hear(self.understudy, &Tuple { zone: UPLINK_ZONE, ..key })?;
         // Whom `to_endpoint` takes for an answer, and what `to_uplink` takes back for the host.

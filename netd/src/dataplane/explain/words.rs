@@ -10,7 +10,7 @@ use netd_common::{
 use nix::net::if_::if_indextoname;
 
 use super::{
-    super::Error,
+    super::{Error, guard},
     Origin, Step,
     walk::{DROPPED, Home, Place, REDIRECTED, Walk},
 };
@@ -78,6 +78,26 @@ impl Walk<'_> {
             source,
             destination,
         })
+    }
+
+    /// Says what the guard of an uplink made of the packet.
+    pub(super) fn guarded(&self, uplink: u32, dropped: Option<DropReason>) -> Step {
+        let question = &self.question;
+        let port = (question.probe != Probe::Icmp).then_some(question.port);
+        let (verdict, then) = match dropped {
+            Some(reason) => ("drop", numbered(reason)),
+            None => ("pass", "into the host".to_owned()),
+        };
+        Step {
+            interface: interface(uplink),
+            hook: "xdp".to_owned(),
+            program: guard::PROGRAM.to_owned(),
+            matched: Vec::new(),
+            verdict: verdict.to_owned(),
+            then,
+            source: at(self.source, Some(question.source_port)),
+            destination: at(question.to, port),
+        }
     }
 
     /// Says what a program found.

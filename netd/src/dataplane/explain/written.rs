@@ -1,4 +1,4 @@
-//! Which of the pinned maps the packet programs write: the understudy has others in their place (ADR 0022).
+//! Which of the pinned maps the packet programs and the guard write: the understudy has others in their place (ADR 0022).
 
 use super::super::maps::NAMES;
 
@@ -12,8 +12,8 @@ const RING: &str = "EVENTS";
 /// The smallest ring that the kernel makes, in bytes; where pages are larger, the loader takes one of those.
 const PAGE: u32 = 4096;
 
-/// Maps that the packet programs write, and how many entries the understudy's have where that is not the object's number.
-const WRITTEN: [(&str, Option<u32>); 22] = [
+/// Maps that they write, and how many entries the understudy's have where that is not the object's number.
+const WRITTEN: [(&str, Option<u32>); 24] = [
     ("FLOW4", Some(ENTRIES)),
     ("FLOW6", Some(ENTRIES)),
     ("PENDING4", Some(ENTRIES)),
@@ -24,6 +24,8 @@ const WRITTEN: [(&str, Option<u32>); 22] = [
     ("HANDED6", Some(ENTRIES)),
     ("INPUT4", Some(ENTRIES)),
     ("INPUT6", Some(ENTRIES)),
+    ("OPENINGS4", Some(ENTRIES)),
+    ("OPENINGS6", Some(ENTRIES)),
     ("DATAGRAM4", Some(ENTRIES)),
     ("DATAGRAM6", Some(ENTRIES)),
     ("HELD", None),
@@ -57,7 +59,11 @@ mod tests {
     use object::{Object, ObjectSection, ObjectSymbol};
 
     use super::{super::super::programs::PACKET_PROGRAMS, *};
-    use crate::dataplane::{object::OBJECT, programs::packet_program};
+    use crate::dataplane::{
+        guard,
+        object::OBJECT,
+        programs::{guard_program, packet_program},
+    };
 
     /// Programs may read such a map, and not write it (`BPF_F_RDONLY_PROG`, include/uapi/linux/bpf.h).
     const READ_ONLY: u32 = 1 << 7;
@@ -81,7 +87,7 @@ mod tests {
         bytes
     }
 
-    /// Names the packet programs that the kernel does not take, with what the verifier said last.
+    /// Names the programs that the kernel does not take, with what the verifier said last.
     fn refused(object: &[u8]) -> Vec<(&'static str, String)> {
         let mut loader = EbpfLoader::new();
         loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
@@ -89,12 +95,19 @@ mod tests {
             loader.map_max_entries(name, entries);
         }
         let mut object = loader.load(object).expect("maps for the programs");
-        let load = |name| match packet_program(&mut object, name).expect("a packet program").load() {
-            Ok(()) => None,
-            Err(ProgramError::LoadError { verifier_log, .. }) => Some((name, verifier_log.to_string())),
-            Err(other) => panic!("{name}: {other}"),
+        let load = |name| {
+            let loaded = if name == guard::PROGRAM {
+                guard_program(&mut object).expect("the guard").load()
+            } else {
+                packet_program(&mut object, name).expect("a packet program").load()
+            };
+            match loaded {
+                Ok(()) => None,
+                Err(ProgramError::LoadError { verifier_log, .. }) => Some((name, verifier_log.to_string())),
+                Err(other) => panic!("{name}: {other}"),
+            }
         };
-        PACKET_PROGRAMS.into_iter().filter_map(load).collect()
+        PACKET_PROGRAMS.into_iter().chain([guard::PROGRAM]).filter_map(load).collect()
     }
 
     #[test]
@@ -103,7 +116,7 @@ mod tests {
         // The control: the verifier sees such writes.
         let written = WRITTEN.into_iter().map(|(name, _)| name).filter(|name| *name != RING); // the kernel seals no ring
         let refused = refused(&sealed(written));
-        assert_eq!(refused.len(), PACKET_PROGRAMS.len(), "{refused:?}");
+        assert_eq!(refused.len(), PACKET_PROGRAMS.len() + 1, "{refused:?}");
         for (name, log) in refused {
             assert!(log.contains("write into map forbidden"), "{name}: {log}");
         }
