@@ -147,7 +147,7 @@ type Harm = (&'static str, &'static [&'static str], fn(&World));
 
 const HARMS: [Harm; 14] = [
     ("a route inside", &["default route by 172.20.0.1 and eth0 in"], |w| {
-        command(&w.a1, "ip route del default")
+        command(&w.a1, "ip route del default");
     }),
     ("an address inside", &["address fd00:c:20::2/64 of eth0 in"], |w| {
         command(&w.a1, "ip addr del fd00:c:20::2/64 dev eth0");

@@ -154,7 +154,7 @@ async fn of_instance(report: &mut Report, settings: &Settings, client: &Client) 
         Err(error) => Err(chain(&error)),
     };
     let with = |read: &dyn Fn(&Pinned) -> Result<Value, String>| {
-        pinned.as_ref().map_err(Clone::clone).and_then(|pinned| read(pinned))
+        pinned.as_ref().map_err(Clone::clone).and_then(read)
     };
     report.add(
         "Maps",

@@ -110,12 +110,11 @@ impl Offline {
     /// Finds the pins.
     fn pinned(&self, doing: &str) -> Result<Pinned, Failure> {
         place::root(doing)?;
-        let bpffs = match &self.bpffs {
-            Some(bpffs) => bpffs.clone(),
-            None => {
-                let settings = Settings::load(&Flags::default());
-                settings.map_err(|error| Failure::configuration(doing, &error))?.bpffs
-            }
+        let bpffs = if let Some(bpffs) = &self.bpffs {
+            bpffs.clone()
+        } else {
+            let settings = Settings::load(&Flags::default());
+            settings.map_err(|error| Failure::configuration(doing, &error))?.bpffs
         };
         let found = Pinned::find(&bpffs).map_err(|error| refused(doing, error))?;
         found.ok_or_else(|| {

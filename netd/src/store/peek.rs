@@ -41,9 +41,8 @@ pub struct Peeked {
 /// # Errors
 /// When the directory cannot be read at all.
 pub fn peek(dir: &Path, copies: &Path) -> Result<Option<Peeked>, Error> {
-    match fs::metadata(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        found => drop(found.map_err(Error::io("read", dir))?),
+    if !fs::exists(dir).map_err(Error::io("read", dir))? {
+        return Ok(None);
     }
     let mut peeked = Peeked::default();
     let copies = Copies::new(copies);
@@ -137,7 +136,8 @@ impl Peeked {
                 let known = if folder == dir {
                     TOP.contains(&name.as_str())
                 } else {
-                    name.ends_with(".json") || name.ends_with(".json.prev")
+                    path.with_extension("").extension().is_some_and(|json| json == "json")
+                        || path.extension().is_some_and(|json| json == "json")
                 };
                 let mode = fs::symlink_metadata(&path).map_or(0, |found| found.permissions().mode());
                 if name.contains(".bad-") {

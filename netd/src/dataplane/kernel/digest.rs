@@ -29,7 +29,7 @@ impl Plain {
     fn digest(&self) -> Result<u64, Error> {
         let mut digest = Digest::default();
         raw::for_each(self.map.as_fd(), self.key_size, self.value_size, |key, value| {
-            digest.add(&[key, value])
+            digest.add(&[key, value]);
         })
         .map_err(|source| Error::kernel(format!("list map {}", self.name), source))?;
         Ok(digest.0)

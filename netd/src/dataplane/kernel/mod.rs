@@ -606,7 +606,7 @@ impl Dataplane for Kernel {
     }
 
     fn set_trusted(&mut self, trusted: &[(u16, u32)]) -> Result<(), Error> {
-        sync(&mut self.maps.trust, &trusted.iter().map(values::trust).collect(), &1).map(drop)
+        sync(&mut self.maps.trust, &trusted.iter().copied().map(values::trust).collect(), &1).map(drop)
     }
 
     fn set_links(&mut self, links: &BTreeMap<String, u32>) -> Result<(), Error> {

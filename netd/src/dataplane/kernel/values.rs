@@ -63,8 +63,8 @@ pub fn uplink(uplink: &UplinkEntry) -> Uplink {
 }
 
 /// Returns the key of an interface that a network trusts.
-pub fn trust((network, ifindex): &(u16, u32)) -> TrustKey {
-    TrustKey { network: u32::from(*network), ifindex: *ifindex }
+pub fn trust((network, ifindex): (u16, u32)) -> TrustKey {
+    TrustKey { network: u32::from(network), ifindex }
 }
 
 /// Returns the netmasks of a network's subnets.

@@ -187,8 +187,12 @@ impl Wanted {
                 None => {}
             }
         }
-        by4.iter().for_each(|(key, by)| tables.put("LINK4", key, by));
-        by6.iter().for_each(|(key, by)| tables.put("LINK6", key, by));
+        for (key, by) in &by4 {
+            tables.put("LINK4", key, by);
+        }
+        for (key, by) in &by6 {
+            tables.put("LINK6", key, by);
+        }
     }
 
     fn host(&self, tables: &mut Tables) {
@@ -202,8 +206,10 @@ impl Wanted {
             tables.put("UPLINK", &uplink.ifindex, &values::uplink(uplink));
         }
         let trusted = self.trusted.iter().filter(|(_, ifindex)| !self.own.contains(ifindex));
-        let trusted: BTreeSet<TrustKey> = trusted.map(values::trust).collect();
-        trusted.iter().for_each(|key| tables.put("TRUST", key, &1_u32));
+        let trusted: BTreeSet<TrustKey> = trusted.copied().map(values::trust).collect();
+        for key in &trusted {
+            tables.put("TRUST", key, &1_u32);
+        }
     }
 
     /// Puts the rules; returns what `CONFIG` says of them. None: nobody has looked.

@@ -7,10 +7,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use netd_common::{
-    maps::{
-        Timeouts, datagram_flags, endpoint_flags as endpoint, features, flow_flags, link_by, port_set,
-        rule_flags,
-    },
+    maps::{Timeouts, endpoint_flags as endpoint, features, flow_flags, link_by, port_set, rule_flags},
     net::{HANDED_ZONE, LOOPBACK_ZONE, UPLINK_ZONE},
     verdict::{DropReason, tries},
 };
@@ -75,8 +72,6 @@ const FEATURES: Bits = &[
     (features::UPLINKS_FIRST, "UPLINKS_FIRST"),
     (features::CHANGING, "CHANGING"),
 ];
-const DATAGRAM: Bits =
-    &[(datagram_flags::COMPLETE as u32, "COMPLETE"), (datagram_flags::STRAY as u32, "STRAY")];
 const LINK: Bits = &[(link_by::LINK, "LINK"), (link_by::POLICY, "POLICY")];
 /// Sets of `PORTS`, by purpose.
 const PURPOSES: [(u32, &str); 5] = [
@@ -161,13 +156,11 @@ pub fn of_field(map: &str, field: &str, bytes: &[u8], names: &Names) -> Value {
         ("ports", _) if map == "CONFIG" => bytes.chunks_exact(4).filter_map(range).collect(),
         ("ports", _) => ranges(bytes).into(),
         ("timeouts", _) => timeouts(bytes),
-        ("netns_cookie" | "cookie" | "published", 8) => number(bytes).into(),
         ("flags", _) => bits(
             match family {
                 "ENDPOINT" | "NETWORK" | "ADDRESS" => ENDPOINT,
                 "FLOW" => FLOW,
                 "RULE" => RULE,
-                "DATAGRAM" => DATAGRAM,
                 _ => &[],
             },
             number(bytes),
@@ -322,7 +315,7 @@ mod tests {
     #[test]
     fn keys_and_values_are_told_by_the_names_of_their_fields() {
         let key = PublishKey {
-            addr: Addr4::from([192, 0, 2, 1].map(u8::from).into_ipv4()),
+            addr: Addr4::from(std::net::Ipv4Addr::new(192, 0, 2, 1)),
             port: Be16::from(8080),
             proto: 6,
             pad: 0,
@@ -334,15 +327,6 @@ mod tests {
         let told = Value::from(of_value(&shape, bytes_of(&value), &names()));
         assert_eq!((&told["port"], &told["ifindex"]), (&json!(80), &json!(7)));
         assert_eq!((&told["ifindex_name"], &told["ifindex_sandbox"]), (&json!("veth7"), &json!("web")));
-    }
-
-    trait IntoIpv4 {
-        fn into_ipv4(self) -> std::net::Ipv4Addr;
-    }
-    impl IntoIpv4 for [u8; 4] {
-        fn into_ipv4(self) -> std::net::Ipv4Addr {
-            self.into()
-        }
     }
 
     #[test]

@@ -88,7 +88,9 @@ impl Host {
         if !link.up {
             wrong.push("it is down".to_owned());
         }
-        wrong.into_iter().for_each(|problem| findings.add(I1, &name, problem));
+        for problem in wrong {
+            findings.add(I1, &name, problem);
+        }
         self.addresses(&name, link, &bridge.addresses, !adopted, findings);
         for net in bridge.addresses.iter().filter(|_| link.up) {
             let dst = net.trunc();
@@ -137,7 +139,9 @@ impl Host {
         } else if link.port != Some(PortFlags { isolated: veth.isolated, ..PortFlags::default() }) {
             wrong.push("its settings as a port of the bridge are others'".to_owned());
         }
-        wrong.into_iter().for_each(|problem| findings.add(I1, &name, problem));
+        for problem in wrong {
+            findings.add(I1, &name, problem);
+        }
         self.addresses(&name, link, &[], true, findings);
         if !self.forwarding.contains(&(link.ifindex, veth.mac)) {
             findings.add(I1, format!("forwarding entry of {} for {}", veth.mac, veth.host), "missing");

@@ -19,7 +19,7 @@ use crate::{
     model::{Device, IfName},
 };
 
-/// Index of `lo` in every namespace (net/core/net_namespace.c).
+/// Index of `lo` in every namespace (`net/core/net_namespace.c`).
 const LOOPBACK: u32 = 1;
 
 /// What the plan puts into the packet path.

@@ -178,15 +178,12 @@ impl Subject {
                 "`netd daemon` puts this right at its start"
             },
         };
-        let state = match state {
-            Some(state) => state,
-            None => {
-                let object = format!("state directory {}", self.state_dir.display());
-                let hint = "a start takes the copies in the run directory";
-                findings.add_with(I7, object, "missing", hint);
-                Peeked::default()
-            }
-        };
+        let state = state.unwrap_or_else(|| {
+            let object = format!("state directory {}", self.state_dir.display());
+            let hint = "a start takes the copies in the run directory";
+            findings.add_with(I7, object, "missing", hint);
+            Peeked::default()
+        });
         state::check(&state, self, &mut findings);
         let world = self.living(&state, &mut findings);
         self.compare(&world, pinned.as_ref(), &mut findings).await?;
@@ -219,7 +216,9 @@ impl Subject {
         let orphaned = |sandbox: &&Sandbox| matches!(&sandbox.mode, SandboxMode::Sandbox(target) if world.sandbox_by_id(target).is_none());
         let orphans: Vec<_> =
             state.sandboxes.iter().filter(orphaned).map(|sandbox| sandbox.id.clone()).collect();
-        orphans.iter().for_each(|id| world.remove_sandbox(id));
+        for id in &orphans {
+            world.remove_sandbox(id);
+        }
         world
     }
 
