@@ -11,6 +11,7 @@ pub mod dataplane;
 pub mod etc_files;
 pub mod failpoint;
 pub mod ipam;
+pub mod kernel_release;
 pub mod link;
 pub mod model;
 pub mod netns;

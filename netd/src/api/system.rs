@@ -18,6 +18,7 @@ use super::{
 use crate::{
     controller::{Code, Error, FlowSelector, Status},
     dataplane::{FlowFilter, FlowInfo},
+    kernel_release,
 };
 
 pub(super) async fn ping() -> impl IntoResponse {
@@ -26,7 +27,7 @@ pub(super) async fn ping() -> impl IntoResponse {
 
 pub(super) async fn version() -> Json<Version> {
     let object = super::OBJECT_SHA256.to_owned();
-    let kernel_version = kernel_release();
+    let kernel_version = kernel_release::text();
     let details = [
         ("ApiVersion", API_VERSION),
         ("MinAPIVersion", MIN_API_VERSION),
@@ -65,7 +66,7 @@ pub(super) async fn info(State(api): State<Arc<Api>>) -> Result<Json<Info>, Fail
         containers_stopped: stopped,
         driver: "netd".into(),
         warnings: if status.state == "ready" { Vec::new() } else { vec![status.state] },
-        kernel_version: kernel_release(),
+        kernel_version: kernel_release::text(),
         os_type: "linux".into(),
         architecture: std::env::consts::ARCH.into(),
         server_version: env!("CARGO_PKG_VERSION").into(),
@@ -82,12 +83,6 @@ fn docker_arch() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
-}
-
-fn kernel_release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease")
-        .map(|text| text.trim().to_owned())
-        .unwrap_or_default()
 }
 
 fn hostname() -> String {

@@ -9,7 +9,10 @@ use super::{
     Outcome,
     output::{FormatOption, facts},
 };
-use crate::api::{Client, OBJECT_SHA256, dto};
+use crate::{
+    api::{Client, OBJECT_SHA256, dto},
+    kernel_release,
+};
 
 /// Versions of this program, its eBPF object, the kernel and the daemon
 #[derive(Debug, Args)]
@@ -36,7 +39,7 @@ impl Versions {
         let client = [
             ("Version", env!("CARGO_PKG_VERSION").to_owned()),
             ("ObjectSHA256", OBJECT_SHA256.to_owned()),
-            ("KernelVersion", kernel()),
+            ("KernelVersion", kernel_release::text()),
             ("Arch", std::env::consts::ARCH.to_owned()),
         ];
         Self { client: client.into(), server }
@@ -58,15 +61,10 @@ impl Version {
             facts(&[
                 ("netd", env!("CARGO_PKG_VERSION").to_owned()),
                 ("eBPF object", format!("sha256:{OBJECT_SHA256}")),
-                ("Kernel", kernel()),
+                ("Kernel", kernel_release::text()),
                 ("Daemon", daemon),
             ])
         })?;
         Ok(0)
     }
-}
-
-fn kernel() -> String {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
-    release.map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned())
 }

@@ -32,6 +32,7 @@ use crate::{
     },
     dataplane::{self, Dataplane, Kernel},
     ipam::ula_pool,
+    kernel_release,
     link::{Changes, Links, Watcher},
     store::Store,
     sysctl::{self, ReservedPorts},
@@ -55,6 +56,7 @@ const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 pub async fn run(settings: Settings) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| start("handle SIGTERM", &error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| start("handle SIGINT", &error))?;
+    refuse_old_kernel(&kernel_release::text())?;
     directories::prepare(&settings)?;
     let store = directories::open_store(&settings)?;
     let listener = listen(&settings)?;
@@ -89,6 +91,20 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     directories::forget_pid(&settings);
     tracing::info!("daemon stopped; traffic goes on");
     Ok(())
+}
+
+/// Ends the start on a kernel that netd cannot run on, before it changes anything. One whose release says nothing is given a try.
+fn refuse_old_kernel(release: &str) -> Result<(), Error> {
+    match kernel_release::parse(release) {
+        Some(version) if version < kernel_release::FLOOR => {
+            let (major, minor) = kernel_release::FLOOR;
+            let why = format!(
+                "start the daemon: kernel {release} lacks what netd needs ({major}.{minor} or later)"
+            );
+            Err(Error::new(Code::Unsupported, why).hint("netd doctor lists what is missing"))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn finish_requests(served: JoinHandle<()>) {
@@ -236,5 +252,20 @@ impl HostChanges for Debounced {
         let mut changes = self.begun.take().map(|(_, changes)| changes).unwrap_or_default();
         changes.add(self.watcher.noticed());
         changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_is_too_old_is_refused_by_its_name() {
+        let error = refuse_old_kernel("5.10.0-33-cloud-amd64").expect_err("too old");
+        assert_eq!(error.code, Code::Unsupported);
+        assert!(error.message.contains("kernel 5.10.0-33-cloud-amd64 lacks what netd needs (6.1 or later)"));
+        for release in ["6.1.0-18-amd64", "6.12.9", "7.2.0", "of my own"] {
+            refuse_old_kernel(release).expect("new enough, or unknown");
+        }
     }
 }

@@ -132,11 +132,3 @@ const fn map_type(kind: Kind) -> MapType {
         Kind::RingBuf => MapType::RingBuf,
     }
 }
-
-/// Returns (major, minor) of the running kernel.
-pub fn kernel_release() -> Option<(u32, u32)> {
-    let name = nix::sys::utsname::uname().ok()?;
-    let release = name.release().to_str()?.to_owned();
-    let mut numbers = release.split(['.', '-']).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}

@@ -34,7 +34,6 @@ mod verify;
 pub use explain::{Explainer, Explanation, Origin, Page, Question, Step, Unexplained, page};
 pub use guard::Guard;
 pub use kernel::{Found, Kernel, Look, remove_pins, wanted::Wanted};
-pub use load::kernel_release;
 pub use monitor::{Drop, Listener, Monitor, Packet};
 pub use object::OBJECT_SHA256;
 pub use occupancy::{Occupancy, PortTries, TableUse};

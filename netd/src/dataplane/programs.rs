@@ -18,7 +18,8 @@ use netd_common::{
     maps::features,
 };
 
-use super::{Error, TcxOrder, guard, kept::Kept, load::kernel_release};
+use super::{Error, TcxOrder, guard, kept::Kept};
+use crate::kernel_release;
 
 /// The packet programs, by name.
 pub const PACKET_PROGRAMS: [&str; 8] = [
@@ -163,7 +164,7 @@ impl Programs {
     /// Finds out what the kernel can, as `netd_common::maps::features`.
     pub fn probe_features(&mut self) -> u32 {
         let mut found = 0;
-        if kernel_release().is_some_and(|release| release >= (6, 15)) {
+        if kernel_release::version().is_some_and(|version| version >= (6, 15)) {
             found |= features::PEER_SCRUBS;
         }
         let mut frame = [0_u8; 128];

@@ -17,6 +17,9 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// A kernel of the matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kernel {
+    /// Debian 11: too old, and netd has to say so
+    #[value(name = "5.10")]
+    TooOld,
     /// Debian 12: the floor, without TCX
     #[value(name = "6.1")]
     Floor,
@@ -44,10 +47,13 @@ pub struct Unpacked {
 impl Kernel {
     /// The matrix, oldest first: kernels for virtual machines, which are small.
     pub const ALL: [Self; 3] = [Self::Floor, Self::Stable, Self::Newest];
+    /// The matrix of the tests: what netd refuses is tested too.
+    pub const TESTED: [Self; 4] = [Self::TooOld, Self::Floor, Self::Stable, Self::Newest];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {
+            Self::TooOld => "5.10",
             Self::Floor => "6.1",
             Self::Stable => "6.12",
             Self::Newest => "newest",
@@ -57,6 +63,7 @@ impl Kernel {
 
     fn suite(self) -> &'static str {
         match self {
+            Self::TooOld => "bullseye",
             Self::Floor => "bookworm",
             Self::Stable | Self::Full => "trixie",
             Self::Newest => "sid",
@@ -66,7 +73,7 @@ impl Kernel {
     /// The package that stands for the latest one of its kind, without the architecture.
     fn package(self) -> &'static str {
         match self {
-            Self::Floor | Self::Stable | Self::Newest => "linux-image-cloud",
+            Self::TooOld | Self::Floor | Self::Stable | Self::Newest => "linux-image-cloud",
             Self::Full => "linux-image",
         }
     }

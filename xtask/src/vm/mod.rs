@@ -132,7 +132,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
     let counted = (args.action == Action::Program).then_some(Accelerator::Counted);
     let accelerator = args.accelerator.or(counted).unwrap_or_else(Accelerator::of_this_machine);
-    let kernels: &[Kernel] = if args.kernels.is_empty() { &Kernel::ALL } else { &args.kernels };
+    let all = if args.action == Action::Test { &Kernel::TESTED[..] } else { &Kernel::ALL };
+    let kernels: &[Kernel] = if args.kernels.is_empty() { all } else { &args.kernels };
     ensure!(args.action != Action::Shell || kernels.len() == 1, "a shell needs one kernel: add --kernel");
     let (mut reports, mut left_out) = (Vec::new(), 0);
     for kernel in kernels {
@@ -145,7 +146,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             fetched => fetched?,
         };
         let image = cache.join(format!("{}.cpio", kernel.name()));
-        load.write(&image, &unpacked, args.action, &layout, &cache)?;
+        let steps = if *kernel == Kernel::TooOld { &refusal() } else { &load.steps };
+        load.write(&image, &unpacked, steps, args.action, &layout, &cache)?;
         if args.action == Action::PowerCuts {
             let limit = Duration::from_secs(args.limit);
             let scene = power_cuts::Scene { kernel: &unpacked, image, accelerator, cache: &cache, limit };
@@ -253,6 +255,7 @@ impl Load {
         &self,
         path: &Path,
         kernel: &Unpacked,
+        steps: &Steps,
         action: Action,
         layout: &Layout,
         cache: &Path,
@@ -274,8 +277,23 @@ impl Load {
             }
         }
         image.modules(&kernel.modules)?;
-        image.finish(&self.steps, action == Action::Shell)
+        image.finish(steps, action == Action::Shell)
     }
+}
+
+/// The steps of a guest whose kernel is too old: netd says so in one line, and has changed nothing.
+fn refusal() -> Steps {
+    let refuses = |command: &str, says: &str| {
+        format!(
+            "{command} > /tmp/said 2>&1; code=$?; cat /tmp/said; [ $code = 7 ] && grep -q '{says}' /tmp/said"
+        )
+    };
+    let nothing = "! ls -d /var/lib/netd /run/netd /sys/fs/bpf/netd".to_owned();
+    vec![
+        ("doctor".to_owned(), refuses("netd doctor", "netd needs 6.1 or later")),
+        ("refusal".to_owned(), refuses("netd daemon", "lacks what netd needs (6.1 or later)")),
+        ("nothing-changed".to_owned(), nothing),
+    ]
 }
 
 /// Builds test binaries and returns where they are, by the name of their file in `tests/tests` (`--test`) or `tests/benches` (`--bench`).

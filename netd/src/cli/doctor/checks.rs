@@ -3,12 +3,8 @@
 use std::{fs, path::Path};
 
 use super::{Finding, Status};
-use crate::api::Client;
+use crate::{api::Client, kernel_release};
 
-/// Oldest kernel that netd runs on (design.md).
-const FLOOR: (u32, u32) = (6, 1);
-/// First kernel with TCX links (Linux 6.6, `BPF_TCX_INGRESS`).
-const TCX: (u32, u32) = (6, 6);
 /// Capabilities that the daemon works with, by their number (linux/capability.h); `tests/tests/privileges.rs` shows that they suffice. Who has
 /// `CAP_SYS_ADMIN` needs neither `CAP_BPF` nor `CAP_PERFMON`.
 const CAPABILITIES: [(u8, &str); 5] = [
@@ -37,28 +33,22 @@ fn read(path: &str) -> Option<String> {
 }
 
 fn kernel() -> Vec<Finding> {
-    let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let Some(version) = version(&release) else {
+    let release = kernel_release::text();
+    let Some(version) = kernel_release::parse(&release) else {
         return vec![Finding::new(Status::Warning, "kernel", format!("{release:?} cannot be understood"))];
     };
-    let kernel = if version >= FLOOR {
+    let kernel = if version >= kernel_release::FLOOR {
         Finding::new(Status::Ok, "kernel", &release)
     } else {
         Finding::new(Status::Missing, "kernel", format!("{release}, netd needs 6.1 or later"))
             .hint("on Debian, install linux-image-amd64 from backports")
     };
-    let attach = if version >= TCX {
+    let attach = if version >= kernel_release::TCX {
         Finding::new(Status::Ok, "attachment", "TCX links")
     } else {
         Finding::new(Status::Note, "attachment", "clsact filters: this kernel has no TCX links (6.6)")
     };
     vec![kernel, attach]
-}
-
-/// Reads the first two numbers of a release such as `6.12.9-amd64`.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// Returns the mount points of a file system type (proc(5): the type is the first field after `-`).
@@ -208,14 +198,6 @@ pub(super) async fn of_daemon(client: &Client) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kernel_versions_compare_as_numbers() {
-        assert_eq!(version("6.12.9-amd64"), Some((6, 12)));
-        assert_eq!(version("6.1.0-18-amd64"), Some((6, 1)));
-        assert_eq!(version("weird"), None);
-        assert!(version("6.12.0") > Some(TCX) && version("5.10.0") < Some(FLOOR));
-    }
 
     #[test]
     fn file_systems_are_found_in_mountinfo() {

@@ -20,11 +20,9 @@ use crate::{
         programs::{INPUT_PROGRAM, PACKET_PROGRAMS, SOCKET_PROGRAMS, known_name},
         raw,
     },
+    kernel_release,
     model::Device,
 };
-
-/// First kernel with TCX links.
-const TCX: (u32, u32) = (6, 6);
 
 /// A link that is pinned.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -80,7 +78,11 @@ impl Attached {
 /// Returns how this kernel's packet programs are attached.
 fn mode(settings: &Settings) -> AttachMode {
     match settings.attach {
-        AttachMode::Auto if load::kernel_release().is_some_and(|release| release < TCX) => AttachMode::Tc,
+        AttachMode::Auto
+            if kernel_release::version().is_some_and(|release| release < kernel_release::TCX) =>
+        {
+            AttachMode::Tc
+        }
         AttachMode::Auto => AttachMode::Tcx,
         chosen => chosen,
     }
