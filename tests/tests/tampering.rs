@@ -1,14 +1,17 @@
 //! Rung: namespaces, reliability S27. Somebody with the rights of root writes to netd's maps while the daemon runs: within seconds they hold again what netd
 //! has stored.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    process::Command,
+};
 
 use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData},
 };
 use netd_common::{
-    maps::{Endpoint, LinkKey, Publish, PublishKey},
+    maps::{Config, Endpoint, LinkKey, PortSet, Publish, PublishKey, Rule6, port_set},
     net::{Addr4, Addr6},
 };
 use netd_tests::{Family, H, Lab, Outcome, Proto, Sandbox, at, eventually};
@@ -41,6 +44,10 @@ impl World {
 
     fn hash<K: Pod, V: Pod>(&self, name: &str) -> HashMap<MapData, K, V> {
         Map::HashMap(self.map(name)).try_into().expect("a hash map")
+    }
+
+    fn array<V: Pod>(&self, name: &str) -> Array<MapData, V> {
+        Map::Array(self.map(name)).try_into().expect("an array")
     }
 
     /// Waits until the daemon has seen that the maps are what they were.
@@ -102,4 +109,54 @@ fn s27_what_others_write_to_maps_does_not_stay() {
     assert!(w.lab.daemon.log().contains("maps were written by others"), "{}", w.lab.daemon.log());
     w.settles();
     assert!(!w.lab.daemon.log().contains("maps are not what they were"), "{}", w.lab.daemon.log());
+}
+
+/// A set of ports.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+struct Ports(PortSet);
+
+// SAFETY: an array of integers.
+unsafe impl Pod for Ports {}
+
+/// The daemon writes to all three at any time itself, which is not taken for somebody else's.
+#[test]
+fn s27_the_configuration_the_ports_of_interest_and_the_rules_of_the_host_do_not_stay_changed() {
+    let w = World::new();
+    // Only while a rule suppresses routes does the packet path have rules of its own to follow.
+    let rule = |verb: &str| {
+        let words = ["-6", "rule", verb, "pref", "100", "lookup", "main", "suppress_prefixlength", "0"];
+        let out = w.lab.h.output(Command::new("ip").args(words));
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    };
+    rule("add");
+    let mut rules = w.array::<Rule6>("RULE6");
+    let mut config = w.array::<Config>("CONFIG");
+    let mut sets = w.array::<Ports>("PORTS");
+    eventually("the rule to be followed", || config.get(&0, 0).is_ok_and(|config| config.rules6 > 0));
+    w.settles();
+    let tcp = port_set::index(port_set::INTEREST, 6).expect("a set");
+    let of_interest =
+        |sets: &Array<MapData, Ports>| sets.get(&tcp, 0).expect("read").0[8080 / 32] & 1 << (8080 % 32) != 0;
+    assert!(of_interest(&sets), "the control: a published port is of interest");
+    w.lab.daemon.signal(Signal::SIGSTOP);
+    let known = config.get(&0, 0).expect("read");
+    config.set(0, Config { quota4: 1, accept_mark: 1, accept_mask: 1, ..known }, 0).expect("written");
+    let followed = rules.get(&0, 0).expect("read");
+    rules.set(0, Rule6 { table: followed.table ^ 1, ..followed }, 0).expect("written");
+    let mut set = sets.get(&tcp, 0).expect("read");
+    set.0[8080 / 32] &= !(1 << (8080 % 32));
+    sets.set(tcp, set, 0).expect("written");
+    w.lab.daemon.signal(Signal::SIGCONT);
+    eventually("the configuration to be the daemon's", || {
+        let now = config.get(&0, 0).expect("read");
+        Config { epoch: known.epoch, ..now } == known
+    });
+    eventually("the rules to be the host's", || rules.get(&0, 0).is_ok_and(|now| now == followed));
+    eventually("the port to be of interest", || of_interest(&sets));
+    w.holds();
+    assert!(w.lab.daemon.log().contains("maps were written by others"), "{}", w.lab.daemon.log());
+    w.settles();
+    assert!(!w.lab.daemon.log().contains("maps are not what they were"), "{}", w.lab.daemon.log());
+    rule("del");
 }

@@ -28,6 +28,7 @@ pub use filters::Filters;
 pub(crate) use monitor::FILTERS as MONITOR_FILTERS;
 pub use repeats::Repeats;
 pub use server::{Service, serve_until};
+pub use system::flow_filter;
 pub use users::UserLimits;
 
 pub use crate::dataplane::OBJECT_SHA256;

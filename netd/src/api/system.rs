@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     controller::{Code, Error, FlowSelector, Status},
-    dataplane::FlowInfo,
+    dataplane::{FlowFilter, FlowInfo},
     kernel_release,
 };
 
@@ -130,6 +130,23 @@ fn protocol(text: &str) -> Result<u8, Error> {
                 .hint("tcp, udp, icmp, icmpv6, or a number from 0 to 255")
         }),
     }
+}
+
+/// Returns what selects flows without a daemon, which alone knows the addresses of sandboxes and networks.
+///
+/// # Errors
+/// A filter is malformed, or asks for a sandbox or a network.
+pub fn flow_filter(query: &[(&str, &str)]) -> Result<FlowFilter, Error> {
+    let value = |key: &str| query.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
+    if let Some(key) = ["sandbox", "network"].into_iter().find(|key| value(key).is_some()) {
+        let text = format!("invalid filter {key}: without a daemon there are proto and port alone");
+        return Err(Error::new(Code::Usage, text));
+    }
+    Ok(FlowFilter {
+        addresses: Vec::new(),
+        protocol: value("proto").map(protocol).transpose()?,
+        port: value("port").map(port).transpose()?,
+    })
 }
 
 pub(super) async fn flows(

@@ -1,13 +1,12 @@
 //! `netd daemon` and `netd down`.
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 
 use super::{
-    Outcome, arguments,
+    Outcome,
     failure::{Doing, Failure},
     logging,
+    place::Place,
 };
 use crate::{
     api::{Client, ClientError},
@@ -41,29 +40,6 @@ pub(super) struct Daemon {
     /// How log lines look
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-}
-
-/// Which daemon of this machine is meant.
-#[derive(Debug, Args)]
-struct Place {
-    /// Configuration file [default: /etc/netd/netd.toml, if it exists]
-    #[arg(long, value_name = "FILE", env = "NETD_CONFIG")]
-    config: Option<PathBuf>,
-    /// Name of this daemon among several on one machine
-    #[arg(long, value_name = "NAME")]
-    instance: Option<String>,
-    /// Where networks and sandboxes are remembered [default: /var/lib/netd]
-    #[arg(long, value_name = "DIR", value_parser = arguments::absolute_path)]
-    state_dir: Option<PathBuf>,
-    /// Where the socket and the namespaces are [default: /run/netd]
-    #[arg(long, value_name = "DIR", value_parser = arguments::absolute_path)]
-    run_dir: Option<PathBuf>,
-    /// Where eBPF maps and links are pinned [default: /sys/fs/bpf/netd]
-    #[arg(long, value_name = "DIR", value_parser = arguments::absolute_path)]
-    bpffs: Option<PathBuf>,
-    /// Root of the cgroup2 hierarchy [default: the one in /proc/self/mountinfo]
-    #[arg(long, value_name = "DIR", value_parser = arguments::absolute_path)]
-    cgroup: Option<PathBuf>,
 }
 
 /// Remove everything this daemon put into the kernel, and its state; the daemon ends
@@ -107,20 +83,6 @@ impl Daemon {
         let runtime = runtime.map_err(|error| Failure::io("start the daemon", &error))?;
         runtime.block_on(crate::daemon::run(settings))?;
         Ok(0)
-    }
-}
-
-impl Place {
-    fn flags(self) -> Flags {
-        Flags {
-            config: self.config,
-            instance: self.instance,
-            state_dir: self.state_dir,
-            run_dir: self.run_dir,
-            bpffs: self.bpffs,
-            cgroup: self.cgroup,
-            ..Flags::default()
-        }
     }
 }
 

@@ -41,7 +41,7 @@ enum Status {
 /// One check and its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Finding {
+pub(super) struct Finding {
     status: Status,
     check: &'static str,
     found: String,
@@ -60,10 +60,16 @@ impl Finding {
     }
 }
 
+/// Looks at this machine and at the daemon.
+pub(super) async fn findings(client: &Client) -> Vec<Finding> {
+    let mut findings = checks::of_machine();
+    findings.push(checks::of_daemon(client).await);
+    findings
+}
+
 impl Doctor {
     pub(super) async fn run(self, client: &Client) -> Outcome {
-        let mut findings = checks::of_machine();
-        findings.push(checks::of_daemon(client).await);
+        let findings = findings(client).await;
         if self.format.is_for_scripts() {
             self.format.print(&findings)?;
         } else {

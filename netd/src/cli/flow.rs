@@ -1,15 +1,20 @@
 //! `netd flow` and `netd drops`: the connection table, and what was dropped.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use super::{
-    Outcome,
+    Outcome, arguments,
     failure::{Doing, Failure},
     output::{FormatOption, print, table},
+    place,
 };
 use crate::{
-    api::{Client, Filters},
-    dataplane::FlowInfo,
+    api::{Client, ClientError, Filters, dto, flow_filter},
+    config::{Flags, Settings},
+    controller::{Code, Error},
+    dataplane::{FlowInfo, Pinned},
 };
 
 const FILTERS: &[&str] = &["sandbox", "network", "proto", "port"];
@@ -45,10 +50,13 @@ EXAMPLES:
   netd flow ls
   netd flow ls --filter network=app --filter port=443
   netd flow ls --format '{{.Protocol}} {{.Source}}:{{.SourcePort}} {{.State}}'
-  netd flow ls --format jsonl")]
+  netd flow ls --format jsonl
+  netd flow ls --offline --filter port=443       while no daemon runs")]
 struct Ls {
     #[command(flatten)]
     format: FormatOption,
+    #[command(flatten)]
+    offline: Offline,
     /// Print only what matches (repeat: every key must match)
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
@@ -75,13 +83,57 @@ struct Flush {
 EXAMPLES:
   netd drops                                     reasons that have counted something
   netd drops --all
-  netd drops --format json")]
+  netd drops --format json
+  netd drops --offline                           while no daemon runs")]
 pub(super) struct Drops {
     #[command(flatten)]
     format: FormatOption,
+    #[command(flatten)]
+    offline: Offline,
     /// Show reasons without packets too (JSON always has them all)
     #[arg(short, long)]
     all: bool,
+}
+
+/// Reading the pinned maps instead of asking the daemon.
+#[derive(Debug, Args)]
+struct Offline {
+    /// Read the pinned maps, as root, without a daemon
+    #[arg(long)]
+    offline: bool,
+    /// With --offline: where the instance's maps are pinned [default: as configured, else /sys/fs/bpf/netd]
+    #[arg(long, value_name = "DIR", requires = "offline", value_parser = arguments::absolute_path)]
+    bpffs: Option<PathBuf>,
+}
+
+impl Offline {
+    /// Finds the pins.
+    fn pinned(&self, doing: &str) -> Result<Pinned, Failure> {
+        place::root(doing)?;
+        let bpffs = if let Some(bpffs) = &self.bpffs {
+            bpffs.clone()
+        } else {
+            let settings = Settings::load(&Flags::default());
+            settings.map_err(|error| Failure::configuration(doing, &error))?.bpffs
+        };
+        let found = Pinned::find(&bpffs).map_err(|error| refused(doing, error))?;
+        found.ok_or_else(|| {
+            let text = format!("{doing}: no maps are pinned in {}", bpffs.display());
+            Failure::new(Code::NotFound, text).hint("name the directory that the daemon had: --bpffs")
+        })
+    }
+}
+
+fn refused(doing: &str, error: crate::dataplane::Error) -> Failure {
+    let failure = Failure::from(Error::from(error));
+    Failure { message: format!("{doing}: {}", failure.message), ..failure }
+}
+
+/// Says what helps while no daemon runs.
+fn online<T>(answer: Result<T, ClientError>, doing: &str, offline: &str) -> Result<T, Failure> {
+    let is_away = matches!(answer, Err(ClientError::Unreachable { .. }));
+    let hint = format!("`{offline}` reads the maps without a daemon; `netd daemon` starts one");
+    answer.doing(doing).map_err(|failure| if is_away { failure.hint(hint) } else { failure })
 }
 
 impl Flow {
@@ -107,7 +159,13 @@ fn query(filters: &Filters) -> Result<Vec<(&str, &str)>, Failure> {
 impl Ls {
     async fn run(self, client: &Client) -> Outcome {
         let filters = Filters::from_options(&self.filter, FILTERS)?;
-        let flows = client.flows(&query(&filters)?).await.doing("list flows")?;
+        let (query, doing) = (query(&filters)?, "list flows");
+        let flows = if self.offline.offline {
+            let filter = flow_filter(&query).map_err(Failure::from)?;
+            self.offline.pinned(doing)?.flows(&filter).map_err(|error| refused(doing, error))?
+        } else {
+            online(client.flows(&query).await, doing, "netd flow ls --offline")?
+        };
         if self.format.is_for_scripts() {
             self.format.print(&flows)?;
         } else {
@@ -153,7 +211,14 @@ impl Flush {
 
 impl Drops {
     pub(super) async fn run(self, client: &Client) -> Outcome {
-        let drops = client.drops().await.doing("list drops")?;
+        let doing = "list drops";
+        let drops = if self.offline.offline {
+            let drops = self.offline.pinned(doing)?.drops().map_err(|error| refused(doing, error))?;
+            let drop = |(reason, packets): (&str, u64)| dto::Drop { reason: reason.to_owned(), packets };
+            drops.into_iter().map(drop).collect()
+        } else {
+            online(client.drops().await, doing, "netd drops --offline")?
+        };
         if self.format.is_for_scripts() {
             self.format.print(&drops)?;
         } else {

@@ -1,6 +1,7 @@
 //! The command line: one file per noun. Only this module knows clap.
 
 mod arguments;
+mod bugreport;
 mod completion;
 mod daemon;
 mod debug;
@@ -19,6 +20,7 @@ mod metrics;
 mod monitor;
 mod network;
 mod output;
+mod place;
 mod policy;
 mod ports;
 mod run;
@@ -141,6 +143,7 @@ enum Command {
     Events(events::Events),
     Metrics(metrics::Metrics),
     Monitor(monitor::Monitor),
+    Bugreport(bugreport::Bugreport),
     Completion(completion::Completion),
     Man(completion::Man),
     Debug(debug::Debug),
@@ -182,7 +185,8 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Status(command) => block_on(command.run(client)),
         Command::Doctor(command) => block_on(command.run(client)),
         Command::Version(command) => block_on(command.run(client)),
-        Command::Debug(command) => command.run(),
+        Command::Debug(command) => block_on(command.run(global.host.as_ref(), client)),
+        Command::Bugreport(command) => block_on(command.run(global.host.as_ref(), client)),
         Command::Network(command) => block_on(command.run(client)),
         Command::Sandbox(command) => block_on(command.run(client)),
         Command::Ps(command) => block_on(command.run(client)),

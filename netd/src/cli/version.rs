@@ -28,24 +28,28 @@ pub(super) struct Version {
 /// Both ends, as `docker version` shows them.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Versions {
+pub(super) struct Versions {
     client: BTreeMap<&'static str, String>,
     server: Option<dto::Version>,
+}
+
+impl Versions {
+    /// Returns this program's, and the daemon's if it answers.
+    pub(super) fn of(server: Option<dto::Version>) -> Self {
+        let client = [
+            ("Version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("ObjectSHA256", OBJECT_SHA256.to_owned()),
+            ("KernelVersion", kernel_release::text()),
+            ("Arch", std::env::consts::ARCH.to_owned()),
+        ];
+        Self { client: client.into(), server }
+    }
 }
 
 impl Version {
     pub(super) async fn run(self, client: &Client) -> Outcome {
         let server = client.version().await;
-        let versions = Versions {
-            client: [
-                ("Version", env!("CARGO_PKG_VERSION").to_owned()),
-                ("ObjectSHA256", OBJECT_SHA256.to_owned()),
-                ("KernelVersion", kernel_release::text()),
-                ("Arch", std::env::consts::ARCH.to_owned()),
-            ]
-            .into(),
-            server: server.as_ref().ok().cloned(),
-        };
+        let versions = Versions::of(server.as_ref().ok().cloned());
         let daemon = match &server {
             Ok(server) if server.object_sha256 == OBJECT_SHA256 => {
                 format!("{}, the same object", server.version)

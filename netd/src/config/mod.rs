@@ -256,8 +256,23 @@ fn flow_entries(memory: u64) -> u32 {
     fitting.checked_ilog2().map_or(least, |bits| (1 << bits).clamp(least, most))
 }
 
-/// Reads and checks one file.
-fn read_file(path: &Path) -> Result<File, Error> {
+/// Returns the keys of a configuration file as they stand there; none: there is no file of the default name.
+///
+/// # Errors
+/// It cannot be read, or is no TOML.
+pub fn raw(path: Option<&Path>) -> Result<toml::Table, Error> {
+    let file = path.unwrap_or(Path::new(DEFAULT_FILE));
+    let text = match read_text(file) {
+        Err(Error::Read { source, .. }) if path.is_none() && source.kind() == io::ErrorKind::NotFound => {
+            String::new()
+        }
+        other => other?,
+    };
+    let why = |error: toml::de::Error| error.message().replace('\n', "; ");
+    text.parse().map_err(|error| Error::Invalid { path: file.to_owned(), line: 1, why: why(error) })
+}
+
+fn read_text(path: &Path) -> Result<String, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let mut text = String::new();
     // One byte more than allowed, so that a longer file is told from one of exactly that length.
@@ -265,6 +280,12 @@ fn read_file(path: &Path) -> Result<File, Error> {
     if text.len() as u64 > LONGEST {
         return Err(failed(io::Error::other(format!("it is longer than {LONGEST} bytes"))));
     }
+    Ok(text)
+}
+
+/// Reads and checks one file.
+fn read_file(path: &Path) -> Result<File, Error> {
+    let text = read_text(path)?;
     File::parse(&text).map_err(|fault| Error::Invalid {
         path: path.to_owned(),
         line: fault.line,

@@ -196,7 +196,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 }
 
 /// Returns the interfaces that networks trust, by slot, as they are now: a name may belong to an interface that comes later (Docker semantics B10).
-fn trusted(world: &World, links: &BTreeMap<String, u32>) -> Vec<(u16, u32)> {
+pub(super) fn trusted(world: &World, links: &BTreeMap<String, u32>) -> Vec<(u16, u32)> {
     let networks = world.networks().filter_map(|network| Some((network.index?, network)));
     let pairs = networks.flat_map(|(index, network)| {
         let patterns = &network.bridge.trusted_host_interfaces;

@@ -42,7 +42,9 @@ pub use create_network::{Facts, create_network, default_bridge, free_index, pseu
 pub use error::{Code, Error, Phase};
 pub use files::Renderer;
 pub use handle::{Commands, Handle, NetworkSelector};
-pub use linux::{Linux, SharedDataplane, Site, end_command, remove_owned, remove_source_routes};
+pub use linux::{
+    Checked, Finding, Linux, SharedDataplane, Site, Subject, end_command, remove_owned, remove_source_routes,
+};
 pub use proxies::PROXY_NDP;
 pub use request::{
     Attachment, CreateNetwork, CreatePolicy, CreateSandbox, Event, FlowSelector, FlowShare, NetnsRequest,

@@ -349,7 +349,7 @@ fn ifname_of(owned: &Owned) -> Option<&IfName> {
 }
 
 /// What belongs to a world, to be asked for each of thousands of objects.
-struct Belongings<'a> {
+pub(super) struct Belongings<'a> {
     world: &'a World,
     endpoints: HashSet<&'a Id>,
     namespaces: HashSet<&'a Name>,
@@ -357,7 +357,7 @@ struct Belongings<'a> {
 }
 
 impl<'a> Belongings<'a> {
-    fn of(world: &'a World) -> Self {
+    pub(super) fn of(world: &'a World) -> Self {
         let mut all =
             Self { world, endpoints: HashSet::new(), namespaces: HashSet::new(), neighbours: HashSet::new() };
         for sandbox in world.sandboxes() {
@@ -376,7 +376,7 @@ impl<'a> Belongings<'a> {
     }
 
     /// Whether an object with this instance's label has its place in the world.
-    fn hold(&self, owned: &Owned) -> bool {
+    pub(super) fn hold(&self, owned: &Owned) -> bool {
         match owned {
             Owned::Bridge { network, .. } => self.world.network_by_id(network).is_some(),
             Owned::Veth { endpoint, .. } => self.endpoints.contains(endpoint),

@@ -3,8 +3,12 @@
 //! Two looks between which netd had no reason to write find the same. Where they do not, everything is brought in step with what is stored, as at a
 //! start. What somebody writes in the second after netd itself has written is taken for netd's until the next start.
 
-use super::{apply::Machine, task::Controller};
-use crate::dataplane::Digests;
+use std::time::Instant;
+
+use tokio::task::JoinHandle;
+
+use super::{apply::Machine, host::HostView, task::Controller};
+use crate::dataplane::{Digesting, Digests, Error};
 
 /// Looks around, of which there is one each second, from one look at the maps to the next, which reads all that they hold.
 const PAUSE: u8 = 5;
@@ -16,6 +20,8 @@ const TRIES: u8 = 3;
 #[derive(Debug, Default)]
 pub struct Tampering {
     known: Option<Digests>,
+    /// A look that is being made: with tens of thousands of ports it takes its time, and nobody is to wait for it.
+    running: Option<JoinHandle<Result<Digests, Error>>>,
     /// Seconds since the last look.
     waited: u8,
     /// Looks that could be compared with the one before.
@@ -30,6 +36,7 @@ impl Tampering {
     /// Takes note that netd itself writes.
     pub(super) fn netd_writes(&mut self) {
         self.known = None;
+        self.running = None; // it ends by itself, unheard
     }
 
     /// Returns how many looks could be compared with the one before.
@@ -56,10 +63,7 @@ fn changed(before: &Digests, now: &Digests) -> Vec<&'static str> {
 impl<M: Machine> Controller<M> {
     /// Compares the maps with what they were; to be called every second.
     pub(super) async fn look_for_tampering(&mut self) {
-        if !self.rounds.tampering.is_due() {
-            return;
-        }
-        let Some(now) = self.digests() else { return };
+        let Some(now) = self.look_at_maps().await else { return };
         let Some(before) = self.rounds.tampering.known.take() else {
             self.rounds.tampering.known = Some(now);
             return;
@@ -72,11 +76,16 @@ impl<M: Machine> Controller<M> {
             return;
         }
         tracing::warn!(?maps, "maps were written by others and are brought in step with what is stored");
+        if let Err(error) = self.machine.dataplane(|dataplane| dataplane.write_again()) {
+            tracing::error!(%error, "configuration of the programs not written again");
+        }
+        // As at a start: what is known of the host is told anew.
+        self.host = HostView::default();
         if let Err(error) = self.reconcile().await {
             tracing::error!(%error, "maps not brought in step");
             self.unfinished.note(error.message);
         }
-        let Some(after) = self.digests() else { return };
+        let Some(after) = self.begin_look().and_then(|look| self.told(look())) else { return };
         let maps = changed(&before, &after);
         let tampering = &mut self.rounds.tampering;
         tampering.tries = if maps.is_empty() { 0 } else { tampering.tries + 1 };
@@ -92,12 +101,38 @@ impl<M: Machine> Controller<M> {
         }
     }
 
-    /// Reads the maps; what the kernel does not tell is said once.
-    fn digests(&mut self) -> Option<Digests> {
-        match self.machine.dataplane(|dataplane| dataplane.digests()) {
-            Ok(digests) => {
+    /// Returns what a look came to, a second after it began; None: it is not time for one, it is not through, or netd has written meanwhile.
+    async fn look_at_maps(&mut self) -> Option<Digests> {
+        let tampering = &mut self.rounds.tampering;
+        if let Some(running) = tampering.running.take_if(|running| running.is_finished()) {
+            // One that panicked says nothing.
+            return self.told(running.await.ok()?);
+        }
+        if tampering.running.is_none() && tampering.is_due() {
+            let began = Instant::now();
+            let look = self.begin_look()?;
+            let held = began.elapsed();
+            self.rounds.tampering.running = Some(tokio::task::spawn_blocking(move || {
+                let began = Instant::now();
+                let digests = look();
+                tracing::debug!(?held, elapsed = ?began.elapsed(), "maps looked at");
+                digests
+            }));
+        }
+        None
+    }
+
+    fn begin_look(&mut self) -> Option<Digesting> {
+        let look = self.machine.dataplane(|dataplane| dataplane.begin_digests());
+        self.told(look)
+    }
+
+    /// Returns what the kernel told; what it does not tell is said once.
+    fn told<T>(&mut self, answer: Result<T, Error>) -> Option<T> {
+        match answer {
+            Ok(answer) => {
                 self.rounds.tampering.failing = false;
-                Some(digests)
+                Some(answer)
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.rounds.tampering.failing, true) {

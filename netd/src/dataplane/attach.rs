@@ -66,7 +66,7 @@ impl Side {
     }
 
     /// Whether a hook is worth a TCX link.
-    fn takes_tcx(self, direction: TcAttachType) -> bool {
+    pub(super) fn takes_tcx(self, direction: TcAttachType) -> bool {
         !(self.is_of_a_sandbox() && matches!(direction, TcAttachType::Egress))
     }
 

@@ -41,7 +41,7 @@ pub fn ticks(duration: Duration) -> u32 {
 }
 
 /// Converts ticks to seconds.
-fn seconds(ticks: u32) -> f64 {
+pub fn seconds(ticks: u32) -> f64 {
     f64::from(ticks) * f64::from(1_u32 << TICK_SHIFT) / 1e9
 }
 
@@ -87,7 +87,8 @@ where
     Ok(found)
 }
 
-fn protocol_name(proto: u8) -> String {
+/// Returns a protocol's name, or its number.
+pub fn protocol_name(proto: u8) -> String {
     match proto {
         l4::TCP => "tcp".to_owned(),
         l4::UDP => "udp".to_owned(),

@@ -17,7 +17,7 @@ use aya::{
 use super::{Error, load::make_dir, maps, object::OBJECT_SHA256, programs::known_name};
 
 /// Directory of the programs beside the maps.
-const PROGRAMS: &str = "programs";
+pub const PROGRAMS: &str = "programs";
 
 /// Where the programs of this build are pinned, and which maps they have to use.
 pub struct Kept {

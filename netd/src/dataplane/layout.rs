@@ -95,7 +95,7 @@ impl Layout {
         let salt = std::env::var(SALT).unwrap_or_default();
         #[cfg(not(any(debug_assertions, feature = "failpoints")))]
         let salt = String::new();
-        Self { meaning: LAYOUT, salt, maps: super::shapes::all(settings) }
+        Self { meaning: LAYOUT, salt, maps: super::shapes::all(settings.flow_entries) }
     }
 
     /// Returns where its maps are pinned.

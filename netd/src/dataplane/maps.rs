@@ -84,7 +84,8 @@ pub struct Table<K, V> {
 }
 
 impl<K: Pod, V: Pod> Table<K, V> {
-    fn open(pins: &Path, name: &'static str) -> Result<Self, Error> {
+    /// Opens the map that is pinned by this name.
+    pub fn open(pins: &Path, name: &'static str) -> Result<Self, Error> {
         let data = open(pins, name)?;
         let fd = data
             .fd()
@@ -104,6 +105,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
         let map = HashMap::try_from(Map::HashMap(data))
             .map_err(|source| Error::kernel(format!("open map {}", self.name), source))?;
         Ok(Self { name: self.name, map, fd: self.fd.try_clone().map_err(failed)?, types: PhantomData })
+    }
+
+    /// Opens it again as it is.
+    fn plain(&self) -> io::Result<PlainMap> {
+        Ok((self.name, self.fd.try_clone()?, size_of::<K>(), size_of::<V>()))
     }
 
     /// Returns a value.
@@ -191,6 +197,9 @@ pub fn from_bytes<T: Pod>(bytes: &[u8]) -> T {
     unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
 }
 
+/// A map by its name, another descriptor of it, and the sizes of its keys and values.
+pub type PlainMap = (&'static str, OwnedFd, usize, usize);
+
 /// The maps of one family.
 pub struct FamilyMaps<A> {
     /// Flows that each endpoint pays for.
@@ -211,8 +220,30 @@ pub struct FamilyMaps<A> {
     pub allow: LpmTrie<MapData, AllowKey<A>, u32>,
     /// Sources that guards deny.
     pub denied: LpmTrie<MapData, A, u32>,
+    /// The tries again, to read them at once: subnets, lists of sources, denied sources.
+    tries: [PlainMap; 3],
     /// Ports that links open.
     pub link: Table<LinkKey<A>, u32>,
+}
+
+impl<A: Pod> FamilyMaps<A>
+where
+    PublishKey<A>: Pod,
+    Publish<A>: Pod,
+    LinkKey<A>: Pod,
+{
+    /// Opens those again that the daemon alone writes.
+    fn plain(&self) -> Vec<io::Result<PlainMap>> {
+        let mut all = vec![
+            self.address.plain(),
+            self.local.plain(),
+            self.publish.plain(),
+            self.open.plain(),
+            self.link.plain(),
+        ];
+        all.extend(self.tries.iter().map(again));
+        all
+    }
 }
 
 /// All maps that the daemon reads and writes.
@@ -233,6 +264,8 @@ pub struct Maps {
     pub rule6: Array<MapData, Rule6>,
     /// Devices of the routes that rules do not suppress.
     pub longer6: LpmTrie<MapData, RouteKey, IfIndex>,
+    /// The same map, to read it at once.
+    longer6_again: PlainMap,
     /// What host processes dialled where the socket programs changed it.
     pub dialled: Table<DialledKey, Dialled>,
     /// Interfaces that may reach a network's open ports directly.
@@ -286,11 +319,11 @@ impl Maps {
             uplink: Table::open(pins, "UPLINK")?,
             rule6: array(pins, "RULE6")?,
             longer6: trie(pins, "LONGER6")?,
+            longer6_again: plain_trie::<RouteKey>(pins, "LONGER6")?,
             dialled: Table::open(pins, "DIALLED")?,
             trust: Table::open(pins, "TRUST")?,
             via: Table::open(pins, "VIA")?,
-            drops: PerCpuArray::try_from(Map::PerCpuArray(open(pins, "DROPS")?))
-                .map_err(|source| Error::kernel("open map DROPS".to_owned(), source))?,
+            drops: per_cpu_array(pins, "DROPS")?,
             held: array(pins, "HELD")?,
             v4: FamilyMaps {
                 usage: array(pins, "USAGE4")?,
@@ -302,6 +335,11 @@ impl Maps {
                 open: Table::open(pins, "OPEN4")?,
                 allow: trie(pins, "ALLOW4")?,
                 denied: trie(pins, "DENY4")?,
+                tries: [
+                    plain_trie::<Addr4>(pins, "SUBNET4")?,
+                    plain_trie::<AllowKey<Addr4>>(pins, "ALLOW4")?,
+                    plain_trie::<Addr4>(pins, "DENY4")?,
+                ],
                 link: Table::open(pins, "LINK4")?,
             },
             v6: FamilyMaps {
@@ -314,6 +352,11 @@ impl Maps {
                 open: Table::open(pins, "OPEN6")?,
                 allow: trie(pins, "ALLOW6")?,
                 denied: trie(pins, "DENY6")?,
+                tries: [
+                    plain_trie::<Addr6>(pins, "SUBNET6")?,
+                    plain_trie::<AllowKey<Addr6>>(pins, "ALLOW6")?,
+                    plain_trie::<Addr6>(pins, "DENY6")?,
+                ],
                 link: Table::open(pins, "LINK6")?,
             },
         })
@@ -328,6 +371,15 @@ impl Maps {
         })
         .map_err(|source| Error::kernel("read map NETWORK".to_owned(), source))?;
         Ok(all)
+    }
+
+    /// Opens the tables and tries again that the daemon alone writes.
+    pub fn plain(&self) -> Vec<io::Result<PlainMap>> {
+        let mut all =
+            vec![self.uplink.plain(), self.trust.plain(), self.via.plain(), again(&self.longer6_again)];
+        all.extend(self.v4.plain());
+        all.extend(self.v6.plain());
+        all
     }
 
     /// Reads every set of ports.
@@ -345,9 +397,28 @@ fn open(pins: &Path, name: &str) -> Result<MapData, Error> {
         .map_err(|source| Error::kernel(format!("open the pinned map {name}"), source))
 }
 
-fn array<V: Pod>(pins: &Path, name: &str) -> Result<Array<MapData, V>, Error> {
+/// Opens the array that is pinned by this name.
+pub fn array<V: Pod>(pins: &Path, name: &str) -> Result<Array<MapData, V>, Error> {
     Array::try_from(Map::Array(open(pins, name)?))
         .map_err(|source| Error::kernel(format!("open map {name}"), source))
+}
+
+/// Opens the array of values of processors that is pinned by this name.
+pub fn per_cpu_array<V: Pod>(pins: &Path, name: &str) -> Result<PerCpuArray<MapData, V>, Error> {
+    PerCpuArray::try_from(Map::PerCpuArray(open(pins, name)?))
+        .map_err(|source| Error::kernel(format!("open map {name}"), source))
+}
+
+/// Opens the trie that is pinned by this name as it is.
+fn plain_trie<K: Pod>(pins: &Path, name: &'static str) -> Result<PlainMap, Error> {
+    let map = raw::open_pin(&pins.join(name))
+        .map_err(|source| Error::kernel(format!("open the pinned map {name}"), source))?;
+    // A key begins with the length of its prefix.
+    Ok((name, map, size_of::<u32>() + size_of::<K>(), size_of::<u32>()))
+}
+
+fn again((name, map, key_size, value_size): &PlainMap) -> io::Result<PlainMap> {
+    Ok((name, map.try_clone()?, *key_size, *value_size))
 }
 
 fn trie<K: Pod>(pins: &Path, name: &str) -> Result<LpmTrie<MapData, K, Slot>, Error> {

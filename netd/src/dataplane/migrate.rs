@@ -78,17 +78,19 @@ fn links_in(dir: &Path) -> Vec<PathBuf> {
 
 /// Reads what is recorded beside the maps of a directory. Without that, nothing is known of them, and nothing is taken from them.
 pub fn recorded(dir: &Path) -> Layout {
-    let read = || {
-        let map = raw::open_pin(&dir.join(SCHEMA)).ok()?;
-        let size = aya::maps::MapInfo::from_pin(dir.join(SCHEMA)).ok()?.value_size() as usize;
-        let mut bytes = vec![0; size];
-        raw::lookup(map.as_fd(), &0_u32.to_ne_bytes(), &mut bytes).ok()?;
-        Layout::from_bytes(&bytes)
-    };
-    read().unwrap_or_else(|| {
+    schema(dir).unwrap_or_else(|| {
         tracing::error!(dir = %dir.display(), "nothing is recorded of these maps: their flows are lost");
         Layout::default()
     })
+}
+
+/// Reads what is recorded beside the maps of a directory. None: nothing, or what cannot be read.
+pub fn schema(dir: &Path) -> Option<Layout> {
+    let map = raw::open_pin_readonly(&dir.join(SCHEMA)).ok()?;
+    let size = aya::maps::MapInfo::from_pin(dir.join(SCHEMA)).ok()?.value_size() as usize;
+    let mut bytes = vec![0; size];
+    raw::lookup(map.as_fd(), &0_u32.to_ne_bytes(), &mut bytes).ok()?;
+    Layout::from_bytes(&bytes)
 }
 
 /// Records the layout beside the maps.

@@ -34,12 +34,12 @@ mod verify;
 
 pub use explain::{Explainer, Explanation, Origin, Page, Question, Step, Unexplained, page};
 pub use guard::Guard;
-pub use kernel::{Found, Kernel, Look, remove_pins};
+pub use kernel::{Found, Kernel, Look, remove_pins, wanted::Wanted};
 pub use monitor::{Drop, Listener, Monitor, Packet};
 pub use object::OBJECT_SHA256;
 pub use occupancy::{Occupancy, PortTries, TableUse};
 pub use order::TcxOrder;
-pub use pinned::published_ports;
+pub use pinned::{Attached, Difference, MapDump, Names, Pinned, published_ports};
 pub use rules::{RuleEntry, Rules};
 pub use test_run::Ran;
 pub use verify::{ProgramReport, verify};
@@ -439,12 +439,19 @@ pub trait Dataplane: Send {
     fn occupancy(&mut self) -> Result<Occupancy, Error> {
         Ok(Occupancy::default())
     }
-    /// Returns a digest of every map that the daemon alone writes, by name.
+    /// Begins a look at every map that the daemon alone writes; what is returned makes it, and takes its time.
     ///
     /// # Errors
     /// When the kernel does not let a map be read.
-    fn digests(&mut self) -> Result<Digests, Error> {
-        Ok(Digests::default())
+    fn begin_digests(&mut self) -> Result<Digesting, Error> {
+        Ok(Box::new(|| Ok(Digests::default())))
+    }
+    /// Writes again what is in no plan: the configuration of the programs, and sets of ports.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn write_again(&mut self) -> Result<(), Error> {
+        Ok(())
     }
     /// Lists what the maps hold, for reconciling: endpoints by interface index, publishes, network slots, uplinks.
     fn inventory(&mut self) -> Result<Inventory, Error>;
@@ -461,6 +468,9 @@ pub trait Dataplane: Send {
     /// Removes every program, link and pin of this instance.
     fn down(&mut self) -> Result<(), Error>;
 }
+
+/// A look at maps that has begun.
+pub type Digesting = Box<dyn FnOnce() -> Result<Digests, Error> + Send>;
 
 /// Digests of maps, by name.
 pub type Digests = BTreeMap<&'static str, u64>;

@@ -76,7 +76,6 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Opens a pinned map that the kernel then refuses to change.
-#[cfg(test)]
 pub fn open_pin_readonly(path: &Path) -> io::Result<OwnedFd> {
     const BPF_F_RDONLY: u32 = 1 << 3;
     open_pin_with(path, BPF_F_RDONLY)
@@ -180,6 +179,11 @@ pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 /// Whether a link of an interface or of a cgroup still leads to it: the kernel clears what it names when somebody detaches it.
 pub fn is_attached(link: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(link_info(link)?[4] != 0)
+}
+
+/// Returns the id of the program behind a link.
+pub fn program_of(link: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(link_info(link)?[2])
 }
 
 /// Reads `struct bpf_link_info`: type, id, id of the program, 4 bytes of nothing, then the interface's index or the cgroup's id.

@@ -6,7 +6,7 @@ use netd_common::{
     maps::{
         AllowKey, Allowance, Config, Datagram, Dialled, DialledKey, Endpoint, Flow, FragmentKey, Handed,
         Hearing, Held, LinkKey, Network, Open, Owner, Pace, Pending, Place, PortSet, Publish, PublishKey,
-        RouteKey, Rule6, TrustKey, Tuple, Uplink, ViaKey, capacity, held, port_set,
+        RouteKey, Rule6, Timeouts, TrustKey, Tuple, Uplink, ViaKey, capacity, held, port_set,
     },
     monitor::RING_BYTES,
     net::{Addr4, Addr6},
@@ -14,7 +14,7 @@ use netd_common::{
 };
 
 use super::{
-    IPV6_SHARE, Settings,
+    IPV6_SHARE,
     layout::{Field, Kind, Shape},
 };
 
@@ -41,7 +41,8 @@ fn prefix(of: Vec<Field>) -> Vec<Field> {
     [length].into_iter().chain(moved).collect()
 }
 
-fn tuple<A>() -> Vec<Field> {
+/// Returns the fields of a flow's key.
+pub fn tuple<A>() -> Vec<Field> {
     fields!(Tuple<A>: src, dst, sport, dport, zone, proto, pad)
 }
 
@@ -118,14 +119,20 @@ fn of_family<A>(digit: char, flows: u32) -> Vec<Shape> {
     ]
 }
 
-/// Returns every map that is pinned.
-pub fn all(settings: &Settings) -> Vec<Shape> {
+/// Returns the fields of the timeouts in `CONFIG`.
+pub fn timeouts() -> Vec<Field> {
+    fields!(Timeouts: tcp_syn_sent, tcp_syn_recv, tcp_established, tcp_closing, tcp_closed, tcp_reset, udp, udp_replied, udp_dns, icmp,
+        other)
+}
+
+/// Returns every map that is pinned, where the table of IPv4 flows has so many entries.
+pub fn all(flow_entries: u32) -> Vec<Shape> {
     use Kind::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
     let shape =
         |name: &str, kind, entries, key, value| Shape { name: name.into(), kind, entries, key, value };
     let array = |name: &str, entries, value| shape(name, Array, entries, whole::<u32>("index"), value);
-    let mut maps = of_family::<Addr4>('4', settings.flow_entries);
-    maps.extend(of_family::<Addr6>('6', settings.flow_entries.div_ceil(IPV6_SHARE)));
+    let mut maps = of_family::<Addr4>('4', flow_entries);
+    maps.extend(of_family::<Addr6>('6', flow_entries.div_ceil(IPV6_SHARE)));
     maps.extend([
         array("CONFIG", 1, config()),
         array("ENDPOINT", capacity::ENDPOINT, endpoint()),

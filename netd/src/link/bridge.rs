@@ -131,11 +131,21 @@ impl Links {
         self.change_link(&format!("configure bridge {}", spec.ifname), message).await
     }
 
+    /// Returns of each bridge the settings that are there and are not what they should be, with the values that they should have.
+    ///
+    /// # Errors
+    /// When the namespace can't be entered.
+    pub async fn differing_bridge_settings(
+        &self,
+        specs: &[BridgeSpec],
+    ) -> Result<Vec<Vec<(String, String)>>, Error> {
+        Ok(sysctl::differing(&self.netns, specs.iter().map(bridge_sysctls).collect()).await?)
+    }
+
     /// Puts back the settings of netd's own ones of these bridges that somebody has written to; returns which. A bridge that
     /// is gone or somebody else's is passed over.
     pub async fn repair_bridge_settings(&self, specs: &[BridgeSpec]) -> Result<Vec<(String, String)>, Error> {
-        let wanted = specs.iter().map(bridge_sysctls).collect();
-        let differing = sysctl::differing(&self.netns, wanted).await?;
+        let differing = self.differing_bridge_settings(specs).await?;
         let mut repaired = Vec::new();
         for (spec, settings) in specs.iter().zip(differing).filter(|(_, settings)| !settings.is_empty()) {
             let present = self.link(&spec.ifname).await?;

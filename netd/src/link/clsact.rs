@@ -30,10 +30,7 @@ impl Links {
 
     async fn has_filter(&self, ifindex: i32) -> Result<bool, Error> {
         for hook in HOOKS {
-            let mut message = TcMessage::with_index(ifindex);
-            message.header.parent = TcHandle { major: TcHandle::CLSACT.major, minor: hook };
-            let doing = format!("list filters of interface {ifindex}");
-            if !self.socket.dump(&doing, RouteNetlinkMessage::GetTrafficFilter(message)).await?.is_empty() {
+            if !self.filters_of_hook(ifindex, hook).await?.is_empty() {
                 return Ok(true);
             }
         }

@@ -1,6 +1,6 @@
 //! Ports of a bridge: their flags, and the permanent entries that spare endpoints from being learned or asked for.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -23,6 +23,17 @@ pub struct PortFlags {
     pub isolated: bool,
     /// Whether a frame may leave by the port it came in.
     pub hairpin: bool,
+}
+
+/// What the host knows for good of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbour {
+    /// The interface that it is behind.
+    pub ifindex: u32,
+    /// The address.
+    pub ip: IpAddr,
+    /// Its address on the link.
+    pub mac: Option<Mac>,
 }
 
 impl PortFlags {
@@ -114,8 +125,23 @@ impl Links {
         self.socket.send(&doing, Mode::Replace, RouteNetlinkMessage::NewNeighbour(message)).await
     }
 
-    /// Lists the neighbours that somebody made known for good: the interface's index and the address.
-    pub async fn permanent_neighbours(&self) -> Result<Vec<(u32, IpAddr)>, Error> {
+    /// Lists the Ethernet addresses that somebody tied to ports of bridges, with the ports' indexes.
+    pub async fn forwarding(&self) -> Result<BTreeSet<(u32, Mac)>, Error> {
+        let mut filter = NeighbourMessage::default();
+        filter.header.family = AddressFamily::Bridge;
+        let messages =
+            self.socket.dump("list forwarding entries", RouteNetlinkMessage::GetNeighbour(filter)).await?;
+        let tied = messages.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewNeighbour(message) if message.header.state == NeighbourState::Noarp => {
+                Some((message.header.ifindex, mac(message)?))
+            }
+            _ => None,
+        });
+        Ok(tied.collect())
+    }
+
+    /// Lists the neighbours that somebody made known for good.
+    pub async fn permanent_neighbours(&self) -> Result<Vec<Neighbour>, Error> {
         let mut all = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut filter = NeighbourMessage::default();
@@ -150,14 +176,21 @@ fn fdb(port: u32, mac: Mac) -> NeighbourMessage {
 }
 
 /// Returns interface and address of an entry that somebody made; those of groups are the kernel's.
-fn permanent(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
+fn permanent(message: &NeighbourMessage) -> Option<Neighbour> {
     let address = message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
         _ => None,
     })?;
     let made = message.header.state == NeighbourState::Permanent && !address.is_multicast();
-    made.then_some((message.header.ifindex, address))
+    made.then(|| Neighbour { ifindex: message.header.ifindex, ip: address, mac: mac(message) })
+}
+
+fn mac(message: &NeighbourMessage) -> Option<Mac> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok().map(Mac),
+        _ => None,
+    })
 }
 
 fn permanent_neighbour(ifindex: u32, ip: IpAddr, mac: Mac) -> NeighbourMessage {

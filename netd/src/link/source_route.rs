@@ -182,6 +182,28 @@ impl Links {
     }
 
     /// Reads the rules of both families; a kernel without them has none.
+    /// Lists the default routes by source address that are whole: both rules, and the route.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn source_routes(&self) -> Result<Vec<SourceRoute>, Error> {
+        let rules = self.source_rules().await?.ours;
+        if rules.is_empty() {
+            return Ok(Vec::new());
+        }
+        let routes = self.routes().await?;
+        let whole = |rule: &&Rule| {
+            rule.priority == DEFAULT && rules.contains(&Rule { priority: SPECIFIC, table: MAIN, ..**rule })
+        };
+        let ways = rules.iter().filter(whole).filter_map(|rule| {
+            let family = |route: &&HostRoute| route.dst.addr().is_ipv6() == rule.source.is_ipv6();
+            let route =
+                routes.iter().filter(|route| is_ours(route) && route.table == rule.table).find(family)?;
+            Some(SourceRoute { source: rule.source, ifindex: route.oif?, gateway: route.gateway? })
+        });
+        Ok(ways.collect())
+    }
+
     async fn source_rules(&self) -> Result<Rules, Error> {
         let mut rules = Rules::default();
         let mut filter = RuleMessage::default();

@@ -15,6 +15,7 @@ mod error;
 mod generations;
 mod intent;
 mod journal;
+mod peek;
 mod results;
 
 use std::{
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use error::Error;
 pub(crate) use generations::regular_file_of_ours;
 pub use intent::Intent;
+pub use peek::{Peeked, peek};
 
 use crate::model::{Finished, Id, Network, OperationId, Sandbox};
 use copies::Copies;

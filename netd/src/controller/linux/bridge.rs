@@ -7,25 +7,13 @@ use crate::{
         object::{Bridge, Slot},
     },
     dataplane::NetworkEntry,
-    link::{self, BridgeSpec, label},
+    link::{self, BridgeSpec, HostLink, label},
     model::{IfName, Mac},
 };
 
 impl Linux {
-    fn bridge_spec(&self, bridge: &Bridge) -> BridgeSpec {
-        BridgeSpec {
-            ifname: bridge.ifname.clone(),
-            label: label(&self.instance, "network", bridge.network.as_str()),
-            mac: bridge.mac,
-            mtu: bridge.mtu,
-            addresses: bridge.addresses.clone(),
-            forwarding: !bridge.internal,
-            ipv6: bridge.ipv6,
-        }
-    }
-
     pub(super) async fn put_bridge(&mut self, bridge: &Bridge) -> Result<(), Error> {
-        let spec = self.bridge_spec(bridge);
+        let spec = bridge_spec(&self.instance, bridge);
         let new = self.links.link(&bridge.ifname).await?.is_none();
         self.predecessors.begin(&bridge.ifname, new);
         let index = match self.links.ensure_bridge(&spec).await {
@@ -41,7 +29,8 @@ impl Linux {
     }
 
     pub(super) async fn repair_bridge_settings(&mut self, bridges: &[Bridge]) -> Result<Vec<String>, Error> {
-        let specs: Vec<BridgeSpec> = bridges.iter().map(|bridge| self.bridge_spec(bridge)).collect();
+        let specs: Vec<BridgeSpec> =
+            bridges.iter().map(|bridge| bridge_spec(&self.instance, bridge)).collect();
         let mut repaired = self.links.repair_bridge_settings(&specs).await?;
         for bridge in bridges.iter().filter(|bridge| bridge.adoptable) {
             if !self.is_labelled(&bridge.ifname).await? {
@@ -72,24 +61,41 @@ impl Linux {
     }
 
     pub(super) async fn network_entry(&mut self, slot: &Slot) -> Result<NetworkEntry, Error> {
-        let bridge = self.links.link(&slot.bridge).await?;
-        Ok(NetworkEntry {
-            index: slot.index,
-            bridge: bridge.as_ref().map_or(0, |link| link.ifindex),
-            bridge_mac: bridge.and_then(|link| link.mac).unwrap_or(Mac([0; 6])),
-            ipv4: slot.ipv4,
-            ipv6: slot.ipv6,
-            icc: slot.icc,
-            internal: slot.internal,
-            masquerade: slot.masquerade,
-            gateway_mode_ipv4: slot.gateway_modes.0,
-            gateway_mode_ipv6: slot.gateway_modes.1,
-            trusts: slot.trusts,
-            host_ipv4: slot.host_ipv4,
-            host_ipv6: slot.host_ipv6,
-            host_closed: slot.host_closed,
-            hairpin_source: slot.hairpin_source,
-            any_source: slot.any_source,
-        })
+        Ok(network_entry(slot, self.links.link(&slot.bridge).await?.as_ref()))
+    }
+}
+
+/// Returns how a bridge shall be.
+pub(super) fn bridge_spec(instance: &str, bridge: &Bridge) -> BridgeSpec {
+    BridgeSpec {
+        ifname: bridge.ifname.clone(),
+        label: label(instance, "network", bridge.network.as_str()),
+        mac: bridge.mac,
+        mtu: bridge.mtu,
+        addresses: bridge.addresses.clone(),
+        forwarding: !bridge.internal,
+        ipv6: bridge.ipv6,
+    }
+}
+
+/// Returns a network with its bridge as it is.
+pub(super) fn network_entry(slot: &Slot, bridge: Option<&HostLink>) -> NetworkEntry {
+    NetworkEntry {
+        index: slot.index,
+        bridge: bridge.map_or(0, |link| link.ifindex),
+        bridge_mac: bridge.and_then(|link| link.mac).unwrap_or(Mac([0; 6])),
+        ipv4: slot.ipv4,
+        ipv6: slot.ipv6,
+        icc: slot.icc,
+        internal: slot.internal,
+        masquerade: slot.masquerade,
+        gateway_mode_ipv4: slot.gateway_modes.0,
+        gateway_mode_ipv6: slot.gateway_modes.1,
+        trusts: slot.trusts,
+        host_ipv4: slot.host_ipv4,
+        host_ipv6: slot.host_ipv6,
+        host_closed: slot.host_closed,
+        hairpin_source: slot.hairpin_source,
+        any_source: slot.any_source,
     }
 }

@@ -1,6 +1,7 @@
 //! The kernel as a machine: takes each step over rtnetlink, in namespaces and in the packet path.
 
 mod bridge;
+mod check;
 mod command;
 mod endpoint;
 mod facts;
@@ -21,7 +22,11 @@ use std::{
     },
 };
 
-pub use self::{command::end_command, sources::remove_source_routes};
+pub use self::{
+    check::{Checked, Finding, Subject},
+    command::end_command,
+    sources::remove_source_routes,
+};
 use self::{
     endpoint::endpoint_entry,
     files::remove_dir,
@@ -44,7 +49,7 @@ use super::{
 use crate::{
     dataplane::Dataplane,
     ipam::HostPrefix,
-    link::{Haste, HostLink, Links, Proxy, Segments, Turns, label},
+    link::{Haste, HostLink, Links, Neighbour, Proxy, Segments, Turns, label},
     model::{Announcements, IfName, Name, Netns, Sandbox},
     netns, pulse,
     sysctl::{self, ReservedPorts},
@@ -411,7 +416,7 @@ impl Machine for Linux {
                 _ => None,
             })
             .collect();
-        for (ifindex, ip) in self.links.permanent_neighbours().await? {
+        for Neighbour { ifindex, ip, .. } in self.links.permanent_neighbours().await? {
             let bridge = bridges.get(&ifindex).cloned();
             owned.extend(bridge.map(|bridge| Owned::Neighbour { bridge, ifindex, ip }));
         }

@@ -10,12 +10,24 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
         let doing = doing.to_owned();
         move |source| Error::Kernel { doing, source }
     };
-    let mut old = maps.config.get(&0, 0).map_err(|e| failed("read map CONFIG")(Box::new(e)))?;
+    let old = maps.config.get(&0, 0).map_err(|e| failed("read map CONFIG")(Box::new(e)))?;
     let cookie = raw::netns_cookie().map_err(|e| failed("ask for the namespace's cookie")(Box::new(e)))?;
     let secret = match old.secret {
         0 => getrandom::u32().map_err(|e| failed("take random bytes")(Box::new(e)))? | 1,
         kept => kept,
     };
+    let old = Config { secret, ..old };
+    let config = Config {
+        epoch: old.epoch.wrapping_add(1).max(1),
+        netns_cookie: [(cookie & 0xffff_ffff) as u32, (cookie >> 32) as u32],
+        ..configuration(settings, old, found)
+    };
+    maps.config.set(0, config, 0).map_err(|e| failed("write to map CONFIG")(Box::new(e)))?;
+    Ok(config)
+}
+
+/// Returns the configuration that these settings make of an earlier one, on a kernel where these `features` were found.
+pub(super) fn configuration(settings: &Settings, mut old: Config, found: u32) -> Config {
     let mut ports = [PortRange::default(); PORT_RANGES];
     for (slot, (first, last)) in ports.iter_mut().zip(&settings.nat_port_ranges) {
         *slot = PortRange { first: *first, count: last.saturating_sub(*first).saturating_add(1) };
@@ -25,30 +37,23 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
     }
     let quota4 = (settings.flow_entries_per_endpoint / 2).max(1);
     let quota6 = quota4.div_ceil(super::super::IPV6_SHARE);
-    let config = Config {
-        epoch: old.epoch.wrapping_add(1).max(1),
+    Config {
         features: found
             | if settings.direct.routing { features::DIRECT_ROUTING } else { 0 }
             | old.features & features::UPLINKS_FIRST
             | if settings.respect_host_firewall { features::ASKS_HOST } else { 0 },
-        netns_cookie: [(cookie & 0xffff_ffff) as u32, (cookie >> 32) as u32],
-        secret,
         port_count: ports.iter().map(|range| u32::from(range.count)).sum(),
         ports,
         timeouts: in_ticks(&settings.timeouts),
-        filter4: old.filter4,
-        filter6: old.filter6,
         quota4,
         quota6,
         places4: places(quota4),
         places6: places(quota6),
         accept_mark: settings.direct.mark.map_or(0, |(mark, mask)| mark & mask),
-        rules6: old.rules6,
         opening_rate: settings.guard.connections_per_second,
         accept_mask: settings.direct.mark.map_or(0, |(_, mask)| mask),
-    };
-    maps.config.set(0, config, 0).map_err(|e| failed("write to map CONFIG")(Box::new(e)))?;
-    Ok(config)
+        ..old
+    }
 }
 
 /// Returns how many places an endpoint has for its latest flows, less one: half of its quota at most, so that a flood of unconfirmed ones leaves

@@ -1,48 +1,64 @@
 //! Digests of the maps that the daemon alone writes: two that differ say that somebody else has written in between (reliability S27).
 
 use std::{
-    collections::BTreeMap,
     hash::{DefaultHasher, Hasher as _},
+    os::fd::{AsFd as _, OwnedFd},
 };
 
-use aya::{
-    Pod,
-    maps::{LpmTrie, MapData},
-};
-use netd_common::maps::{AllowKey, LinkKey, Publish, PublishKey, port_set};
+use netd_common::maps::port_set;
 
 use super::{
     super::{
-        Digests, Error,
-        maps::{FamilyMaps, Table, bytes_of},
+        Digesting, Digests, Error,
+        maps::{Ports, bytes_of},
+        raw,
     },
     Kernel,
 };
 
+/// A map that is read without the daemon's own handle of it.
+struct Plain {
+    name: &'static str,
+    map: OwnedFd,
+    key_size: usize,
+    value_size: usize,
+}
+
+impl Plain {
+    /// Sums up every entry.
+    fn digest(&self) -> Result<u64, Error> {
+        let mut digest = Digest::default();
+        raw::for_each(self.map.as_fd(), self.key_size, self.value_size, |key, value| {
+            digest.add(&[key, value]);
+        })
+        .map_err(|source| Error::kernel(format!("list map {}", self.name), source))?;
+        Ok(digest.0)
+    }
+}
+
 impl Kernel {
-    /// Reads every map that the daemon alone writes. `CONFIG` is not among them: it says how often something has changed.
-    pub(super) fn read_digests(&self) -> Result<Digests, Error> {
-        let maps = &self.maps;
-        let mut all = BTreeMap::from([
-            ("UPLINK", of_table(&maps.uplink)?),
-            ("TRUST", of_table(&maps.trust)?),
-            ("VIA", of_table(&maps.via)?),
-            ("LONGER6", of_trie("LONGER6", &maps.longer6)?),
+    /// Begins a look at every map that the daemon alone writes. What is small is read now; the rest, which may be tens of thousands of entries, by who calls
+    /// what is returned, while the daemon goes on.
+    pub(super) fn begin_digests(&self) -> Result<Digesting, Error> {
+        let mut all = Digests::from([
+            ("RULE6", self.of_rules()?),
+            ("CONFIG", self.of_config()?),
             ("ENDPOINT", self.of_endpoints()?),
             ("NETWORK", self.of_networks()?),
             ("PORTS", self.of_port_sets()?),
         ]);
-        add_family(
-            &mut all,
-            ["ADDRESS4", "SUBNET4", "LOCAL4", "PUBLISH4", "OPEN4", "ALLOW4", "DENY4", "LINK4"],
-            &maps.v4,
-        )?;
-        add_family(
-            &mut all,
-            ["ADDRESS6", "SUBNET6", "LOCAL6", "PUBLISH6", "OPEN6", "ALLOW6", "DENY6", "LINK6"],
-            &maps.v6,
-        )?;
-        Ok(all)
+        let mut large: Vec<Plain> = Vec::new();
+        for map in self.maps.plain() {
+            let (name, map, key_size, value_size) =
+                map.map_err(|source| Error::kernel("open a map again".to_owned(), source))?;
+            large.push(Plain { name, map, key_size, value_size });
+        }
+        Ok(Box::new(move || {
+            for map in large {
+                all.insert(map.name, map.digest()?);
+            }
+            Ok(all)
+        }))
     }
 
     /// Of the interfaces that have netd's programs: nothing asks for another's.
@@ -62,37 +78,49 @@ impl Kernel {
         Ok(digest.0)
     }
 
-    /// Of the sets that neither programs write nor the collector, which forgets ports when their last flow has gone.
-    fn of_port_sets(&self) -> Result<u64, Error> {
+    fn of_rules(&self) -> Result<u64, Error> {
         let mut digest = Digest::default();
-        for (index, set) in (0_u32..).zip(self.maps.port_sets()?) {
-            if ![port_set::KEPT, port_set::INTEREST].contains(&(index % port_set::PURPOSES)) {
-                digest.add(&[&index.to_ne_bytes(), bytes_of(&set)]);
-            }
+        for (place, rule) in (0_u32..).zip(self.rules()?) {
+            digest.add(&[&place.to_ne_bytes(), bytes_of(&rule)]);
         }
         Ok(digest.0)
     }
-}
 
-fn add_family<A: Pod>(all: &mut Digests, names: [&'static str; 8], maps: &FamilyMaps<A>) -> Result<(), Error>
-where
-    PublishKey<A>: Pod,
-    Publish<A>: Pod,
-    AllowKey<A>: Pod,
-    LinkKey<A>: Pod,
-{
-    let [address, subnet, local, publish, open, allow, deny, link] = names;
-    all.extend([
-        (address, of_table(&maps.address)?),
-        (subnet, of_trie(subnet, &maps.subnet)?),
-        (local, of_table(&maps.local)?),
-        (publish, of_table(&maps.publish)?),
-        (open, of_table(&maps.open)?),
-        (allow, of_trie(allow, &maps.allow)?),
-        (deny, of_trie(deny, &maps.denied)?),
-        (link, of_table(&maps.link)?),
-    ]);
-    Ok(())
+    /// Of what differs from the last that the daemon has written: it writes there at every change of routes, and while room for flows is short.
+    fn of_config(&self) -> Result<u64, Error> {
+        let mut digest = Digest::default();
+        let config = self.maps.config.get(&0, 0);
+        let config = config.map_err(|source| Error::kernel("read map CONFIG".to_owned(), source))?;
+        if config != self.config {
+            digest.add(&[bytes_of(&config)]);
+        }
+        Ok(digest.0)
+    }
+
+    /// The same of the sets of ports that the daemon writes: the collector forgets ports when their last flow has gone.
+    fn of_port_sets(&self) -> Result<u64, Error> {
+        let mut digest = Digest::default();
+        for (index, set) in self.foreign_sets()? {
+            digest.add(&[&index.to_ne_bytes(), bytes_of(&set)]);
+        }
+        Ok(digest.0)
+    }
+
+    /// Returns the sets of ports that are not as the daemon wrote them.
+    fn foreign_sets(&self) -> Result<Vec<(u32, Ports)>, Error> {
+        let sets = (0_u32..).zip(self.maps.port_sets()?).filter(|(index, set)| {
+            // These the programs write.
+            index % port_set::PURPOSES != port_set::KEPT && set.0 != self.sets[*index as usize].0
+        });
+        Ok(sets.collect())
+    }
+
+    /// Writes again what the daemon knows by itself and others have changed.
+    pub(super) fn write_known(&mut self) -> Result<(), Error> {
+        self.write_config()?;
+        let changed = self.foreign_sets()?.into_iter().map(|(index, _)| index).collect();
+        self.write_sets(&changed)
+    }
 }
 
 /// A sum over entries, whatever their order.
@@ -108,21 +136,6 @@ impl Digest {
         }
         self.0 = self.0.wrapping_add(hasher.finish());
     }
-}
-
-fn of_table<K: Pod, V: Pod>(table: &Table<K, V>) -> Result<u64, Error> {
-    let mut digest = Digest::default();
-    table.for_each(|key, value| digest.add(&[bytes_of(key), bytes_of(value)]))?;
-    Ok(digest.0)
-}
-
-fn of_trie<K: Pod, V: Pod>(name: &str, trie: &LpmTrie<MapData, K, V>) -> Result<u64, Error> {
-    let mut digest = Digest::default();
-    for entry in trie {
-        let (key, value) = entry.map_err(|source| Error::kernel(format!("list map {name}"), source))?;
-        digest.add(&[&key.prefix_len().to_ne_bytes(), bytes_of(&key.data()), bytes_of(&value)]);
-    }
-    Ok(digest.0)
 }
 
 #[cfg(test)]

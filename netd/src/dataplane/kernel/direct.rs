@@ -143,7 +143,7 @@ impl Kernel {
     }
 }
 
-fn key<A>(addr: A, entry: &OpenEntry) -> PublishKey<A> {
+pub(super) fn key<A>(addr: A, entry: &OpenEntry) -> PublishKey<A> {
     PublishKey { addr, port: Be16::from(entry.port), proto: entry.protocol as u8, pad: 0 }
 }
 
@@ -153,7 +153,7 @@ fn opened(ip: IpAddr, port: Be16, proto: u8, open: Open) -> Option<OpenEntry> {
 }
 
 /// Returns what stands in a link's value.
-fn bit(by: LinkBy) -> u32 {
+pub(super) fn bit(by: LinkBy) -> u32 {
     match by {
         LinkBy::Link => link_by::LINK,
         LinkBy::Policy => link_by::POLICY,
@@ -186,13 +186,13 @@ fn opened_by(from: IpAddr, to: IpAddr, (port, proto): (Be16, u8), by: u32) -> Ve
 }
 
 /// A link's key in the map of its family.
-enum Either {
+pub(super) enum Either {
     V4(LinkKey<Addr4>),
     V6(LinkKey<Addr6>),
 }
 
 /// Returns a link's key; None for two addresses of different families, between which nothing can be opened.
-fn link_key(entry: &LinkEntry) -> Option<Either> {
+pub(super) fn link_key(entry: &LinkEntry) -> Option<Either> {
     let (port, proto) =
         entry.port.map_or((Be16::ZERO, 0), |(port, protocol)| (Be16::from(port), protocol as u8));
     match (entry.from, entry.to) {

@@ -5,7 +5,7 @@ mod collector;
 mod config;
 mod digest;
 mod direct;
-mod drops;
+pub(super) mod drops;
 mod guard;
 mod hooks;
 mod ports;
@@ -14,7 +14,9 @@ mod rules;
 mod subnets;
 #[cfg(test)]
 mod tests;
+pub(super) mod values;
 mod via;
+pub(super) mod wanted;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -28,8 +30,7 @@ use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
 use netd_common::{
     maps::{
-        Config, Endpoint, Network, Owner, Publish, PublishKey, TrustKey, Uplink, endpoint_flags, features,
-        flow_flags, port_set,
+        Config, Endpoint, Network, Owner, Publish, PublishKey, endpoint_flags, features, flow_flags, port_set,
     },
     net::{Addr4, Addr6, LOOPBACK_ZONE, Mac as WireMac},
     policy,
@@ -38,7 +39,7 @@ use netd_common::{
 use nix::mount::{MntFlags, umount2};
 
 use super::{
-    AttachMode, Dataplane, Digests, EndpointEntry, Error, Explainer, FlowFilter, FlowInfo, Inventory,
+    AttachMode, Dataplane, Digesting, EndpointEntry, Error, Explainer, FlowFilter, FlowInfo, Inventory,
     LinkEntry, Monitor, NetworkEntry, Occupancy, OpenEntry, PublishEntry, RuleEntry, Rules, Settings,
     Unhooked, UplinkEntry, adopt,
     attach::{self, Side},
@@ -373,10 +374,6 @@ where
     Ok(gone)
 }
 
-fn owner_of(entry: &EndpointEntry, flags: u32) -> Owner {
-    Owner { ifindex: entry.ifindex, network: entry.network, mac: wire(entry.mac), flags }
-}
-
 /// Removes an address if it is still this endpoint's.
 fn disown<A: aya::Pod>(maps: &mut FamilyMaps<A>, addr: A, ifindex: u32) -> Result<(), Error>
 where
@@ -393,16 +390,7 @@ where
 
 impl Dataplane for Kernel {
     fn put_network(&mut self, network: &NetworkEntry) -> Result<(), Error> {
-        let entry = Network {
-            bridge: network.bridge,
-            flags: direct::flags(network),
-            mac: wire(network.bridge_mac),
-            pad: 0,
-            gateway4: network.ipv4.and_then(|(_, gateway)| gateway).map(Addr4::from).unwrap_or_default(),
-            source4: network.host_ipv4.map(Addr4::from).unwrap_or_default(),
-            gateway6: network.ipv6.and_then(|(_, gateway)| gateway).map(Addr6::from).unwrap_or_default(),
-            source6: network.host_ipv6.map(Addr6::from).unwrap_or_default(),
-        };
+        let entry = values::network(network);
         let refused = |doing: String| move |source| Error::Kernel { doing, source };
         self.maps
             .network
@@ -448,31 +436,21 @@ impl Dataplane for Kernel {
         let network = self.networks.get(&endpoint.network).copied().unwrap_or_default();
         let known = self.endpoint(endpoint.ifindex)?;
         let same = known.mac == wire(endpoint.mac) && known.network == endpoint.network;
-        let flags = network.flags | endpoint_flags::ACTIVE;
-        let promotion = known.flags & endpoint_flags::PROMOTION;
-        let (mask4, mask6) = self.masks(endpoint);
-        let entry = Endpoint {
-            flags: flags | promotion,
-            network: endpoint.network,
-            mac: wire(endpoint.mac),
-            addr4: endpoint.ipv4.map(Addr4::from).unwrap_or_default(),
-            mask4,
-            gateway4: network.gateway4,
-            published: if same { known.published } else { [0; 2] },
-            addr6: endpoint.ipv6.map(Addr6::from).unwrap_or_default(),
-            mask6,
-            gateway6: network.gateway6,
-        };
+        let published = if same { known.published } else { [0; 2] };
+        let masks = values::masks(&self.subnets, endpoint.network);
+        let mut entry = values::endpoint(endpoint, &network, masks, published);
+        let owner = values::owner(endpoint, entry.flags);
+        entry.flags |= known.flags & endpoint_flags::PROMOTION;
         // The addresses first and, in `remove_endpoint`, last: by them the next daemon finds a record that a kill left behind.
         if let Some(addr) = endpoint.ipv4 {
             let before = self.maps.v4.address.get(&addr.into())?;
             self.succeed(before, endpoint.ifindex)?;
-            self.maps.v4.address.put(&addr.into(), &owner_of(endpoint, flags))?;
+            self.maps.v4.address.put(&addr.into(), &owner)?;
         }
         if let Some(addr) = endpoint.ipv6 {
             let before = self.maps.v6.address.get(&addr.into())?;
             self.succeed(before, endpoint.ifindex)?;
-            self.maps.v6.address.put(&addr.into(), &owner_of(endpoint, flags))?;
+            self.maps.v6.address.put(&addr.into(), &owner)?;
         }
         self.write_endpoint(endpoint.ifindex, entry)
     }
@@ -517,12 +495,7 @@ impl Dataplane for Kernel {
     }
 
     fn put_uplink(&mut self, uplink: &UplinkEntry) -> Result<(), Error> {
-        let entry = Uplink {
-            addr4: uplink.ipv4.map(Addr4::from).unwrap_or_default(),
-            addr6: uplink.ipv6.map(Addr6::from).unwrap_or_default(),
-            mtu: uplink.mtu,
-        };
-        self.maps.uplink.put(&uplink.ifindex, &entry)?;
+        self.maps.uplink.put(&uplink.ifindex, &values::uplink(uplink))?;
         let side = if uplink.bare { Side::BareUplink } else { Side::Uplink };
         let (ifname, ifindex) = (uplink.ifname.as_str(), uplink.ifindex);
         let mode = (self.mode, false);
@@ -602,8 +575,7 @@ impl Dataplane for Kernel {
         let mut by_endpoint: HashMap<u32, [u32; 2]> = HashMap::new();
         let mut interest = HashSet::new();
         for entry in entries {
-            let bits = by_endpoint.entry(entry.ifindex).or_default();
-            bits[usize::from(entry.backend_port >> 5 & 1)] |= 1 << (entry.backend_port & 31);
+            values::mark_published(by_endpoint.entry(entry.ifindex).or_default(), entry.backend_port);
             if let Some(set) = port_set::index(port_set::INTEREST, entry.protocol as u8)
                 && self.sets[set as usize].set(entry.host_port, true)
             {
@@ -657,9 +629,7 @@ impl Dataplane for Kernel {
     }
 
     fn set_trusted(&mut self, trusted: &[(u16, u32)]) -> Result<(), Error> {
-        let key =
-            |(network, ifindex): &(u16, u32)| TrustKey { network: u32::from(*network), ifindex: *ifindex };
-        sync(&mut self.maps.trust, &trusted.iter().map(key).collect(), &1).map(drop)
+        sync(&mut self.maps.trust, &trusted.iter().copied().map(values::trust).collect(), &1).map(drop)
     }
 
     fn set_links(&mut self, links: &BTreeMap<String, u32>) -> Result<(), Error> {
@@ -705,8 +675,12 @@ impl Dataplane for Kernel {
         self.collect_part(found)
     }
 
-    fn digests(&mut self) -> Result<Digests, Error> {
-        self.read_digests()
+    fn begin_digests(&mut self) -> Result<Digesting, Error> {
+        Kernel::begin_digests(self)
+    }
+
+    fn write_again(&mut self) -> Result<(), Error> {
+        self.write_known()
     }
 
     fn inventory(&mut self) -> Result<Inventory, Error> {

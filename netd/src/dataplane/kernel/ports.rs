@@ -12,7 +12,7 @@ use netd_common::{
 };
 
 use super::{
-    super::{Error, PublishEntry, host_sockets, maps::Ports},
+    super::{Error, PublishEntry, Settings, host_sockets, maps::Ports},
     Kernel, Passage,
 };
 use crate::model::{Protocol, Sources};
@@ -60,13 +60,7 @@ impl Kernel {
     pub(super) fn exclude_ports(&mut self) -> Result<(), Error> {
         for proto in [l4::TCP, l4::UDP] {
             let Some(index) = port_set::index(port_set::EXCLUDED, proto) else { continue };
-            let mut excluded = Ports([0; 2048]);
-            let configured = self.settings.nat_excluded_ports.iter().flat_map(|(first, last)| *first..=*last);
-            let known = NOT_FOR_NAT.iter().copied().filter(|_| proto == l4::UDP);
-            for port in configured.chain(known) {
-                excluded.set(port, true);
-            }
-            self.sets[index as usize] = excluded;
+            self.sets[index as usize] = excluded(&self.settings, proto);
             self.write_set(index)?;
         }
         Ok(())
@@ -169,6 +163,17 @@ impl Kernel {
             IpAddr::V6(addr) => self.maps.v6.publish.remove(&key(Addr6::from(addr), entry)),
         })
     }
+}
+
+/// Returns the ports that masqueraded flows of a protocol may not take.
+pub(super) fn excluded(settings: &Settings, proto: u8) -> Ports {
+    let mut excluded = Ports([0; 2048]);
+    let configured = settings.nat_excluded_ports.iter().flat_map(|(first, last)| *first..=*last);
+    let known = NOT_FOR_NAT.iter().copied().filter(|_| proto == l4::UDP);
+    for port in configured.chain(known) {
+        excluded.set(port, true);
+    }
+    excluded
 }
 
 /// Returns what selects the flows that came by one of these published ports and go where it leads.

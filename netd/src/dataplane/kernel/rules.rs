@@ -9,7 +9,7 @@ use netd_common::maps::{RouteKey, Rule6, UNKNOWN_RULES, capacity, rule_flags};
 use super::{Error, Kernel, RuleEntry, Rules};
 
 /// Bits of a key in front of the address.
-const RULE_BITS: u32 = 32;
+pub(super) const RULE_BITS: u32 = 32;
 
 impl Kernel {
     /// Makes the programs follow these rules. While they take the place of others, nothing new leaves by IPv6.
@@ -59,7 +59,7 @@ impl Kernel {
     }
 
     /// Returns the rules in force.
-    fn rules(&self) -> Result<Vec<Rule6>, Error> {
+    pub(super) fn rules(&self) -> Result<Vec<Rule6>, Error> {
         let count = if self.config.rules6 > capacity::RULE6 { 0 } else { self.config.rules6 };
         let read = |place| self.maps.rule6.get(&place, 0);
         (0..count)
@@ -92,7 +92,7 @@ impl Kernel {
     }
 }
 
-fn value(entry: &RuleEntry) -> Rule6 {
+pub(super) fn value(entry: &RuleEntry) -> Rule6 {
     let mut flags = 0;
     if entry.inverted {
         flags |= rule_flags::INVERT;

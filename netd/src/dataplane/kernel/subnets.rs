@@ -5,45 +5,15 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use super::{super::Error, Kernel};
 use aya::maps::{MapError, lpm_trie::Key};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netd_common::net::{Addr4, Addr6};
-
-use super::{
-    super::{EndpointEntry, Error},
-    Kernel,
-};
 
 impl Kernel {
     /// Recomputes which addresses may be netd's, from the subnets in the maps.
     pub(super) fn refresh_filter(&mut self) -> Result<(), Error> {
-        let (mut filter4, mut filter6) = ([0_u32; 8], [0_u32; 8]);
-        for subnet in self.subnets.keys() {
-            let length = u32::from(subnet.prefix_len());
-            match subnet.network() {
-                IpAddr::V4(addr) => set_bits(&mut filter4, addr.octets()[0], 8_u32.saturating_sub(length)),
-                IpAddr::V6(addr) => {
-                    set_bits(&mut filter6, addr.octets()[1], 16_u32.saturating_sub(length).min(8));
-                }
-            }
-        }
-        (self.config.filter4, self.config.filter6) = (filter4, filter6);
+        (self.config.filter4, self.config.filter6) = filters(self.subnets.keys());
         self.write_config()
-    }
-
-    /// Returns the netmasks of an endpoint's network.
-    pub(super) fn masks(&self, endpoint: &EndpointEntry) -> (Addr4, Addr6) {
-        let (mut mask4, mut mask6) = (Addr4::default(), Addr6::default());
-        for (subnet, slot) in &self.subnets {
-            if *slot != u32::from(endpoint.network) {
-                continue;
-            }
-            match subnet {
-                IpNet::V4(net) => mask4 = net.netmask().into(),
-                IpNet::V6(net) => mask6 = net.netmask().into(),
-            }
-        }
-        (mask4, mask6)
     }
 
     /// Removes every prefix of a slot but these, whoever put it there: of an orphan's slot nobody knows the prefixes any more.
@@ -94,6 +64,21 @@ impl Kernel {
         }
         Ok(all)
     }
+}
+
+/// Returns which IPv4 and which IPv6 addresses these subnets may have (`Address::filter_bit`).
+pub(super) fn filters<'a>(subnets: impl Iterator<Item = &'a IpNet>) -> ([u32; 8], [u32; 8]) {
+    let (mut filter4, mut filter6) = ([0_u32; 8], [0_u32; 8]);
+    for subnet in subnets {
+        let length = u32::from(subnet.prefix_len());
+        match subnet.network() {
+            IpAddr::V4(addr) => set_bits(&mut filter4, addr.octets()[0], 8_u32.saturating_sub(length)),
+            IpAddr::V6(addr) => {
+                set_bits(&mut filter6, addr.octets()[1], 16_u32.saturating_sub(length).min(8));
+            }
+        }
+    }
+    (filter4, filter6)
 }
 
 /// Sets the bits that `span` low bits of freedom around `value` give.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path, thread};
 
 use aya::maps::{Array, Map, MapData};
-use netd_common::maps::capacity;
+use netd_common::maps::{capacity, endpoint_flags};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},

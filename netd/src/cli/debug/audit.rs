@@ -1,0 +1,75 @@
+//! `netd debug audit`: whether the audit log is as it was written.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::super::{
+    Outcome,
+    failure::Failure,
+    output::{FormatOption, print, table},
+};
+use crate::{
+    audit::{self, Break, Checked},
+    controller::Code,
+};
+
+/// Where the daemon keeps its log, unless it was told another state directory.
+const LOG: &str = "/var/lib/netd/audit";
+
+/// Check that nobody has changed the audit log: every line names the hash of the one before it
+///
+/// Works without the daemon. Exit code 1, and the first line that does not fit, if there is one. A last line that is incomplete, as a power cut leaves it,
+/// is told and is no failure.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+EXAMPLES:
+  netd debug audit
+  netd debug audit /srv/logs/log.jsonl.1 /srv/logs/log.jsonl
+  netd debug audit --format '{{.File}} {{.Records}}'")]
+pub(in super::super) struct Audit {
+    /// Files of a log, the oldest first, or its directory [default: /var/lib/netd/audit]
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    format: FormatOption,
+}
+
+impl Audit {
+    pub(super) fn run(self) -> Outcome {
+        const DOING: &str = "check the audit log";
+        let given = if self.files.is_empty() { vec![LOG.into()] } else { self.files };
+        let mut files = Vec::new();
+        for path in given {
+            if path.is_file() {
+                files.push(path);
+                continue;
+            }
+            let listed = audit::files_of(&path);
+            files
+                .extend(listed.map_err(|error| Failure::io(&format!("{DOING} {}", path.display()), &error))?);
+        }
+        let checked = audit::check(&files).map_err(|error| match &error {
+            Break::Read { source, .. } => {
+                Failure { message: format!("{DOING}: {error}"), ..Failure::io(DOING, source) }
+            }
+            Break::Line { .. } => Failure::new(Code::Failure, format!("{DOING}: {error}")),
+        })?;
+        if self.format.is_for_scripts() {
+            self.format.print(&checked)?;
+            return Ok(0);
+        }
+        let columns = ["FILE", "RECORDS", "LOST", "FIRST", "LAST", "STATE"];
+        print(&table(&columns, checked.iter().map(row)))?;
+        Ok(0)
+    }
+}
+
+fn row(file: &Checked) -> [String; 6] {
+    let state = file.incomplete.map_or_else(
+        || "whole".to_owned(),
+        |line| format!("line {line} is incomplete: a power cut, or it is being written"),
+    );
+    let (records, lost) = (file.records.to_string(), file.lost.to_string());
+    [file.file.clone(), records, lost, file.first.clone(), file.last.clone(), state]
+}
