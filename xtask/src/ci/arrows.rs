@@ -79,7 +79,7 @@ const LAYERS: [Layers; 2] = [
     Layers {
         source: "netd/src",
         layers: &[
-            &["model", "failpoint", "pulse", "kernel_release"],
+            &["model", "failpoint", "kernel_release", "pulse"],
             &["ipam", "template", "etc_files"],
             &["netns", "sysctl", "store"],
             &["link", "dataplane"],
