@@ -13,11 +13,23 @@ use super::{
     copies::Copies,
     envelope::{self, Kind},
     generations::{self, read_file},
+    intent::Entry,
+    results,
 };
 use crate::model::{Id, Network, Sandbox};
 
-/// Files at the top of the state directory.
-const TOP: [&str; 6] = ["meta.json", "meta.json.prev", "journal.json", "lock", "networks", "sandboxes"];
+/// Files and directories at the top of the state directory.
+const TOP: [&str; 9] = [
+    "meta.json",
+    "meta.json.prev",
+    "journal.json",
+    "lock",
+    "networks",
+    "sandboxes",
+    results::NAME,
+    results::PREVIOUS,
+    "audit",
+];
 /// Access of others than the owner.
 const OTHERS: u32 = 0o077;
 
@@ -51,8 +63,8 @@ pub fn peek(dir: &Path, copies: &Path) -> Result<Option<Peeked>, Error> {
     peeked.sandboxes = peeked.objects(dir, Kind::Sandbox, &copies, |sandbox: &Sandbox| Some(&sandbox.id))?;
     let journal = dir.join("journal.json");
     match read_file(&journal).map_err(|error| error.to_string()).and_then(|text| {
-        let intent = envelope::decode_start::<Option<Intent>>(Kind::Journal, &text);
-        intent.map(|(intent, _)| intent).map_err(|why| why.to_string())
+        let entry = envelope::decode_start::<Option<Entry>>(Kind::Journal, &text);
+        entry.map(|(entry, _)| entry.map(|entry| entry.intent)).map_err(|why| why.to_string())
     }) {
         Ok(intent) => peeked.journal = intent,
         Err(why) => peeked.fault(&journal, why),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use netd_common::maps::port_set;
+use netd_common::maps::{endpoint_flags, port_set};
 use serde_json::{Map, Value};
 
 use super::{Entries, Lists, Names, Pinned, words};
@@ -76,6 +76,11 @@ impl Pinned {
                 let ifindex = |key: &[u8]| key.get(4..8).map_or(0, words::number);
                 present.retain(|key, _| !wanted.own.iter().any(|own| u64::from(*own) == ifindex(key)));
             }
+            if shape.name == "ENDPOINT" {
+                for value in present.values_mut() {
+                    forget_promotion(shape, value);
+                }
+            }
             if shape.name == "RULE6" {
                 // Those beyond the count are not followed.
                 present.retain(|key, _| words::number(key) < u64::from(found.rules6));
@@ -116,6 +121,17 @@ impl Pinned {
             ways: ways.into_iter().map(|(number, list)| (number, lists.ways(list))).collect(),
             nobody,
         })
+    }
+}
+
+/// Takes the mark of a promotion away: it is there for as long as one is under way, and where one was broken off the next start ends it (ADR 0028).
+fn forget_promotion(shape: &Shape, endpoint: &mut [u8]) {
+    let flags = shape.value.iter().find(|field| field.name == "flags");
+    let Some(flags) = flags.and_then(|field| endpoint.get_mut(field.offset..field.offset + 4)) else {
+        return;
+    };
+    for (byte, mark) in flags.iter_mut().zip(endpoint_flags::PROMOTION.to_ne_bytes()) {
+        *byte &= !mark;
     }
 }
 

@@ -48,6 +48,7 @@ const ENDPOINT: Bits = &[
     (endpoint::SEEN_AS_GATEWAY, "SEEN_AS_GATEWAY"),
     (endpoint::SEEN_AS_CLIENT, "SEEN_AS_CLIENT"),
     (endpoint::ANY_SOURCE, "ANY_SOURCE"),
+    (endpoint::PROMOTION, "PROMOTION"),
 ];
 const FLOW: Bits = &[
     (flow_flags::ORIGINAL as u32, "ORIGINAL"),
