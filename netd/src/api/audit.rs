@@ -5,6 +5,7 @@ use std::{fmt, fs, time::Instant};
 
 use axum::http::{Method, StatusCode};
 use nix::time::{ClockId, clock_gettime};
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
@@ -96,12 +97,11 @@ impl Call {
     /// Notes what it is about, as long as that is there.
     pub(super) fn about(&mut self, world: &World, body: &[u8]) {
         let asked = Asked::of(&self.method, &self.path);
-        let body: Value = serde_json::from_slice(body).unwrap_or_default();
-        let text = |key: &str| body.get(key).and_then(Value::as_str);
+        let body: Named = serde_json::from_slice(body).unwrap_or_default();
         let of_body = [
-            (asked.noun, text("Name").filter(|_| asked.object.is_none())),
-            ("sandbox", text("Container")),
-            ("network", text("Network")),
+            (asked.noun, body.name.as_str().filter(|_| asked.object.is_none())),
+            ("sandbox", body.container.as_str()),
+            ("network", body.network.as_str()),
         ];
         let words = [(asked.noun, asked.object)].into_iter().chain(of_body);
         self.objects = words.filter_map(|(noun, word)| Some(named(world, noun, word?))).collect();
@@ -189,11 +189,28 @@ fn named(world: &World, noun: &str, word: &str) -> String {
     format!("{noun}:{}", id.unwrap_or_else(|_| word.to_owned()))
 }
 
+/// What a request names; of whatever else it says, as of the 60,000 ports of an answer, nothing is kept.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Named {
+    name: Value,
+    container: Value,
+    network: Value,
+}
+
+/// The ids in an answer.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Made {
+    id: Value,
+    networks_deleted: Value,
+}
+
 /// Returns what an answer says of objects that were made or removed.
 fn made(noun: &str, body: &[u8]) -> Vec<String> {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let pruned = body.get("NetworksDeleted").and_then(Value::as_array).into_iter().flatten();
-    let ids = body.get("Id").into_iter().chain(pruned).filter_map(Value::as_str);
+    let Made { id, networks_deleted } = serde_json::from_slice(body).unwrap_or_default();
+    let pruned = networks_deleted.as_array().into_iter().flatten();
+    let ids = [&id].into_iter().chain(pruned).filter_map(Value::as_str);
     ids.map(|id| format!("{noun}:{id}")).collect()
 }
 

@@ -272,7 +272,7 @@ impl<M: Machine> Controller<M> {
                 let _ = reply.send(Ok(self.machine.dataplane(|dataplane| dataplane.monitor())));
             }
             Command::Recall(id, reply) => {
-                let _ = reply.send(Ok(self.store.recall(&id).cloned()));
+                let _ = reply.send(Ok(self.store.recall(&id)));
             }
             Command::Status(reply) => {
                 let _ = reply.send(Ok(self.status()));
@@ -324,7 +324,7 @@ impl<M: Machine> Controller<M> {
     /// Remembers what a committed operation gives back.
     fn remember(&mut self, finished: Option<Finished>) {
         if let Some(finished) = finished
-            && let Err(error) = self.store.remember(finished)
+            && let Err(error) = self.store.remember(&finished)
         {
             tracing::warn!(%error, "the operation is remembered until the daemon ends");
         }

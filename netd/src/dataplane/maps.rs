@@ -139,8 +139,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
 
     /// Inserts or replaces many entries in one call.
     pub fn put_many(&mut self, entries: &[(K, V)]) -> Result<(), Error> {
-        let keys: Vec<u8> = entries.iter().flat_map(|(key, _)| bytes_of(key).to_vec()).collect();
-        let values: Vec<u8> = entries.iter().flat_map(|(_, value)| bytes_of(value).to_vec()).collect();
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for (key, value) in entries {
+            keys.extend_from_slice(bytes_of(key));
+            values.extend_from_slice(bytes_of(value));
+        }
         raw::update_many(self.fd.as_fd(), entries.len(), &keys, &values).map_err(|(done, source)| {
             if is_full(&source) {
                 return self.full();

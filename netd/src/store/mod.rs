@@ -184,14 +184,14 @@ impl Store {
     /// Remembers an operation that was committed, and whose daemon came no further.
     fn recover_result(&mut self, finished: &Finished, warnings: &mut Vec<String>) {
         if self.results.recall(&finished.operation.id).is_none()
-            && let Err(error) = self.results.remember(finished.clone())
+            && let Err(error) = self.results.remember(finished)
         {
             warnings.push(error.to_string());
         }
     }
 
     /// Returns what an operation of the last day gave back; None: it was not done, or longer ago.
-    pub fn recall(&self, id: &OperationId) -> Option<&Finished> {
+    pub fn recall(&self, id: &OperationId) -> Option<Finished> {
         self.results.recall(id)
     }
 
@@ -199,7 +199,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written; it is remembered until this process ends.
-    pub fn remember(&mut self, finished: Finished) -> Result<(), Error> {
+    pub fn remember(&mut self, finished: &Finished) -> Result<(), Error> {
         self.results.remember(finished)
     }
 

@@ -34,9 +34,12 @@ pub(super) struct Results {
     path: PathBuf,
     file: File,
     length: u64,
-    present: BTreeMap<OperationId, Finished>,
-    previous: BTreeMap<OperationId, Finished>,
+    present: Lines,
+    previous: Lines,
 }
+
+/// Finished operations in JSON, as in their file: a range of ports is short there, and megabytes when every port is listed.
+type Lines = BTreeMap<OperationId, Box<str>>;
 
 impl Results {
     pub(super) fn open(dir: &Path, warnings: &mut Vec<String>) -> Result<Self, Error> {
@@ -61,8 +64,9 @@ impl Results {
     }
 
     /// Returns what an operation of the last day gave back.
-    pub(super) fn recall(&self, id: &OperationId) -> Option<&Finished> {
-        let found = self.present.get(id).or_else(|| self.previous.get(id))?;
+    pub(super) fn recall(&self, id: &OperationId) -> Option<Finished> {
+        let line = self.present.get(id).or_else(|| self.previous.get(id))?;
+        let found: Finished = serde_json::from_str(line).ok()?; // it was written, or read, as one
         let age = jiff::Timestamp::now().as_second() - found.at;
         (age < REMEMBERED).then_some(found)
     }
@@ -71,14 +75,15 @@ impl Results {
     ///
     /// # Errors
     /// When it cannot be written; it is remembered until this process ends.
-    pub(super) fn remember(&mut self, finished: Finished) -> Result<(), Error> {
-        let line = encode(&finished)?;
+    pub(super) fn remember(&mut self, finished: &Finished) -> Result<(), Error> {
+        let text = serde_json::to_string(finished).map_err(Error::Encode)?;
+        let line = encode(&text);
         let begun = if self.present.len() >= MOST || self.length + line.len() as u64 > SIZE {
             self.begin()
         } else {
             Ok(())
         };
-        self.present.insert(finished.operation.id.clone(), finished);
+        self.present.insert(finished.operation.id.clone(), text.into());
         begun?;
         let written = disk::append(&mut self.file, &line);
         if written.is_err() {
@@ -117,28 +122,28 @@ fn open_file(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-fn encode(finished: &Finished) -> Result<Vec<u8>, Error> {
-    let text = serde_json::to_string(finished).map_err(Error::Encode)?;
-    Ok(format!("{:08x} {text}\n", crc32fast::hash(text.as_bytes())).into_bytes())
+fn encode(text: &str) -> Vec<u8> {
+    format!("{:08x} {text}\n", crc32fast::hash(text.as_bytes())).into_bytes()
 }
 
 /// Reads the lines that are whole.
-fn read_lines(text: &[u8]) -> BTreeMap<OperationId, Finished> {
+fn read_lines(text: &[u8]) -> Lines {
     let lines = text.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
     let whole = lines.filter_map(|line| {
         let (checksum, json) = line.split_once(' ')?;
         let is_whole = u32::from_str_radix(checksum, 16) == Ok(crc32fast::hash(json.as_bytes()));
-        if is_whole { serde_json::from_str::<Finished>(json).ok() } else { None }
+        let finished: Finished = is_whole.then(|| serde_json::from_str(json).ok()).flatten()?;
+        Some((finished.operation.id, json.into()))
     });
-    whole.map(|finished| (finished.operation.id.clone(), finished)).collect()
+    whole.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, net::Ipv4Addr};
 
     use super::*;
-    use crate::model::{Answer, Operation};
+    use crate::model::{Answer, Binding, Operation, Protocol, Sources};
 
     fn finished(id: &str, at: i64) -> Finished {
         let operation = Operation { id: id.parse().expect("an id"), request: "r".repeat(64) };
@@ -162,7 +167,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let mut results = open(dir.path());
         for (id, age) in [("new", 0), ("old", REMEMBERED - 60), ("older", REMEMBERED)] {
-            results.remember(finished(id, now() - age)).expect("writes");
+            results.remember(&finished(id, now() - age)).expect("writes");
         }
         for results in [results, open(dir.path())] {
             assert_eq!(
@@ -177,7 +182,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join(NAME);
         for id in ["a", "b"] {
-            open(dir.path()).remember(finished(id, now())).expect("writes");
+            open(dir.path()).remember(&finished(id, now())).expect("writes");
         }
         let text = fs::read(&path).expect("reads");
         let first = text.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
@@ -185,9 +190,32 @@ mod tests {
             fs::write(&path, &text[..end]).expect("writes");
             let mut results = open(dir.path());
             assert_eq!((knows(&results, "a"), knows(&results, "b")), (true, false), "{end} bytes");
-            results.remember(finished("c", now())).expect("writes");
+            results.remember(&finished("c", now())).expect("writes");
             let again = open(dir.path());
             assert_eq!((knows(&again, "a"), knows(&again, "c")), (true, true), "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn a_range_of_ports_takes_the_room_of_a_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut results = open(dir.path());
+        let (first, last) = (5_000, 64_999);
+        let binding = |port| Binding {
+            port,
+            protocol: Protocol::Tcp,
+            host_ip: Ipv4Addr::UNSPECIFIED.into(),
+            host_port: port,
+            endpoint: "a".repeat(64).parse().expect("an id"),
+            allow: Sources::default(),
+        };
+        let answer = Answer::Ports((first..=last).map(binding).collect());
+        let operation = Operation { id: "a".parse().expect("an id"), request: String::new() };
+        let id = operation.id.clone();
+        results.remember(&Finished::now(operation, answer.clone())).expect("writes");
+        assert!(results.present[&id].len() < 1000, "{}", results.present[&id]);
+        for results in [results, open(dir.path())] {
+            assert_eq!(results.recall(&id).expect("known").answer, answer);
         }
     }
 
@@ -201,8 +229,9 @@ mod tests {
             if results.present.len() >= MOST {
                 results.begin().expect("begins");
             }
-            results.file.write_all(&encode(&finished).expect("encodes")).expect("writes");
-            results.present.insert(finished.operation.id.clone(), finished);
+            let text = serde_json::to_string(&finished).expect("encodes");
+            results.file.write_all(&encode(&text)).expect("writes");
+            results.present.insert(finished.operation.id, text.into());
         }
         for results in [results, open(dir.path())] {
             assert_eq!(results.present.len() + results.previous.len(), MOST + 1);
@@ -219,7 +248,7 @@ mod tests {
         std::os::unix::fs::symlink(&foreign, dir.path().join(NAME)).expect("links");
         let mut warnings = Vec::new();
         let mut results = Results::open(dir.path(), &mut warnings).expect("opens");
-        results.remember(finished("a", now())).expect("writes");
+        results.remember(&finished("a", now())).expect("writes");
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert_eq!(fs::read_to_string(foreign).expect("reads"), "precious");
     }

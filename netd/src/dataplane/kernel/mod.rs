@@ -279,10 +279,6 @@ impl Kernel {
         self.refresh_interest(&HashSet::new(), true)
     }
 
-    fn network_of(&self, ifindex: u32) -> Result<u16, Error> {
-        Ok(self.endpoint(ifindex)?.network)
-    }
-
     fn endpoint(&self, ifindex: u32) -> Result<Endpoint, Error> {
         self.maps
             .endpoint

@@ -1,7 +1,7 @@
 //! Published ports in the maps: their entries, and the sets of ports that the programs ask first.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet, hash_map},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -132,8 +132,13 @@ impl Kernel {
     /// Writes the publishes of both families, with or without where they lead.
     pub(super) fn write_publishes(&mut self, entries: &[PublishEntry], live: bool) -> Result<(), Error> {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        let mut networks = HashMap::new(); // of a whole range it is one
         for entry in entries {
-            let network = if live { self.network_of(entry.ifindex)? } else { 0 };
+            let network = match networks.entry(entry.ifindex) {
+                _ if !live => 0,
+                hash_map::Entry::Occupied(known) => *known.get(),
+                hash_map::Entry::Vacant(unknown) => *unknown.insert(self.endpoint(entry.ifindex)?.network),
+            };
             let lists = if live { self.lists_of(&entry.allow)? } else { (0, 0) };
             match entry.host_ip {
                 IpAddr::V4(addr) => {
