@@ -76,10 +76,17 @@ pub(super) fn write_at_start(file: &File, path: &Path, bytes: &[u8]) -> io::Resu
     Ok(())
 }
 
+/// Notes that a file without content got its name.
+#[cfg_attr(not(test), expect(unused_variables, reason = "nobody listens"))]
+pub(super) fn created(path: &Path) {
+    note!(Change::Create(path.to_owned()));
+}
+
 /// Writes lines behind others and waits for the disk. What a power cut leaves of them is for their reader to tell.
-pub(super) fn append(file: &mut File, lines: &[u8]) -> io::Result<()> {
+pub(super) fn append(file: &mut File, path: &Path, lines: &[u8]) -> io::Result<()> {
     file.write_all(lines)?;
-    file.sync_data()
+    note!(Change::Append(path.to_owned(), lines.to_vec()));
+    sync_data(file, path)
 }
 
 #[cfg_attr(not(test), expect(unused_variables, reason = "nobody listens"))]
@@ -114,8 +121,12 @@ mod trace {
         Rename(PathBuf, PathBuf),
         /// A directory's names are on disk.
         SyncDirectory(PathBuf),
+        /// A file without content got its name.
+        Create(PathBuf),
         /// A file was overwritten from its start.
         Overwrite(PathBuf, Vec<u8>),
+        /// Something was written behind a file's content.
+        Append(PathBuf, Vec<u8>),
         /// A file's content is on disk.
         SyncData(PathBuf),
     }

@@ -77,6 +77,64 @@ pub(super) fn set_aside_names(directory: &Path) -> Result<BTreeSet<String>, Erro
     Ok(names)
 }
 
+/// Writes the next generation of a file, without its name yet. More can be appended when it has that.
+pub(super) fn draft(path: &Path, text: &[u8]) -> io::Result<AtomicWriteFile> {
+    let mut options = AtomicWriteFile::options();
+    options.preserve_mode(false).preserve_owner(false).mode(0o600).custom_flags(libc::O_APPEND);
+    let mut file = options.open(path)?;
+    file.write_all(text)?;
+    disk::drafted(path, text);
+    Ok(file)
+}
+
+/// Keeps the current generation of a file as the previous one, does what must be done before it is replaced, and puts the next one in its place; waits
+/// for the disk.
+pub(super) fn replace(
+    path: &Path,
+    next: AtomicWriteFile,
+    before: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    // Until the next one takes its place, the current generation is untouched.
+    let replaced = keep_current(path)
+        .and_then(|kept| before().map(|()| kept))
+        .and_then(|kept| disk::commit(next, path).inspect_err(|_| restore(path, kept)));
+    replaced.inspect_err(|_| {
+        // A draft that the disk would not take is not wanted any more.
+        if let Err(error) = remove_temporary_files(directory(path)) {
+            tracing::error!(%error, "file not removed after a failed write");
+        }
+    })
+}
+
+/// Makes the current generation the previous one too. Returns whether there is one.
+fn keep_current(path: &Path) -> io::Result<bool> {
+    ignore_missing(disk::unlink(&previous(path)))?;
+    match disk::link(path, &previous(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        linked => linked.map(|()| true),
+    }
+}
+
+/// Returns to the generation before a write that failed half way, if there was one. Best effort: the disk has just refused to work.
+fn restore(path: &Path, kept: bool) {
+    let restored =
+        if kept { disk::rename(&previous(path), path) } else { ignore_missing(disk::unlink(path)) };
+    if let Err(error) = restored {
+        tracing::error!(path = %path.display(), %error, "state file not restored after a failed write");
+    }
+}
+
+fn previous(path: &Path) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(".prev");
+    name.into()
+}
+
+/// Returns the directory that a file is in.
+pub(super) fn directory(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
 impl Generations {
     pub(super) fn new(path: PathBuf, kind: Kind) -> Self {
         Self { path, kind }
@@ -92,68 +150,27 @@ impl Generations {
     }
 
     fn previous(&self) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(".prev");
-        name.into()
+        previous(&self.path)
     }
 
     /// Writes the next generation.
     pub(super) fn write(&self, text: &[u8]) -> Result<(), Error> {
-        self.next_file(text).and_then(|file| self.publish(file)).map_err(Error::io("write", &self.path))
+        draft(&self.path, text).and_then(|file| self.publish(file)).map_err(Error::io("write", &self.path))
     }
 
     /// Writes the next generation without making it the current one.
     pub(super) fn stage(self, text: Vec<u8>) -> Result<Staged, Error> {
-        let file = self.next_file(&text).map_err(Error::io("write", &self.path))?;
+        let file = draft(&self.path, &text).map_err(Error::io("write", &self.path))?;
         Ok(Staged { target: self, text, file })
     }
 
-    fn next_file(&self, text: &[u8]) -> io::Result<AtomicWriteFile> {
-        let mut options = AtomicWriteFile::options();
-        options.preserve_mode(false).preserve_owner(false).mode(0o600);
-        let mut file = options.open(&self.path)?;
-        file.write_all(text)?;
-        disk::drafted(&self.path, text);
-        Ok(file)
-    }
-
-    /// Keeps the current generation as the previous one and puts the next one in its place; waits for the disk.
+    /// Puts the next generation in its place; it says all that the one before says, whose name need not be on disk for that.
     fn publish(&self, next: AtomicWriteFile) -> io::Result<()> {
-        // Until the next one takes its place, the current generation is untouched.
-        let published = self
-            .keep_current()
-            .and_then(|kept| disk::commit(next, &self.path).inspect_err(|_| self.restore(kept)));
-        published.inspect_err(|_| {
-            // A draft that the disk would not take is not wanted any more.
-            if let Err(error) = remove_temporary_files(self.directory()) {
-                tracing::error!(%error, "file not removed after a failed write");
-            }
-        })
-    }
-
-    /// Makes the current generation the previous one too. Returns whether there is one.
-    fn keep_current(&self) -> io::Result<bool> {
-        ignore_missing(disk::unlink(&self.previous()))?;
-        match disk::link(&self.path, &self.previous()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            linked => linked.map(|()| true),
-        }
+        replace(&self.path, next, || Ok(()))
     }
 
     fn directory(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("."))
-    }
-
-    /// Returns to the generation before a write that failed half way, if there was one. Best effort: the disk has just refused to work.
-    fn restore(&self, kept: bool) {
-        let restored = if kept {
-            disk::rename(&self.previous(), &self.path)
-        } else {
-            ignore_missing(disk::unlink(&self.path))
-        };
-        if let Err(error) = restored {
-            tracing::error!(path = %self.path.display(), %error, "state file not restored after a failed write");
-        }
+        directory(&self.path)
     }
 
     /// Removes both generations; waits for the disk. Where that fails, the current one is there as before.

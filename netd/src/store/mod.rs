@@ -393,11 +393,15 @@ fn remove_temporary_files(directory: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
         let entry = entry.map_err(Error::io("list", directory))?;
         let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with('.') && name.contains(".json.")) {
+        if name.to_str().is_some_and(is_temporary) {
             ignore_missing(fs::remove_file(entry.path())).map_err(Error::io("remove", &entry.path()))?;
         }
     }
     Ok(())
+}
+
+fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && (name.contains(".json.") || name.contains(results::NAME))
 }
 
 /// Locks the directory and writes this process's id into the lock, for whoever comes next.

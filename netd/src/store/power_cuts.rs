@@ -2,10 +2,12 @@
 //!
 //! The changes of a sequence of operations are recorded, and cut off after each of them. What was not synced by then is there, missing, empty or
 //! torn; directory entries of one directory that were not synced are there in any combination. From every such image all that was acknowledged is
-//! read, and of the operation in flight nothing or all.
+//! read, answers among it, and of the operation in flight nothing or all.
+
+mod image;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, HashSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -17,8 +19,13 @@ use super::{
     Store,
     disk::{Change, record},
     intent::Intent,
+    results,
 };
-use crate::model::{Id, Network, Sandbox};
+use crate::model::{Answer, Finished, Id, Network, Operation, Sandbox};
+use image::{DATA, Disk, Image};
+
+/// Operations of a history at most.
+const OPERATIONS: usize = 16;
 
 /// A step of a history; the numbers choose the object and its content.
 #[derive(Debug, Clone, Copy)]
@@ -30,164 +37,8 @@ enum Act {
     Sysctl(u8),
 }
 
-/// Everything that the state directory says: each object as text.
+/// Everything that the state directory says: each object and each answer as text.
 type Known = BTreeSet<String>;
-
-/// The contents of the disk: what is surely there, and what may be.
-#[derive(Debug, Clone, Default)]
-struct Disk {
-    files: Vec<File>,
-    names: BTreeMap<PathBuf, usize>,
-    /// Changes of names that are not synced.
-    pending: Vec<Name>,
-    /// Files without their name yet, by the name that they will have.
-    drafts: BTreeMap<PathBuf, usize>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct File {
-    /// What is on disk.
-    synced: Vec<u8>,
-    /// What was written since.
-    written: Vec<Vec<u8>>,
-}
-
-#[derive(Debug, Clone)]
-enum Name {
-    Is(PathBuf, usize),
-    Gone(PathBuf),
-}
-
-impl Disk {
-    fn apply(&mut self, change: &Change) {
-        match change {
-            Change::Draft(path, text) => {
-                self.files.push(File { synced: Vec::new(), written: vec![text.clone()] });
-                self.drafts.insert(path.clone(), self.files.len() - 1);
-            }
-            Change::SyncDraft(path) => self.sync(self.drafts[path]),
-            Change::Publish(path) => {
-                let file = self.drafts[path];
-                self.pending.push(Name::Is(path.clone(), file));
-            }
-            Change::Link(from, to) => {
-                let file = self.now(from).expect("a name");
-                self.pending.push(Name::Is(to.clone(), file));
-            }
-            Change::Unlink(path) => self.pending.push(Name::Gone(path.clone())),
-            Change::Rename(from, to) => {
-                let file = self.now(from).expect("a name");
-                self.pending.extend([Name::Is(to.clone(), file), Name::Gone(from.clone())]);
-            }
-            Change::SyncDirectory(directory) => {
-                let (synced, pending) = std::mem::take(&mut self.pending)
-                    .into_iter()
-                    .partition(|name| name.path().parent() == Some(directory));
-                self.pending = pending;
-                let synced: Vec<Name> = synced;
-                for name in &synced {
-                    name.apply(&mut self.names);
-                }
-            }
-            Change::Overwrite(path, bytes) => {
-                let file = self.now(path).unwrap_or_else(|| {
-                    self.files.push(File::default());
-                    self.pending.push(Name::Is(path.clone(), self.files.len() - 1));
-                    self.files.len() - 1
-                });
-                self.files[file].written.push(bytes.clone());
-            }
-            Change::SyncData(path) => {
-                let file = self.now(path).expect("a name");
-                self.sync(file);
-            }
-        }
-    }
-
-    fn sync(&mut self, file: usize) {
-        let file = &mut self.files[file];
-        if let Some(last) = file.written.pop() {
-            file.synced = last;
-            file.written.clear();
-        }
-    }
-
-    /// The file that a name leads to, with all pending changes.
-    fn now(&self, path: &Path) -> Option<usize> {
-        let mut names = self.names.clone();
-        self.pending.iter().for_each(|name| name.apply(&mut names));
-        names.get(path).copied()
-    }
-
-    /// Writes an image into a directory: bits of `names` say which pending changes of names are there, `data` what of unsynced content is.
-    fn image(&self, names: u32, data: Data, into: &Path) {
-        let mut there = self.names.clone();
-        for (bit, name) in self.pending.iter().enumerate() {
-            if names >> bit & 1 == 1 {
-                name.apply(&mut there);
-            }
-        }
-        for directory in ["", "networks", "sandboxes"] {
-            fs::create_dir_all(into.join(directory)).expect("a directory");
-        }
-        for (path, file) in there {
-            fs::write(into.join(path), data.of(&self.files[file])).expect("a file");
-        }
-    }
-}
-
-impl Name {
-    fn path(&self) -> &Path {
-        match self {
-            Self::Is(path, _) | Self::Gone(path) => path,
-        }
-    }
-
-    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
-        match self {
-            Self::Is(path, file) => {
-                names.insert(path.clone(), *file);
-            }
-            Self::Gone(path) => {
-                names.remove(path);
-            }
-        }
-    }
-}
-
-/// What of unsynced content is on the disk.
-#[derive(Debug, Clone, Copy)]
-enum Data {
-    None,
-    All,
-    /// Sectors of 512 bytes: the first ones, from the last write.
-    First(usize),
-    /// The last ones.
-    Last(usize),
-    /// Zeroes of the right length, as delayed allocation leaves them.
-    Zeroes,
-}
-
-const DATA: [Data; 6] = [Data::None, Data::All, Data::First(1), Data::Last(1), Data::First(3), Data::Zeroes];
-
-impl Data {
-    fn of(self, file: &File) -> Vec<u8> {
-        const SECTOR: usize = 512;
-        let Some(new) = file.written.last() else { return file.synced.clone() };
-        let mixed = |is_new: &dyn Fn(usize) -> bool| {
-            let at = |bytes: &Vec<u8>, index: usize| bytes.get(index).copied().unwrap_or_default();
-            let pick = |index| if is_new(index) { at(new, index) } else { at(&file.synced, index) };
-            (0..new.len().max(file.synced.len())).map(pick).collect()
-        };
-        match self {
-            Self::None => file.synced.clone(),
-            Self::All => new.clone(),
-            Self::First(sectors) => mixed(&|index| index < sectors * SECTOR),
-            Self::Last(sectors) => mixed(&|index| index + sectors * SECTOR >= new.len()),
-            Self::Zeroes => vec![0; new.len()],
-        }
-    }
-}
 
 /// Everything that a store says.
 fn known(store: &mut Store) -> Known {
@@ -195,7 +46,34 @@ fn known(store: &mut Store) -> Known {
     let networks = loaded.networks.iter().map(|network| serde_json::to_string(network).expect("encodes"));
     let sandboxes = loaded.sandboxes.iter().map(|sandbox| serde_json::to_string(sandbox).expect("encodes"));
     let sysctls = store.meta().sysctls.keys().cloned();
-    networks.chain(sandboxes).chain(sysctls).chain([store.meta().instance.to_string()]).collect()
+    let instance = [store.meta().instance.to_string()];
+    networks.chain(sandboxes).chain(sysctls).chain(instance).chain(answers(store)).collect()
+}
+
+/// The answers that a store remembers.
+fn answers(store: &Store) -> Known {
+    let recalled = (0..OPERATIONS).filter_map(|number| store.recall(&operation(number).id));
+    recalled.map(|finished| serde_json::to_string(&finished).expect("encodes")).collect()
+}
+
+fn operation(number: usize) -> Operation {
+    Operation { id: format!("op{number}").parse().expect("an id"), request: "r".repeat(64) }
+}
+
+/// What an operation with an id gives back.
+fn finished(number: usize, act: Act) -> Option<Finished> {
+    let id = |number: u8| Id::from_bytes(&[number; 32]);
+    let answer = match act {
+        Act::PutNetwork(number, _) => Answer::Network(id(number)),
+        // Longer than a sector.
+        Act::RemoveNetwork(_) => {
+            Answer::Networks((100..200).map(|n| format!("network{n}").parse().expect("a name")).collect())
+        }
+        Act::PutSandbox(number, ports) => Answer::Ports(sandbox(number, ports).bindings),
+        // Not everybody gives an id.
+        Act::RemoveSandbox(_) | Act::Sysctl(_) => return None,
+    };
+    Some(Finished::now(operation(number), answer))
 }
 
 fn network(number: u8, internal: bool) -> Network {
@@ -206,63 +84,91 @@ fn sandbox(number: u8, ports: u16) -> Sandbox {
     super::tests::sandbox(number, ports)
 }
 
-/// Does one thing as the controller does: intent, object, clear.
-fn act(store: &mut Store, act: Act) {
+/// Does one thing as the controller does: intent, object, answer, clear.
+fn act(store: &mut Store, number: usize, act: Act) {
     let id = |number: u8| Id::from_bytes(&[number; 32]);
+    let there = store.load().expect("loads");
+    let finished = finished(number, act);
     match act {
         Act::PutNetwork(number, internal) => {
-            let network = network(number, internal);
-            store.journal_begin(&Intent::CreateNetwork(Box::new(network.clone())), None).expect("begins");
-            store.put_network(&network).expect("puts");
+            let after = Box::new(network(number, internal));
+            let before = there.networks.into_iter().find(|before| before.id == after.id);
+            let intent = match before.map(Box::new) {
+                Some(before) => Intent::UpdateNetwork { before, after: after.clone() },
+                None => Intent::CreateNetwork(after.clone()),
+            };
+            store.journal_begin(&intent, finished.as_ref()).expect("begins");
+            store.put_network(&after).expect("puts");
         }
         Act::RemoveNetwork(number) => {
-            store
-                .journal_begin(&Intent::RemoveNetwork(Box::new(network(number, false))), None)
-                .expect("begins");
+            let intent = Intent::RemoveNetwork(Box::new(network(number, false)));
+            store.journal_begin(&intent, finished.as_ref()).expect("begins");
             store.remove_network(&id(number)).expect("removes");
         }
         Act::PutSandbox(number, ports) => {
-            let sandbox = sandbox(number, ports);
-            store.journal_begin(&Intent::CreateSandbox(Box::new(sandbox.clone())), None).expect("begins");
-            store.put_sandbox(&sandbox).expect("puts");
+            let after = Box::new(sandbox(number, ports));
+            let before = there.sandboxes.into_iter().find(|before| before.id == after.id);
+            let intent = match before.map(Box::new) {
+                Some(before) => Intent::UpdateSandbox { before, after: after.clone() },
+                None => Intent::CreateSandbox(after.clone()),
+            };
+            store.journal_begin(&intent, finished.as_ref()).expect("begins");
+            store.put_sandbox(&after).expect("puts");
         }
         Act::RemoveSandbox(number) => {
-            store.journal_begin(&Intent::RemoveSandbox(Box::new(sandbox(number, 1))), None).expect("begins");
+            let intent = Intent::RemoveSandbox(Box::new(sandbox(number, 1)));
+            store.journal_begin(&intent, finished.as_ref()).expect("begins");
             store.remove_sandbox(&id(number)).expect("removes");
         }
         Act::Sysctl(number) => {
             return store.remember_sysctl(&format!("key{number}"), "0").expect("remembers");
         }
     }
+    if let Some(finished) = finished {
+        store.remember(&finished).expect("remembers");
+    }
     store.journal_clear().expect("clears");
 }
 
-/// Plays a history and tries every image of every cut; returns how many there were.
-fn cut_everywhere(acts: &[Act]) -> usize {
+/// Plays a history, with so many answers in a file, and tries every image of every cut; returns how many there were.
+/// Of its changes the disk never hears of those that it is said to forget.
+fn cut_everywhere(acts: &[Act], most: usize, mut forgets: impl FnMut(&Change) -> bool) -> usize {
     let dir = TempDir::new().expect("a directory");
     let mut disk = Disk::default();
     let mut images = 0;
     let relative = |change: Change| relative(change, dir.path());
     let mut store = None;
-    let nowhere = Path::new("/proc/nowhere");
-    let changes = record(|| store = Some(Store::open(dir.path(), nowhere).expect("opens")));
+    let changes = record(|| store = Some(open(dir.path())));
     for change in changes {
         disk.apply(&relative(change));
     }
     let mut store = store.expect("a store");
+    store.results.most = most;
     let mut before = known(&mut store);
-    for &step in acts {
-        let changes = record(|| act(&mut store, step));
+    for (number, &step) in acts.iter().enumerate() {
+        let old = answers(&store);
+        let changes = record(|| act(&mut store, number, step));
         let after = known(&mut store);
-        for change in changes {
-            disk.apply(&relative(change));
-            images += try_images(&disk, &[&before, &after]);
+        // Those of the oldest file go with it, and it does not matter when.
+        let old: Known = old.difference(&after).cloned().collect();
+        assert!(old.is_empty() || answers(&store).len() > most, "{old:#?} were forgotten too early");
+        let mut tried = HashSet::new();
+        for change in changes.into_iter().map(relative).filter(|change| !forgets(change)) {
+            disk.apply(&change);
+            try_images(&disk, &[&before, &after], &old, &mut tried);
         }
+        images += tried.len();
         // The operation has been acknowledged.
-        images += try_images(&disk, &[&after]);
+        let mut tried = HashSet::new();
+        try_images(&disk, &[&after], &Known::new(), &mut tried);
+        images += tried.len();
         before = after;
     }
     images
+}
+
+fn open(dir: &Path) -> Store {
+    Store::open(dir, Path::new("/proc/nowhere")).expect("opens")
 }
 
 fn relative(change: Change, dir: &Path) -> Change {
@@ -275,36 +181,57 @@ fn relative(change: Change, dir: &Path) -> Change {
         Change::Unlink(path) => Change::Unlink(cut(path)),
         Change::Rename(from, to) => Change::Rename(cut(from), cut(to)),
         Change::SyncDirectory(path) => Change::SyncDirectory(cut(path)),
+        Change::Create(path) => Change::Create(cut(path)),
         Change::Overwrite(path, bytes) => Change::Overwrite(cut(path), bytes),
+        Change::Append(path, bytes) => Change::Append(cut(path), bytes),
         Change::SyncData(path) => Change::SyncData(cut(path)),
     }
 }
 
-fn try_images(disk: &Disk, allowed: &[&Known]) -> usize {
+/// Opens every image that a cut may leave and that was not tried: what is known there is one of those allowed, apart from what is old.
+fn try_images(disk: &Disk, allowed: &[&Known], old: &Known, tried: &mut HashSet<Image>) {
+    let allowed: Vec<Known> = allowed.iter().map(|known| *known - old).collect();
     let combinations = 1_u32 << disk.pending.len();
-    let mut images = 0;
-    for names in 0..combinations {
-        for data in DATA {
-            let image = TempDir::new().expect("a directory");
-            disk.image(names, data, image.path());
-            let mut store = Store::open(image.path(), Path::new("/proc/nowhere")).expect("an image opens");
-            let found = known(&mut store);
-            assert!(
-                allowed.contains(&&found),
-                "names {names:b}, data {data:?}, pending {:?}\nfound {found:#?}\nallowed {allowed:#?}",
-                disk.pending
-            );
-            let left: Vec<_> = fs::read_dir(image.path().join("networks"))
-                .expect("lists")
-                .flatten()
-                .map(|e| e.file_name())
-                .collect();
-            let bad = left.iter().filter(|name| name.to_string_lossy().contains(".bad-")).count();
-            assert_eq!(bad, 0, "a cut damages no object: {left:?}");
-            images += 1;
+    for (names, data) in (0..combinations).flat_map(|names| DATA.map(|data| (names, data))) {
+        let image = disk.image(names, data);
+        if tried.contains(&image) {
+            continue;
+        }
+        let dir = TempDir::new().expect("a directory");
+        for directory in ["networks", "sandboxes"] {
+            fs::create_dir(dir.path().join(directory)).expect("a directory");
+        }
+        for (path, content) in &image {
+            fs::write(dir.path().join(path), content).expect("a file");
+        }
+        tried.insert(image);
+        let mut store = open(dir.path());
+        let found = &known(&mut store) - old;
+        assert!(
+            allowed.contains(&found),
+            "names {names:b}, data {data:?}, pending {:?}\nfound {found:#?}\nallowed {allowed:#?}",
+            disk.pending
+        );
+        let left: Vec<_> = fs::read_dir(dir.path().join("networks"))
+            .expect("lists")
+            .flatten()
+            .map(|e| e.file_name())
+            .collect();
+        let bad = left.iter().filter(|name| name.to_string_lossy().contains(".bad-")).count();
+        assert_eq!(bad, 0, "a cut damages no object: {left:?}");
+        if data.is_torn() {
+            goes_on(store, dir.path());
         }
     }
-    images
+}
+
+/// What a cut left of a line costs neither those before it nor the next one.
+fn goes_on(mut store: Store, dir: &Path) {
+    let next = Finished::now(operation(OPERATIONS - 1), Answer::Done);
+    store.remember(&next).expect("remembers");
+    let remembered = answers(&store);
+    drop(store);
+    assert_eq!(answers(&open(dir)), remembered);
 }
 
 fn acts() -> impl Strategy<Value = Act> {
@@ -321,41 +248,62 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_cut_of_any_history_recovers_what_was_acknowledged(acts in prop::collection::vec(acts(), 1..5)) {
-        cut_everywhere(&acts);
+    fn every_cut_of_any_history_recovers_what_was_acknowledged(
+        acts in prop::collection::vec(acts(), 1..5),
+        most in 1..4_usize,
+    ) {
+        cut_everywhere(&acts, most, |_| false);
     }
 }
 
+const USUAL: [Act; 7] = [
+    Act::PutNetwork(1, false),
+    Act::PutSandbox(2, 1),
+    Act::PutSandbox(2, 2),
+    Act::PutNetwork(1, true),
+    Act::Sysctl(1),
+    Act::RemoveSandbox(2),
+    Act::RemoveNetwork(1),
+];
+
 #[test]
 fn every_cut_of_a_usual_history_recovers_what_was_acknowledged() {
-    let images = cut_everywhere(&[
-        Act::PutNetwork(1, false),
-        Act::PutSandbox(2, 1),
-        Act::PutSandbox(2, 2),
-        Act::PutNetwork(1, true),
-        Act::Sysctl(1),
-        Act::RemoveSandbox(2),
-        Act::RemoveNetwork(1),
-    ]);
-    assert!(images > 500, "{images} images");
+    // In one file, and in three.
+    for most in [OPERATIONS, 2] {
+        let images = cut_everywhere(&USUAL, most, |_| false);
+        assert!(images > 150, "{images} images");
+    }
 }
 
 /// The control: a disk that forgets what was synced loses acknowledged work, and that is seen.
 #[test]
 #[should_panic(expected = "allowed")]
 fn a_lost_sync_is_found() {
-    let dir = TempDir::new().expect("a directory");
-    let nowhere = Path::new("/proc/nowhere");
-    let mut store = None;
-    let mut disk = Disk::default();
-    let changes = record(|| {
-        let mut opened = Store::open(dir.path(), nowhere).expect("opens");
-        act(&mut opened, Act::PutNetwork(1, false));
-        store = Some(opened);
-    });
-    let unsynced =
-        |change: &Change| !matches!(change, Change::SyncDirectory(path) if path.ends_with("networks"));
-    changes.into_iter().filter(unsynced).for_each(|change| disk.apply(&relative(change, dir.path())));
-    let after = known(&mut store.expect("a store"));
-    try_images(&disk, &[&after]);
+    let forgets =
+        |change: &Change| matches!(change, Change::SyncDirectory(path) if path.ends_with("networks"));
+    cut_everywhere(&[Act::PutNetwork(1, false)], OPERATIONS, forgets);
+}
+
+/// The same of an answer.
+#[test]
+#[should_panic(expected = "allowed")]
+fn a_lost_sync_of_an_answer_is_found() {
+    let forgets = |change: &Change| matches!(change, Change::SyncData(path) if path.ends_with(results::NAME));
+    cut_everywhere(&USUAL, OPERATIONS, forgets);
+}
+
+/// The same of the name that a full file gets.
+#[test]
+#[should_panic(expected = "allowed")]
+fn a_lost_sync_of_the_previous_answers_is_found() {
+    let mut begins = false;
+    let forgets = |change: &Change| match change {
+        Change::Link(_, to) => {
+            begins = to.ends_with(results::PREVIOUS);
+            false
+        }
+        Change::SyncDirectory(_) => std::mem::take(&mut begins),
+        _ => false,
+    };
+    cut_everywhere(&USUAL, 2, forgets);
 }

@@ -1,19 +1,20 @@
 //! What finished operations gave back, for a day: whoever did not hear the answer asks again by the operation's id (reliability P3, 6.5).
 //!
-//! A line for each, `CRC32 JSON`, in `results.log`; when that is full it becomes `results.log.prev`, and the one before that goes. A line is written
-//! between the commit and the answer. Until the next operation the journal knows it too, so that no kill and no power cut falls between the two.
+//! A line for each, `CRC32 JSON`, in `results.log`; when that is full it becomes `results.log.prev`, and the one before that goes: the new name is on
+//! disk before the old one leads elsewhere. A line is written between the commit and the answer. Until the next operation the journal knows it too, so
+//! that no kill and no power cut falls between the two.
 
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
-    io::{Read as _, Write as _},
+    io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use super::{
     Error, disk,
-    generations::{regular_file_of_ours, set_aside},
+    generations::{directory, draft, regular_file_of_ours, replace, set_aside},
     ignore_missing,
 };
 use crate::model::{Finished, OperationId};
@@ -34,6 +35,10 @@ pub(super) struct Results {
     path: PathBuf,
     file: File,
     length: u64,
+    /// Whether the file may end within a line, which ends where the next one begins.
+    torn: bool,
+    /// Lines of a file.
+    pub(super) most: usize,
     present: Lines,
     previous: Lines,
 }
@@ -55,12 +60,9 @@ impl Results {
         let mut file = open_file(&path)?;
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(Error::io("read", &path))?;
-        // What a power cut left of a line ends here, so that the next one begins on its own.
-        if text.last().is_some_and(|byte| *byte != b'\n') {
-            let _ = file.write_all(b"\n"); // on a full disk the next start does it
-        }
-        let length = text.len() as u64;
-        Ok(Self { path, file, length, present: read_lines(&text), previous: read_lines(&old) })
+        let torn = text.last().is_some_and(|byte| *byte != b'\n');
+        let (present, previous) = (read_lines(&text), read_lines(&old));
+        Ok(Self { path, file, length: text.len() as u64, torn, most: MOST, present, previous })
     }
 
     /// Returns what an operation of the last day gave back.
@@ -77,31 +79,42 @@ impl Results {
     /// When it cannot be written; it is remembered until this process ends.
     pub(super) fn remember(&mut self, finished: &Finished) -> Result<(), Error> {
         let text = serde_json::to_string(finished).map_err(Error::Encode)?;
-        let line = encode(&text);
-        let begun = if self.present.len() >= MOST || self.length + line.len() as u64 > SIZE {
-            self.begin()
-        } else {
-            Ok(())
-        };
+        let mut line = encode(&text);
+        let is_full = self.present.len() >= self.most || self.length + line.len() as u64 > SIZE;
+        let begun = if is_full { self.begin() } else { Ok(()) };
         self.present.insert(finished.operation.id.clone(), text.into());
         begun?;
-        let written = disk::append(&mut self.file, &line);
+        if self.torn {
+            line.insert(0, b'\n');
+        }
+        let written = disk::append(&mut self.file, &self.path, &line);
         if written.is_err() {
-            let _ = self.file.set_len(self.length); // a part of the line may have found room; reading leaves it out
+            // A part of the line may have found room.
+            self.torn |= self.file.set_len(self.length).is_err();
         } else {
             self.length += line.len() as u64;
+            self.torn = false;
         }
         written.map_err(Error::io("write", &self.path))
     }
 
-    /// Begins another file.
+    /// Begins another file. A disk that refuses costs no answer until this process ends, and is asked again with the next one.
     fn begin(&mut self) -> Result<(), Error> {
-        self.previous = std::mem::take(&mut self.present);
-        let previous = self.path.with_file_name(PREVIOUS);
-        disk::rename(&self.path, &previous).map_err(Error::io("rename", &self.path))?;
-        self.file = open_file(&self.path)?;
-        self.length = 0;
+        let next = self.next_file().map_err(Error::io("begin anew", &self.path));
+        if next.is_ok() || self.present.len() >= self.most {
+            self.previous = std::mem::take(&mut self.present);
+        }
+        self.file = next?;
+        (self.length, self.torn) = (0, false);
         Ok(())
+    }
+
+    /// Makes the present file the previous one too, and puts an empty one in its place once that is on disk.
+    fn next_file(&self) -> io::Result<File> {
+        let next = draft(&self.path, b"")?;
+        let file = next.try_clone()?;
+        replace(&self.path, next, || disk::sync_directory(directory(&self.path)))?;
+        Ok(file)
     }
 }
 
@@ -117,7 +130,8 @@ fn open_file(path: &Path) -> Result<File, Error> {
         .open(path)
         .map_err(Error::io("open", path))?;
     if is_new {
-        disk::sync_directory(path.parent().unwrap_or(Path::new("."))).map_err(Error::io("make", path))?;
+        disk::created(path);
+        disk::sync_directory(directory(path)).map_err(Error::io("make", path))?;
     }
     Ok(file)
 }
@@ -140,7 +154,7 @@ fn read_lines(text: &[u8]) -> Lines {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, net::Ipv4Addr};
+    use std::{fs, io::Write as _, net::Ipv4Addr};
 
     use super::*;
     use crate::model::{Answer, Binding, Operation, Protocol, Sources};
@@ -238,6 +252,48 @@ mod tests {
             assert!(knows(&results, &format!("n{}", 2 * MOST)) && !knows(&results, "n0"));
         }
         assert!(fs::metadata(dir.path().join(PREVIOUS)).expect("there").len() < SIZE);
+    }
+
+    #[test]
+    fn a_disk_that_refuses_another_file_costs_no_other_answer() {
+        for refusal in [disk::Refusal::Link, disk::Refusal::Unlink, disk::Refusal::SyncDirectory] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let mut results = open(dir.path());
+            results.most = 2;
+            // There is a previous file to give up.
+            for id in ["a", "b", "c", "d"] {
+                results.remember(&finished(id, now())).expect("writes");
+            }
+            let refused = disk::refusing(refusal, || results.remember(&finished("e", now())));
+            assert!(refused.is_err(), "{refusal:?}");
+            assert_eq!(["c", "d", "e"].map(|id| knows(&results, id)), [true; 3], "{refusal:?}");
+            let known = ["c", "d", "e"].map(|id| knows(&open(dir.path()), id));
+            assert_eq!(known, [true, true, false], "{refusal:?}");
+            for id in ["f", "g", "h"] {
+                results.remember(&finished(id, now())).expect("writes");
+            }
+            for results in [results, open(dir.path())] {
+                assert_eq!(["f", "g", "h"].map(|id| knows(&results, id)), [true; 3], "{refusal:?}");
+            }
+            let left = fs::read_dir(dir.path()).expect("lists").count();
+            assert_eq!(left, 2, "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_a_full_disk_broke_off_costs_no_other_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(NAME);
+        open(dir.path()).remember(&finished("a", now())).expect("writes");
+        let line = fs::read(&path).expect("reads");
+        fs::write(&path, [&line[..], &line[..40]].concat()).expect("writes");
+        let mut results = open(dir.path());
+        let whole = std::mem::replace(&mut results.file, File::open(&path).expect("opens"));
+        // Neither to be written nor to be cut off.
+        results.remember(&finished("b", now())).expect_err("it is open for reading alone");
+        results.file = whole;
+        results.remember(&finished("c", now())).expect("writes");
+        assert_eq!(["a", "b", "c"].map(|id| knows(&open(dir.path()), id)), [true, false, true]);
     }
 
     #[test]
