@@ -108,6 +108,32 @@ fn the_chain_goes_on_over_kills_and_files_and_tells_what_was_changed_from_what_a
 }
 
 #[test]
+fn the_log_is_found_where_the_daemons_options_and_its_configuration_say() {
+    let mut lab = Lab::new();
+    lab.netd(&["network", "create", "app"]).ok();
+    lines(&lab, 1);
+    let dirs = lab.daemon.dirs();
+    let (options, log) = (dirs.options(), present(&lab));
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let config = dirs.path("places.toml");
+    let text = format!("state-dir = {:?}\nrun-dir = {:?}\n", dirs.path("state"), dirs.run());
+    fs::write(&config, text).expect("a configuration");
+    let configured = ["--config", config.to_str().expect("UTF-8")];
+    let asked = |lab: &Lab, place: &[&str]| {
+        lab.netd(&[&["debug", "audit", "--format", "{{.File}} {{.Records}}"], place].concat())
+    };
+    for place in [&options[..], &configured] {
+        assert_eq!(asked(&lab, place).ok(), format!("{} 1", log.display()), "{place:?}");
+    }
+    // Another instance's log is not taken for this one's.
+    let said = asked(&lab, &[]).refused(2);
+    assert!(said.contains("is not this instance's socket"), "{said}");
+    lab.daemon.end(Signal::SIGKILL);
+    assert_eq!(asked(&lab, &configured).ok(), format!("{} 1", log.display()));
+    lab.daemon.restart();
+}
+
+#[test]
 fn f31_a_full_disk_under_the_log_delays_and_fails_no_call() {
     let lab = Lab::new();
     let at = directory(&lab);

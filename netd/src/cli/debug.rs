@@ -56,7 +56,7 @@ impl Debug {
             Command::Check(command) => command.run(host, default).await,
             Command::Dump(command) => command.run(host, default).await,
             Command::Programs(command) => command.run(),
-            Command::Audit(command) => command.run(),
+            Command::Audit(command) => command.run(host, default),
         }
     }
 }

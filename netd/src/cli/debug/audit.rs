@@ -8,14 +8,15 @@ use super::super::{
     Outcome,
     failure::Failure,
     output::{FormatOption, print, table},
+    place::Place,
 };
 use crate::{
+    api::Client,
     audit::{self, Break, Checked},
     controller::Code,
 };
 
-/// Where the daemon keeps its log, unless it was told another state directory.
-const LOG: &str = "/var/lib/netd/audit";
+const DOING: &str = "check the audit log";
 
 /// Check that nobody has changed the audit log: every line names the hash of the one before it
 ///
@@ -23,22 +24,30 @@ const LOG: &str = "/var/lib/netd/audit";
 /// is told and is no failure.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Without files, give it the options that the daemon has, as root.
+
 EXAMPLES:
   netd debug audit
+  netd debug audit --state-dir /var/lib/netd-blue --run-dir /run/netd-blue
   netd debug audit /srv/logs/log.jsonl.1 /srv/logs/log.jsonl
   netd debug audit --format '{{.File}} {{.Records}}'")]
 pub(in super::super) struct Audit {
-    /// Files of a log, the oldest first, or its directory [default: /var/lib/netd/audit]
-    #[arg(value_name = "FILE")]
-    files: Vec<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     #[command(flatten)]
     format: FormatOption,
+    /// Files of a log, the oldest first, or its directory [default: the daemon's, `audit` in its state directory]
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
 }
 
 impl Audit {
-    pub(super) fn run(self) -> Outcome {
-        const DOING: &str = "check the audit log";
-        let given = if self.files.is_empty() { vec![LOG.into()] } else { self.files };
+    pub(super) fn run(self, host: Option<&Client>, default: &Client) -> Outcome {
+        let given = if self.files.is_empty() {
+            vec![audit::directory(&self.place.settings(DOING, host, default)?.state_dir)]
+        } else {
+            self.files
+        };
         let mut files = Vec::new();
         for path in given {
             if path.is_file() {
