@@ -296,6 +296,28 @@ fn the_daemon_gives_up_new_privileges_and_core_dumps_by_itself() {
     assert!(read("/proc/self/status").contains("NoNewPrivs:\t0\n"));
 }
 
+/// What is not to be dumped belongs to root under /proc, and not to the process's own group (`task_dump_owner`, fs/proc/base.c).
+#[test]
+fn the_daemons_memory_is_not_for_other_processes_of_its_user() {
+    let launcher = ["setpriv", "--regid=54321", "--keep-groups"].map(str::to_owned);
+    let group = |process: u32| {
+        let status = format!("/proc/{process}/status");
+        let groups = fs::read_to_string(&status).expect("a process's status");
+        assert!(groups.contains("\nGid:\t54321\t54321\t"), "{groups}");
+        ["status", "maps", "environ"]
+            .map(|file| fs::metadata(format!("/proc/{process}/{file}")).expect("a file of the process").gid())
+    };
+    let lab = Lab::with(&Options { launcher: launcher.to_vec(), ..Options::default() });
+    assert_eq!(group(lab.daemon.pid().expect("it runs")), [0; 3]);
+    // The control: a process that has given up nothing.
+    let mut command = Command::new(&launcher[0]);
+    command.args(&launcher[1..]).args(["sleep", "600"]).stdin(Stdio::null());
+    let plain = Child::from(lab.h.spawn(&mut command));
+    let name = format!("/proc/{}/comm", plain.id());
+    eventually("the process to have begun", || fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n"));
+    assert_eq!(group(plain.id()), [GROUP; 3]);
+}
+
 #[test]
 fn a_socket_that_the_service_manager_holds_outlives_the_daemon() {
     // The service manager passes sockets from the third descriptor on, and says to whom (sd_listen_fds(3)).
