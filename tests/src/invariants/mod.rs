@@ -5,6 +5,7 @@
 
 mod files;
 mod links;
+mod logs;
 mod maps;
 mod process;
 mod programs;
@@ -55,6 +56,7 @@ fn check_files(instance: Instance<'_>, faults: &mut Faults) -> state::State {
         process::check(pid, &state, faults);
     }
     files::check(&state, instance.dirs, faults);
+    logs::check(instance.dirs, faults);
     state
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::Faults;
+use super::{Faults, logs};
 use crate::Dirs;
 
 /// What the state directory says.
@@ -122,7 +122,8 @@ pub fn read(dirs: &Dirs, faults: &mut Faults) -> State {
         "networks",
         "sandboxes",
         "audit",
-        "results.log",
+        logs::ANSWERS[0],
+        logs::ANSWERS[1],
     ];
     for name in names(&dir, faults) {
         faults.check(known.contains(&name.as_str()), || format!("too much: {name} in the state directory"));
@@ -213,13 +214,13 @@ fn parse(path: &Path, kind: &str) -> Result<Value, String> {
 }
 
 /// CRC-32 of ISO-HDLC, bit by bit.
-fn crc32(bytes: &[u8]) -> u32 {
+pub fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 })
     })
 }
 
-fn names(dir: &Path, faults: &mut Faults) -> Vec<String> {
+pub fn names(dir: &Path, faults: &mut Faults) -> Vec<String> {
     match fs::read_dir(dir) {
         Ok(entries) => {
             entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
