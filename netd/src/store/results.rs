@@ -78,13 +78,13 @@ impl Results {
     pub(super) fn remember(&mut self, finished: &Finished) -> Result<(), Error> {
         let text = serde_json::to_string(finished).map_err(Error::Encode)?;
         let line = encode(&text);
-        let begun = if self.present.len() >= MOST || self.length + line.len() as u64 > SIZE {
-            self.begin()
-        } else {
-            Ok(())
-        };
+        let is_full = self.present.len() >= MOST || self.length + line.len() as u64 > SIZE;
+        let begun = if is_full { self.begin() } else { Ok(()) };
         self.present.insert(finished.operation.id.clone(), text.into());
         begun?;
+        if self.length == 0 {
+            self.sync_name()?;
+        }
         let written = disk::append(&mut self.file, &line);
         if written.is_err() {
             let _ = self.file.set_len(self.length); // a part of the line may have found room; reading leaves it out
@@ -94,32 +94,40 @@ impl Results {
         written.map_err(Error::io("write", &self.path))
     }
 
-    /// Begins another file.
+    /// Begins another file. Where that fails, the lines of before stay known, and the next line tries again.
     fn begin(&mut self) -> Result<(), Error> {
-        self.previous = std::mem::take(&mut self.present);
+        let replaced = self.replace_file();
+        // A disk that refuses for long must not make this grow.
+        if replaced.is_ok() || self.present.len() >= 2 * MOST {
+            self.previous = std::mem::take(&mut self.present);
+        }
+        replaced
+    }
+
+    fn replace_file(&mut self) -> Result<(), Error> {
         let previous = self.path.with_file_name(PREVIOUS);
-        disk::rename(&self.path, &previous).map_err(Error::io("rename", &self.path))?;
+        ignore_missing(disk::rename(&self.path, &previous)).map_err(Error::io("rename", &self.path))?;
         self.file = open_file(&self.path)?;
         self.length = 0;
         Ok(())
     }
+
+    /// Sees that the file's name is on disk before its first line.
+    fn sync_name(&self) -> Result<(), Error> {
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        disk::sync_directory(directory).map_err(Error::io("make", &self.path))
+    }
 }
 
-/// Opens the present file; the name of a new one is on disk.
 fn open_file(path: &Path) -> Result<File, Error> {
-    let is_new = !path.exists();
-    let file = OpenOptions::new()
+    OpenOptions::new()
         .read(true)
         .append(true)
         .create(true)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)
-        .map_err(Error::io("open", path))?;
-    if is_new {
-        disk::sync_directory(path.parent().unwrap_or(Path::new("."))).map_err(Error::io("make", path))?;
-    }
-    Ok(file)
+        .map_err(Error::io("open", path))
 }
 
 fn encode(text: &str) -> Vec<u8> {
@@ -142,7 +150,10 @@ fn read_lines(text: &[u8]) -> Lines {
 mod tests {
     use std::{fs, net::Ipv4Addr};
 
-    use super::*;
+    use super::{
+        super::disk::{Refusal, refusing},
+        *,
+    };
     use crate::model::{Answer, Binding, Operation, Protocol, Sources};
 
     fn finished(id: &str, at: i64) -> Finished {
@@ -238,6 +249,61 @@ mod tests {
             assert!(knows(&results, &format!("n{}", 2 * MOST)) && !knows(&results, "n0"));
         }
         assert!(fs::metadata(dir.path().join(PREVIOUS)).expect("there").len() < SIZE);
+    }
+
+    /// Fills the present file up: the next line begins another one.
+    fn fill(results: &mut Results) {
+        results.remember(&finished("first", now())).expect("writes");
+        results.length = SIZE;
+    }
+
+    fn knows_both(results: &Results) -> [bool; 2] {
+        ["first", "last"].map(|id| knows(results, id))
+    }
+
+    #[test]
+    fn another_file_that_cannot_be_begun_costs_no_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut results = open(dir.path());
+        fill(&mut results);
+        let obstacle = dir.path().join(PREVIOUS);
+        fs::create_dir(&obstacle).expect("makes");
+        for id in ["a", "b", "last"] {
+            results.remember(&finished(id, now())).expect_err("a directory is in the way");
+            assert!(knows(&results, "first") && knows(&results, id), "{id}");
+        }
+        fs::remove_dir(&obstacle).expect("removes");
+        results.remember(&finished("last", now())).expect("writes");
+        assert_eq!([&results, &open(dir.path())].map(knows_both), [[true; 2]; 2]);
+    }
+
+    #[test]
+    fn another_file_that_can_never_be_begun_takes_no_more_and_more_memory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut results = open(dir.path());
+        fill(&mut results);
+        fs::create_dir(dir.path().join(PREVIOUS)).expect("makes");
+        for number in 0..5 * MOST {
+            let _ = results.remember(&finished(&format!("n{number}"), now()));
+            results.length = SIZE;
+        }
+        assert!(results.present.len() + results.previous.len() <= 4 * MOST);
+        assert!(knows(&results, &format!("n{}", 5 * MOST - 1)));
+    }
+
+    #[test]
+    fn another_file_that_was_begun_half_way_is_gone_on_with() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut results = open(dir.path());
+        fill(&mut results);
+        // As when the new file could not be opened.
+        fs::rename(dir.path().join(NAME), dir.path().join(PREVIOUS)).expect("renames");
+        refusing(Refusal::SyncDirectory, || {
+            results.remember(&finished("last", now())).expect_err("the disk refuses");
+            results.remember(&finished("last", now())).expect_err("the disk refuses");
+        });
+        results.remember(&finished("last", now())).expect("writes");
+        assert_eq!([&results, &open(dir.path())].map(knows_both), [[true; 2]; 2]);
     }
 
     #[test]
