@@ -12,6 +12,8 @@ pub enum Verdict<A> {
     Pass,
     /// Into the sandbox behind this veth, without the host's stack.
     ToSandbox(IfIndex),
+    /// To the host behind this bridge, and to none of its ports.
+    ToBridge(IfIndex),
     /// Out by this device, to this next hop on the link (unspecified: the destination itself).
     ToNeighbour(IfIndex, A),
     /// Nowhere and counted; a TCP segment's sender gets a reset.
@@ -36,6 +38,7 @@ impl Judgement {
         match self {
             Self::Pass => Verdict::Pass,
             Self::ToSandbox(ifindex) => Verdict::ToSandbox(ifindex),
+            Self::ToBridge(ifindex) => Verdict::ToBridge(ifindex),
             Self::ToNeighbour(_, never) => match never {},
             Self::Refuse(reason) => Verdict::Refuse(reason),
             Self::Hold => Verdict::Hold,

@@ -3,8 +3,8 @@
 use core::{convert::Infallible, ptr};
 
 use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type},
+    bindings::{__sk_buff, BPF_F_INGRESS},
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type},
 };
 use netd_common::{
     maps::features,
@@ -91,6 +91,8 @@ pub fn finish<A: AsNextHop>(skb: *mut __sk_buff, decision: Result<Verdict<A>, Dr
             // SAFETY: takes numbers.
             unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
         }
+        // SAFETY: takes numbers.
+        Ok(Verdict::ToBridge(ifindex)) => unsafe { bpf_redirect(ifindex, BPF_F_INGRESS as u64) as i32 },
         // SAFETY: the context is valid, the rest are numbers: without the type the frame keeps PACKET_OTHERHOST, since it was for the bridge and
         // not for this veth; a null pointer asks the kernel for the route, and with it for the way into its own stack.
         Ok(Verdict::ToNeighbour(LOOPBACK_ZONE, _)) => unsafe {

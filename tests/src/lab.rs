@@ -103,6 +103,13 @@ impl Lab {
         Net { name, number }
     }
 
+    /// Returns the name of a network's bridge.
+    pub fn bridge(&self, network: &str) -> String {
+        let network = self.inspect_network(network);
+        let chosen = network["Options"]["com.docker.network.bridge.name"].as_str();
+        chosen.map_or_else(|| format!("br-{}", &network["Id"].as_str().expect("an id")[..12]), str::to_owned)
+    }
+
     /// Creates a sandbox with the addresses `172.N.0.HOST` and `fd00:c:N::HOST`.
     pub fn sandbox(&self, name: &str, net: Net, host: u8, extra: &[&str]) -> Sandbox {
         let network =

@@ -242,21 +242,13 @@ fn t41_a_sandbox_reaches_a_published_port_at_its_bridges_link_local_address() {
     let b1 = lab.sandbox("b1", other, 2, &[]);
     let a2 = lab.sandbox("a2", net, 3, &[]);
     for (client, network) in [(&a1, "netA"), (&a2, "netA"), (&b1, "netB")] {
-        let bridge = lab.inspect_network(network)["Options"]["com.docker.network.bridge.name"]
-            .as_str()
-            .map_or_else(|| bridge_of(&lab, network), str::to_owned);
-        let to = scoped(client, "eth0", link_local(&lab.h, &bridge), 8080);
+        let to = scoped(client, "eth0", link_local(&lab.h, &lab.bridge(network)), 8080);
         for proto in Proto::BOTH {
             let seen = client.reach(proto, to);
             let expected = ("a1", net.gateway(Family::V6));
             assert_eq!((seen.server.as_str(), seen.source.ip()), expected, "{proto:?} of {}", client.name());
         }
     }
-}
-
-fn bridge_of(lab: &Lab, network: &str) -> String {
-    let id = lab.inspect_network(network)["Id"].as_str().expect("an id").to_owned();
-    format!("br-{}", &id[..12])
 }
 
 #[test]

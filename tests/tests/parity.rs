@@ -116,7 +116,7 @@ where
 fn action<F: Cast>(decision: &hook::Decision<F>) -> i32 {
     match decision {
         Ok(Verdict::Pass | Verdict::HandOver) => NEXT,
-        Ok(Verdict::ToSandbox(_) | Verdict::ToNeighbour(..)) => REDIRECT,
+        Ok(Verdict::ToSandbox(_) | Verdict::ToBridge(_) | Verdict::ToNeighbour(..)) => REDIRECT,
         Ok(Verdict::Drop(_) | Verdict::Refuse(_) | Verdict::Hold) | Err(_) => SHOT,
     }
 }

@@ -100,7 +100,11 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
         return Ok(Some(known.map_or(Verdict::Pass, Verdict::ToSandbox)));
     }
     if headers.dst.is_multicast() {
-        return Ok(Some(Verdict::Pass)); // the bridge's business
+        // The bridge's business; one that would give it to every port is spared what no port wants.
+        let spared =
+            has(endpoint.flags, endpoint_flags::OWN_BRIDGE) && policy::is_report_of_the_link(packet, headers);
+        let bridge = env.network(endpoint.network).filter(|_| spared).map(|network| network.bridge);
+        return Ok(Some(bridge.map_or(Verdict::Pass, Verdict::ToBridge)));
     }
     if headers.dst.is_link_local() && !env.is_local(&headers.dst) {
         // The bridge's business too, but the host may be who has the address.

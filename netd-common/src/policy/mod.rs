@@ -1,12 +1,14 @@
 //! Who may talk to whom: anti-spoofing, neighbours on one network, sandboxes addressed directly from beyond it, published ports, the host.
 
 mod direct;
+mod groups;
 mod host;
 mod neighbours;
 mod publish;
 mod spoof;
 
 pub use direct::{Access, CameBy, direct};
+pub use groups::is_report_of_the_link;
 pub use host::{check_host, remember};
 pub use neighbours::{Neighbour, check_other_frame, discovered, may_be_published, neighbour, same_network};
 pub use publish::{check_allowed, check_way};

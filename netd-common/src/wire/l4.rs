@@ -89,5 +89,15 @@ pub const NEIGHBOUR_SOLICITATION: u8 = 135;
 pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 /// ICMPv6 redirect (§4.5).
 pub const REDIRECT: u8 = 137;
+/// ICMPv6 report of an `MLDv2` listener (RFC 3810 §5.2).
+pub const LISTENER_REPORT: u8 = 143;
+/// Number of its records, from the start of the ICMPv6 header.
+pub const LISTENER_RECORDS: u32 = 6;
+/// Length of what stands in front of its records.
+pub const LISTENER_REPORT_HEADER: u32 = 8;
+/// Length of a record without sources and auxiliary data.
+pub const LISTENER_RECORD: u32 = 20;
+/// Scope of a group that no router forwards: the low bits of its address's second byte (RFC 4291 §2.7).
+pub const LINK_SCOPE: u8 = 2;
 /// Target address of a neighbour solicitation or advertisement, from the start of the ICMPv6 header.
 pub const ND_TARGET: u32 = 8;

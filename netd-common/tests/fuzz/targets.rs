@@ -207,6 +207,7 @@ fn code<F: Cast>(decision: &Decision<F>) -> u8 {
         Ok(Verdict::ToNeighbour(..)) => 102,
         Ok(Verdict::Hold) => 103,
         Ok(Verdict::HandOver) => 104,
+        Ok(Verdict::ToBridge(_)) => 105,
         Ok(Verdict::Drop(reason) | Verdict::Refuse(reason)) | Err(reason) => *reason as u8,
     }
 }

@@ -119,6 +119,8 @@ pub struct Slot {
     pub hairpin_source: HairpinSource,
     /// Whether its sandboxes may use addresses that are nobody's here.
     pub any_source: bool,
+    /// Whether its bridge is netd's own, and not one that somebody else made.
+    pub own_bridge: bool,
 }
 
 /// The files of a sandbox, by content.
@@ -377,6 +379,7 @@ pub fn of_network(network: &Network) -> Vec<Object> {
             host_closed: options.host_access != HostAccess::All,
             hairpin_source: options.hairpin_source,
             any_source: options.any_source,
+            own_bridge: !network.options.contains_key(BridgeOptions::NAME),
         }),
     ];
     objects.extend(access::open_on_host(network).map(Object::Open));

@@ -405,6 +405,7 @@ fn empty_network(index: u16) -> dataplane::NetworkEntry {
         host_closed: false,
         hairpin_source: HairpinSource::Auto,
         any_source: false,
+        own_bridge: false,
     }
 }
 

@@ -193,6 +193,8 @@ pub struct NetworkEntry {
     pub hairpin_source: HairpinSource,
     /// Whether its sandboxes may use addresses that are nobody's here.
     pub any_source: bool,
+    /// Whether its bridge is netd's own, and not one that somebody else made.
+    pub own_bridge: bool,
 }
 
 /// An endpoint in the dataplane.

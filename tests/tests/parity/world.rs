@@ -103,6 +103,7 @@ pub fn kernel(bpffs: &Path, ports: (u16, u16), entries: u32) -> Kernel {
                 host_closed: false,
                 hairpin_source: HairpinSource::Auto,
                 any_source: false,
+                own_bridge: false,
             })
             .expect("network");
     }

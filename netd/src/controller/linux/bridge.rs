@@ -97,5 +97,6 @@ pub(super) fn network_entry(slot: &Slot, bridge: Option<&HostLink>) -> NetworkEn
         host_closed: slot.host_closed,
         hairpin_source: slot.hairpin_source,
         any_source: slot.any_source,
+        own_bridge: slot.own_bridge,
     }
 }

@@ -35,6 +35,7 @@ pub(super) fn flags(network: &NetworkEntry) -> u32 {
     set(network.hairpin_source == HairpinSource::Gateway, flag::SEEN_AS_GATEWAY);
     set(network.hairpin_source == HairpinSource::Client, flag::SEEN_AS_CLIENT);
     set(network.any_source, flag::ANY_SOURCE);
+    set(network.own_bridge, flag::OWN_BRIDGE);
     for (mode, masquerade, routed, unprotected) in modes {
         set(network.masquerade && mode != GatewayMode::Routed, masquerade);
         set(mode == GatewayMode::Routed, routed);

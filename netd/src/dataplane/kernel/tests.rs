@@ -81,6 +81,7 @@ fn network(index: u16, ipv4: Option<&str>, ipv6: Option<&str>) -> NetworkEntry {
         host_closed: false,
         hairpin_source: HairpinSource::Auto,
         any_source: false,
+        own_bridge: true,
     }
 }
 

@@ -49,6 +49,7 @@ const ENDPOINT: Bits = &[
     (endpoint::SEEN_AS_CLIENT, "SEEN_AS_CLIENT"),
     (endpoint::ANY_SOURCE, "ANY_SOURCE"),
     (endpoint::PROMOTION, "PROMOTION"),
+    (endpoint::OWN_BRIDGE, "OWN_BRIDGE"),
 ];
 const FLOW: Bits = &[
     (flow_flags::ORIGINAL as u32, "ORIGINAL"),
