@@ -10,22 +10,18 @@ const LISTENER_REPORT: u8 = 143;
 const OF_THE_LINK: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x1234);
 const OF_THE_SITE: Ipv6Addr = Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 0x1234);
 
-/// Returns the groups that a report of another interface names; empty: it is none.
-fn groups(packet: &Packet) -> Vec<Ipv6Addr> {
+/// Returns the groups that a report of this sandbox names; empty: it is none. The host reports groups of its own by the bridge, too.
+fn groups(packet: &Packet, of: &Sandbox) -> Vec<Ipv6Addr> {
     let Some([LISTENER_REPORT, _, _, _, _, _, high, low, records @ ..]) = packet.bytes.get(REPORT..) else {
         return Vec::new();
     };
     let group = |record: &[u8]| Ipv6Addr::from(<[u8; 16]>::try_from(&record[4..20]).expect("an address"));
     let count = usize::from(u16::from_be_bytes([*high, *low]));
-    if packet.outgoing { Vec::new() } else { records.chunks_exact(20).take(count).map(group).collect() }
+    let is_its = packet.bytes[6..12] == of.link("eth0").expect("eth0").mac;
+    if is_its { records.chunks_exact(20).take(count).map(group).collect() } else { Vec::new() }
 }
 
-fn names(packet: &Packet, group: Ipv6Addr) -> bool {
-    groups(packet).contains(&group)
-}
-
-fn is_of_the_link_alone(packet: &Packet) -> bool {
-    let groups = groups(packet);
+fn is_of_the_link_alone(groups: &[Ipv6Addr]) -> bool {
     !groups.is_empty() && groups.iter().all(|group| group.segments()[0] == 0xff02)
 }
 
@@ -45,13 +41,14 @@ fn groups_of_the_link_are_told_to_the_host_alone() {
     let a2 = lab.sandbox("a2", net, 3, &[]);
     let (host, neighbour) = (Capture::start(&lab.h, &lab.bridge("netA")), Capture::start(&a2, "eth0"));
     let a1 = lab.sandbox("a1", net, 2, &[]);
-    host.wait("what a new interface says", PATIENCE, is_of_the_link_alone);
+    let said = |packet: &Packet| groups(packet, &a1);
+    host.wait("what a new interface says", PATIENCE, |packet| is_of_the_link_alone(&said(packet)));
     let _member = join(&a1, OF_THE_LINK);
-    host.wait("a group of the link", PATIENCE, |packet| names(packet, OF_THE_LINK));
+    host.wait("a group of the link", PATIENCE, |packet| said(packet).contains(&OF_THE_LINK));
     let _member = join(&a1, OF_THE_SITE);
-    let heard =
-        neighbour.until("a group that routers forward", PATIENCE, |packet| names(packet, OF_THE_SITE));
-    let spared: Vec<_> = heard.iter().filter(|packet| is_of_the_link_alone(packet)).map(groups).collect();
+    let is_forwarded = |packet: &Packet| said(packet).contains(&OF_THE_SITE);
+    let heard = neighbour.until("a group that routers forward", PATIENCE, is_forwarded);
+    let spared: Vec<_> = heard.iter().map(said).filter(|groups| is_of_the_link_alone(groups)).collect();
     assert!(spared.is_empty(), "{spared:?}");
 }
 
@@ -62,7 +59,8 @@ fn a_bridge_that_may_look_into_reports_gets_them_all() {
     let a2 = lab.sandbox("a2", net, 3, &[]);
     let neighbour = Capture::start(&a2, "eth0");
     let a1 = lab.sandbox("a1", net, 2, &[]);
-    neighbour.wait("what a new interface says", PATIENCE, is_of_the_link_alone);
+    let said = |packet: &Packet| groups(packet, &a1);
+    neighbour.wait("what a new interface says", PATIENCE, |packet| is_of_the_link_alone(&said(packet)));
     let _member = join(&a1, OF_THE_LINK);
-    neighbour.wait("a group of the link", PATIENCE, |packet| names(packet, OF_THE_LINK));
+    neighbour.wait("a group of the link", PATIENCE, |packet| said(packet).contains(&OF_THE_LINK));
 }
