@@ -24,8 +24,10 @@ use super::{
 use crate::{
     dataplane::{self, OpenEntry, PublishEntry},
     model::{
-        Driver, GatewayMode, HairpinSource, Id, IfName, Mac, Name, Netns, Network, Sandbox, SandboxMode,
+        Driver, Finished, GatewayMode, HairpinSource, Id, IfName, Mac, Name, Netns, Network, Sandbox,
+        SandboxMode,
     },
+    store::Intent,
 };
 
 impl<M: Machine> Controller<M> {
@@ -53,6 +55,14 @@ impl<M: Machine> Controller<M> {
             }
         }
         let world = self.living(loaded.networks, loaded.sandboxes);
+        if let Some(Intent::RemoveSandbox(sandbox)) = &loaded.journal
+            && world.sandbox_by_id(&sandbox.id).is_none()
+        {
+            // Its namespace went before the operation broke off: it is complete by now.
+            let known = |finished: &Finished| self.store.recall(&finished.operation.id).is_some();
+            let unknown = loaded.answer.filter(|finished| !known(finished));
+            self.remember(unknown);
+        }
         let before = Arc::clone(&self.world);
         self.show(world.clone());
         for lost in before.sandboxes().filter(|sandbox| world.sandbox_by_id(&sandbox.id).is_none()) {

@@ -322,7 +322,7 @@ impl<M: Machine> Controller<M> {
     }
 
     /// Remembers what a committed operation gives back.
-    fn remember(&mut self, finished: Option<Finished>) {
+    pub(super) fn remember(&mut self, finished: Option<Finished>) {
         if let Some(finished) = finished
             && let Err(error) = self.store.remember(&finished)
         {

@@ -1,6 +1,7 @@
 //! Unit rung: operations of the controller on a machine in memory.
 
 mod access;
+mod broken_off;
 mod limits;
 mod policies;
 mod proxies;

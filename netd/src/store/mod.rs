@@ -74,6 +74,8 @@ pub struct Loaded {
     pub sandboxes: Vec<Sandbox>,
     /// The operation that was in flight when the last daemon ended. It may be complete: clearing the journal is not waited for.
     pub journal: Option<Intent>,
+    /// What that operation gives back, for who completes it.
+    pub answer: Option<Finished>,
     /// What could not be read, and what was used in its place.
     pub warnings: Vec<String>,
     /// Whether objects may exist that no file tells of any more: what seems to belong to nothing may be theirs, and stays.
@@ -170,7 +172,7 @@ impl Store {
         if let Some(finished) = finished.and_then(|entry| entry.finished.as_ref()) {
             self.recover_result(finished, &mut warnings);
         }
-        let journal = journal.map(|entry| entry.intent);
+        let (journal, answer) = journal.map(|entry| (entry.intent, entry.finished)).unzip();
         let incomplete = self.has_lost(Kind::Network)? || self.has_lost(Kind::Sandbox)?;
         if incomplete {
             warnings.push(format!(
@@ -178,7 +180,7 @@ impl Store {
                 self.dir.display()
             ));
         }
-        Ok(Loaded { networks, sandboxes, journal, warnings, incomplete })
+        Ok(Loaded { networks, sandboxes, journal, answer: answer.flatten(), warnings, incomplete })
     }
 
     /// Remembers an operation that was committed, and whose daemon came no further.
