@@ -59,6 +59,8 @@ fn a_mark_that_a_program_before_netds_sets_chooses_the_table() {
     let a2 = lab.sandbox("a2", net, 3, &[]);
     let _server = serve(&x);
     let veth = host_side(&lab, &a1);
+    // A program that becomes a link is the first of its device from then on.
+    lab.until_promoted();
     for family in Family::BOTH {
         let to = at(X.ip(family), 80);
         let mut before = a1.connect_stream(to).0;
