@@ -59,6 +59,8 @@ pub struct Outcome {
     pub calls: usize,
     /// Points that were tried.
     pub tried: usize,
+    /// Those of them that were reached. An operation may make fewer calls than when they were counted, and its last points break nothing off.
+    pub reached: usize,
     /// What was wrong.
     pub findings: Vec<Finding>,
     /// How long it took.
@@ -84,6 +86,7 @@ pub fn sweep(operation: &Operation, mode: Mode, points: Points, progress: bool) 
             let trap = errno.map_or(Trap::Kill(number), |errno| Trap::Fail(number, errno));
             let (hit, wrong) = bench.point(trap);
             outcome.tried += 1;
+            outcome.reached += usize::from(hit.is_some());
             if !wrong.is_empty() {
                 let event = errno.map_or_else(|| "killed".to_owned(), |errno| format!("{errno:?}"));
                 let call = hit.as_ref().or(call).map_or_else(|| "?".to_owned(), ToString::to_string);

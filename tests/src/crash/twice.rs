@@ -33,6 +33,7 @@ pub fn sweep_twice(operation: &Operation, points: Points, seconds: usize, progre
                 length = Some(bench.recovery.calls.len());
             } else {
                 outcome.tried += 1;
+                outcome.reached += usize::from(bench.recovery.hit.is_some());
             }
             if !wrong.is_empty() {
                 let names = [hit.or_else(|| calls.get(first - 1).cloned()), bench.recovery.hit.clone()];

@@ -55,14 +55,16 @@ fn each(names: &[&str], usual: usize, attempt: impl Fn(&Operation, Points, bool)
         let outcome = attempt(operation, points, asked.is_some());
         print(operation.name, &outcome);
         findings += outcome.findings.len();
+        let reached = outcome.tried == 0 || outcome.reached > 0;
+        assert!(reached, "{}: no point broke anything off", operation.name);
     }
     assert_eq!(findings, 0, "points at which something was wrong");
 }
 
 fn print(name: &str, outcome: &Outcome) {
-    let Outcome { calls, tried, findings, elapsed } = outcome;
+    let Outcome { calls, tried, reached, findings, elapsed } = outcome;
     eprintln!(
-        "{name:<20} {calls:>4} calls {tried:>4} tried {:>3} wrong {:>5.0} s",
+        "{name:<20} {calls:>4} calls {tried:>4} tried {reached:>4} reached {:>3} wrong {:>5.0} s",
         findings.len(),
         elapsed.as_secs_f64()
     );
