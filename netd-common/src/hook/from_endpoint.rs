@@ -101,10 +101,13 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     }
     if headers.dst.is_multicast() {
         // The bridge's business; one that would give it to every port is spared what no port wants.
-        let spared =
-            has(endpoint.flags, endpoint_flags::OWN_BRIDGE) && policy::is_report_of_the_link(packet, headers);
-        let bridge = env.network(endpoint.network).filter(|_| spared).map(|network| network.bridge);
-        return Ok(Some(bridge.map_or(Verdict::Pass, Verdict::ToBridge)));
+        if has(endpoint.flags, endpoint_flags::OWN_BRIDGE)
+            && policy::is_report_of_the_link(packet, headers)
+            && let Some(network) = env.network(endpoint.network)
+        {
+            return Ok(Some(Verdict::ToBridge(network.bridge)));
+        }
+        return Ok(Some(Verdict::Pass));
     }
     if headers.dst.is_link_local() && !env.is_local(&headers.dst) {
         // The bridge's business too, but the host may be who has the address.
