@@ -62,10 +62,10 @@ pub mod endpoint_flags {
     pub const SEEN_AS_CLIENT: u32 = 1 << 13;
     /// Sandboxes of its network may use addresses that are nobody's here (`netd.anti_spoofing=false`).
     pub const ANY_SOURCE: u32 = 1 << 14;
-    /// Its bridge is netd's own, which gives multicast to every port.
-    pub const OWN_BRIDGE: u32 = 1 << 16;
     /// Its `from_endpoint` becomes a link and is a filter still: what passes the one does not meet the other.
     pub const PROMOTION: u32 = 1 << 15;
+    /// Its bridge is netd's own, which gives multicast to every port.
+    pub const OWN_BRIDGE: u32 = 1 << 16;
 }
 
 /// Who has an address: `ADDRESS4` and `ADDRESS6`.
