@@ -7,13 +7,16 @@ use anyhow::{Result, bail, ensure};
 use crate::{build, command, debian, layout::Layout, ui};
 
 /// What the namespace tests call, and the Debian package it comes in.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("setsid", "util-linux"),
     ("iptables", "iptables"),
     ("ip6tables", "iptables"),
     ("nft", "nftables"),
+    ("tar", "tar"),
 ];
+/// A firewall of the host's, which a test runs in its own namespaces; the packages it comes in.
+const FIREWALLD: [(&str, &str); 2] = [("firewalld", "firewalld"), ("dbus-daemon", "dbus-daemon")];
 
 /// Run every test, after setting up what they need
 ///
@@ -56,6 +59,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Returns `cargo test`, without arguments of its own yet, with what the tests need in place.
 pub fn prepare(layout: &Layout) -> Result<Command> {
     install_programs()?;
+    unpack_firewalld(layout)?;
     let netd = build::netd(layout, false)?;
     let mut tests = build::cargo(layout);
     // So that the lab does not ask cargo for it, as another user perhaps.
@@ -80,6 +84,18 @@ fn install_programs() -> Result<()> {
         packages.join(" ")
     );
     debian::install(&packages)
+}
+
+/// Unpacks firewalld where the test looks for it; elsewhere than on Debian it has to be installed.
+fn unpack_firewalld(layout: &Layout) -> Result<()> {
+    let (root, packages) = (layout.tools().join("firewalld"), FIREWALLD.map(|(_, package)| package));
+    let dirs = command::sbin();
+    let installed = FIREWALLD.iter().all(|(program, _)| command::find(program, &dirs).is_some());
+    if installed || root.is_dir() {
+        return Ok(());
+    }
+    ensure!(debian::is_debian(), "the tests need: {}; install them", packages.join(" "));
+    debian::unpack(&packages, &root)
 }
 
 /// Lets cargo start the test binaries as root, though it compiles as this user: `target/` stays theirs.

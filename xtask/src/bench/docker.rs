@@ -1,10 +1,10 @@
 //! Debian's Docker, to be measured beside: installed, or unpacked below `target/tools/docker`, where nothing starts it.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-use crate::{command, debian, layout::Layout, ui::Task};
+use crate::{command, debian, layout::Layout};
 
 /// What `dockerd` needs to start a container.
 const PACKAGES: [&str; 3] = ["docker.io", "containerd", "runc"];
@@ -29,26 +29,13 @@ pub fn path(layout: &Layout) -> String {
 }
 
 fn unpacked(layout: &Layout) -> PathBuf {
-    layout.root().join("target/tools/docker")
+    layout.tools().join("docker")
 }
 
-/// Fetches Debian's packages and unpacks them below `target/`: installing them would start a daemon on this machine.
+/// Unpacks Debian's packages below `target/`.
+///
+/// # Errors
+/// When this is not Debian, or apt cannot fetch one of them.
 pub fn unpack(layout: &Layout) -> Result<()> {
-    if program(layout, "dockerd").is_some() {
-        return Ok(());
-    }
-    ensure!(debian::is_debian(), "only Debian's Docker can be unpacked; install docker.io by hand");
-    let root = unpacked(layout);
-    let debs = root.with_extension("debs");
-    fs::create_dir_all(&debs).with_context(|| format!("create {}", debs.display()))?;
-    ensure!(debian::available(&PACKAGES)?, "apt knows no {}", PACKAGES.join(", "));
-    let task = Task::start("unpacking Debian's docker.io, containerd and runc below target/tools");
-    let mut download = Command::new("apt-get");
-    command::run_quietly(&task, download.arg("download").args(PACKAGES).current_dir(&debs))?;
-    for deb in fs::read_dir(&debs).context("list packages")? {
-        let mut extract = Command::new("dpkg-deb");
-        command::run_quietly(&task, extract.arg("-x").arg(deb.context("list packages")?.path()).arg(&root))?;
-    }
-    task.done();
-    Ok(())
+    if program(layout, "dockerd").is_some() { Ok(()) } else { debian::unpack(&PACKAGES, &unpacked(layout)) }
 }
