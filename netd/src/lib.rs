@@ -15,6 +15,7 @@ pub mod ipam;
 pub mod kernel_release;
 pub mod link;
 pub mod model;
+pub mod moment;
 pub mod netns;
 pub mod pulse;
 pub mod store;

@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use super::{Binding, Id, InvalidName, Name};
+use crate::moment::Moment;
 
 /// Longest id in bytes.
 const LONGEST: usize = 64;
@@ -95,8 +96,9 @@ pub struct Finished {
     /// Which one.
     #[serde(flatten)]
     pub operation: Operation,
-    /// When, in seconds since the epoch.
-    pub at: i64,
+    /// When.
+    #[serde(flatten)]
+    pub at: Moment,
     /// What it gave back.
     pub answer: Answer,
 }
@@ -110,7 +112,7 @@ impl Finished {
             Answer::Networks(_) if length > WHOLE => Answer::Networks(Vec::new()),
             answer => answer,
         };
-        Self { operation, at: jiff::Timestamp::now().as_second(), answer }
+        Self { operation, at: Moment::now(), answer }
     }
 }
 

@@ -17,7 +17,10 @@ use super::{
     generations::{directory, draft, regular_file_of_ours, replace, set_aside},
     ignore_missing,
 };
-use crate::model::{Finished, OperationId};
+use crate::{
+    model::{Finished, OperationId},
+    moment::Moment,
+};
 
 /// Name of the present file.
 pub(super) const NAME: &str = "results.log";
@@ -69,8 +72,7 @@ impl Results {
     pub(super) fn recall(&self, id: &OperationId) -> Option<Finished> {
         let line = self.present.get(id).or_else(|| self.previous.get(id))?;
         let found: Finished = serde_json::from_str(line).ok()?; // it was written, or read, as one
-        let age = jiff::Timestamp::now().as_second() - found.at;
-        (age < REMEMBERED).then_some(found)
+        (found.at.seconds_until(&Moment::now()) < REMEMBERED).then_some(found)
     }
 
     /// Remembers an operation, and waits for the disk.
@@ -159,13 +161,13 @@ mod tests {
     use super::*;
     use crate::model::{Answer, Binding, Operation, Protocol, Sources};
 
-    fn finished(id: &str, at: i64) -> Finished {
+    fn finished(id: &str, at: Moment) -> Finished {
         let operation = Operation { id: id.parse().expect("an id"), request: "r".repeat(64) };
         Finished { at, ..Finished::now(operation, Answer::Done) }
     }
 
-    fn now() -> i64 {
-        jiff::Timestamp::now().as_second()
+    fn now() -> Moment {
+        Moment::now()
     }
 
     fn open(dir: &Path) -> Results {
@@ -181,13 +183,36 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let mut results = open(dir.path());
         for (id, age) in [("new", 0), ("old", REMEMBERED - 60), ("older", REMEMBERED)] {
-            results.remember(&finished(id, now() - age)).expect("writes");
+            results.remember(&finished(id, now().before(age))).expect("writes");
         }
         for results in [results, open(dir.path())] {
             assert_eq!(
                 ["new", "old", "older", "none"].map(|id| knows(&results, id)),
                 [true, true, false, false]
             );
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forgets_no_operation_of_this_boot_and_keeps_none_for_longer() {
+        const TEN_YEARS: i64 = 10 * 365 * REMEMBERED;
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut results = open(dir.path());
+        let ahead = |age, jump| now().before(age).with_wall_clock_ahead(jump);
+        for (id, at) in [
+            ("set-forward-since", ahead(60, -TEN_YEARS)),
+            ("set-back-since", ahead(60, TEN_YEARS)),
+            ("old-and-set-back-since", ahead(REMEMBERED, TEN_YEARS)),
+            ("older-netd", now().without_boot()),
+            ("older-netd-and-old", now().before(REMEMBERED).without_boot()),
+        ] {
+            results.remember(&finished(id, at)).expect("writes");
+        }
+        for results in [results, open(dir.path())] {
+            assert!(
+                ["set-forward-since", "set-back-since", "older-netd"].iter().all(|id| knows(&results, id))
+            );
+            assert!(!["old-and-set-back-since", "older-netd-and-old"].iter().any(|id| knows(&results, id)));
         }
     }
 

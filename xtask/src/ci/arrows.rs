@@ -80,7 +80,7 @@ const LAYERS: [Layers; 2] = [
     Layers {
         source: "netd/src",
         layers: &[
-            &["model", "failpoint", "kernel_release", "pulse"],
+            &["model", "failpoint", "kernel_release", "moment", "pulse"],
             &["ipam", "template", "etc_files"],
             &["netns", "sysctl", "store"],
             &["audit"],

@@ -119,6 +119,37 @@ stop() {
     flows && answers
 }
 
+# The only connection that stays, and one that is asked about once and again by the same id (`NETD_OPERATION_ID`).
+lasting() { netd flow ls --filter sandbox=web --format '{{.Source}} {{.SourcePort}} {{.State}}' | grep ' established$'; }
+made_once() { NETD_OPERATION_ID=before-the-clock netd network create --subnet 172.30.1.0/24 once; }
+
+# Ten years ahead of the right time and ten years behind it: nothing is old, nothing hangs, nothing is done twice.
+clock() {
+    pid=$(property MainPID) now=$(date +%s) decade=$((3653 * 86400))
+    alone() { [ "$(lasting | wc -l)" = 1 ]; }
+    eventually "the stream's flow alone" alone
+    stream=$(lasting)
+    once=$(made_once) || fail "no network"
+    for time in $((now + decade)) $((now - decade)); do
+        date -s @$time > /dev/null && [ $(($(date +%s) - time)) -lt 600 ] || fail "the clock cannot be set"
+        flows && answers || fail "no connection in $(date +%Y)"
+        lasting | grep -qx "$stream" || fail "the stream's flow has expired in $(date +%Y): $(netd flow ls)"
+        [ "$(made_once)" = "$once" ] || fail "an operation was forgotten in $(date +%Y)"
+        netd network create --subnet 172.30.2.0/24 dated > /dev/null || fail "no network in $(date +%Y)"
+        netd network rm dated > /dev/null || fail "not removed in $(date +%Y)"
+        # A watchdog that went by this clock would have bitten.
+        sleep 35
+        [ "$(property MainPID)" = "$pid" ] || fail "the daemon was ended in $(date +%Y)"
+        systemctl restart netd || fail "not restarted in $(date +%Y)"
+        [ "$(made_once)" = "$once" ] || fail "an operation was forgotten by a start in $(date +%Y)"
+        lasting | grep -qx "$stream" || fail "the stream's flow has expired in a start of $(date +%Y)"
+        pid=$(property MainPID)
+    done
+    date -s @$((now + 100)) > /dev/null
+    netd network rm once > /dev/null || fail "not removed"
+    flows && answers
+}
+
 # The control of what is seen outside: with a mount namespace of its own, the unit hides what it mounts.
 private() {
     mkdir -p /run/systemd/system/netd.service.d
@@ -171,7 +202,7 @@ settled() { ! ip -6 address show tentative | grep -q inet6; }
 eventually "addresses" settled
 
 echo "@@ up $(uname -r) $(uptime)"
-for check in start sandbox restart kill9 hang stop private exposure stream down kernel_log; do
+for check in start sandbox restart kill9 hang clock stop private exposure stream down kernel_log; do
     echo "@@ begin $check $(uptime)"
     ($check)
     code=$?
