@@ -173,3 +173,46 @@ fn bridges_and_veths_that_others_remove_or_rename_come_back() {
     w.holds("a veth's renaming");
     assert!(w.lab.h.link(&veth).is_some(), "it has its name again");
 }
+
+#[test]
+fn routes_to_a_bridges_subnets_that_others_remove_come_back() {
+    let mut w = World::new(Topology::new(), "");
+    w.holds("the beginning");
+    let routes = |w: &World, family: &str| -> Vec<String> {
+        let out = w.lab.h.output(Command::new("ip").args([family, "route", "show", "dev", "netd-a"]));
+        let text = String::from_utf8(out.stdout).expect("text");
+        text.lines().filter(|line| !line.starts_with("fe80:")).map(|line| line.trim().to_owned()).collect()
+    };
+    let remove = |w: &World, family: &str| {
+        let subnet = routes(w, family)[0].split(' ').next().expect("a subnet").to_owned();
+        w.lab.h.ip_batch(&format!("route del {subnet} dev netd-a"));
+        subnet
+    };
+    let reached = |w: &World, after: &str| {
+        for family in Family::BOTH {
+            eventually(&format!("the host to reach the sandbox after {after}"), || {
+                w.lab.h.probe(Proto::Tcp, at(w.a1.ip(family), 80)).seen().is_some()
+            });
+        }
+    };
+    let before = ["-4", "-6"].map(|family| routes(&w, family));
+    assert!(before.iter().all(|routes| routes.len() == 1), "{before:?}");
+    reached(&w, "the beginning");
+    for (family, before) in ["-4", "-6"].into_iter().zip(&before) {
+        let subnet = remove(&w, family);
+        eventually(&format!("the route to {subnet}"), || {
+            routes(&w, family) == *before && w.said(&subnet) == 1
+        });
+    }
+    reached(&w, "the removal of its routes");
+    w.holds("the removal of routes");
+    // Nobody else puts them back, and the next daemon does.
+    w.lab.daemon.end(Signal::SIGKILL);
+    for family in ["-4", "-6"] {
+        remove(&w, family);
+        assert!(routes(&w, family).is_empty());
+    }
+    w.lab.daemon.restart();
+    assert_eq!(["-4", "-6"].map(|family| routes(&w, family)), before);
+    reached(&w, "a start");
+}

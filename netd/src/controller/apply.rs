@@ -80,6 +80,12 @@ pub trait Machine: Send + 'static {
         bridges: &[Bridge],
     ) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
 
+    /// Puts back the routes to the subnets of those of these bridges that are there and this instance's own; returns what it put back.
+    fn repair_routes(
+        &mut self,
+        bridges: &[Bridge],
+    ) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
+
     /// Whether the kernel has netkit devices.
     fn has_netkit(&mut self) -> impl Future<Output = Result<bool, Error>> + Send;
 

@@ -355,6 +355,10 @@ impl Machine for FakeMachine {
         Ok(std::mem::take(&mut self.disturbed))
     }
 
+    async fn repair_routes(&mut self, _bridges: &[Bridge]) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
     async fn owned(&mut self) -> Result<Vec<Owned>, Error> {
         let owned = self.objects.iter().filter_map(|object| match object {
             Object::Bridge(b) => Some(Owned::Bridge { ifname: b.ifname.clone(), network: b.network.clone() }),

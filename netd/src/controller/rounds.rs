@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     dataplane::Unhooked,
-    link::{Changes, LinkChange, parse_label},
+    link::{Changes, Interfaces, LinkChange, parse_label},
     model::{Driver, Id, IfName, Netns, Network, Sandbox},
 };
 
@@ -71,21 +71,34 @@ impl<M: Machine> Controller<M> {
 
     /// Looks at the host after it has changed: the packet path follows, and what somebody did to netd's interfaces is put right.
     pub(super) async fn host_changed(&mut self, changes: &Changes) {
-        if changes.lost || !changes.settings.is_empty() {
-            let any = changes.lost || changes.settings.any;
-            let touched = |bridge: &Bridge| {
-                let index = self.host.links.get(bridge.ifname.as_str());
-                any || index.is_none_or(|index| changes.settings.these.contains(index))
-            };
-            let bridges: Vec<Bridge> =
-                bridged(&self.world).filter_map(|network| bridge_of(network)).filter(touched).collect();
-            if !bridges.is_empty() {
-                self.repair_settings(bridges).await;
-            }
+        let disturbed = self.bridges_among(&changes.settings, changes.lost);
+        if !disturbed.is_empty() {
+            self.repair_settings(disturbed).await;
         }
-        if !self.is_news(changes).await {
-            return;
+        if self.is_news(changes).await {
+            self.follow_news(changes).await;
         }
+        let disturbed = self.bridges_among(&changes.routes, changes.lost);
+        if !disturbed.is_empty() {
+            self.repair_routes(&disturbed).await;
+        }
+    }
+
+    /// Returns the bridges that are among these interfaces, or whose index is not known; all of them where notifications were lost.
+    fn bridges_among(&self, interfaces: &Interfaces, lost: bool) -> Vec<Bridge> {
+        if !lost && interfaces.is_empty() {
+            return Vec::new();
+        }
+        let any = lost || interfaces.any;
+        let touched = |bridge: &Bridge| {
+            let index = self.host.links.get(bridge.ifname.as_str());
+            any || index.is_none_or(|index| interfaces.these.contains(index))
+        };
+        bridged(&self.world).filter_map(|network| bridge_of(network)).filter(touched).collect()
+    }
+
+    /// Brings the packet path in step with a host that is not as it was, and makes again what is no longer there.
+    async fn follow_news(&mut self, changes: &Changes) {
         self.rounds.tampering.netd_writes();
         self.sync_host().await;
         if changes.ways || changes.lost {
@@ -216,6 +229,22 @@ impl<M: Machine> Controller<M> {
         tracing::warn!(settings = ?repaired, "settings were changed by others and are put back");
         // Flows that found no way meanwhile ask again.
         self.tell_flows_of_routes();
+    }
+
+    /// Gives bridges back the routes to their subnets: without them the host does not find its sandboxes.
+    async fn repair_routes(&mut self, bridges: &[Bridge]) {
+        match self.machine.repair_routes(bridges).await {
+            Ok(repaired) if repaired.is_empty() => {}
+            Ok(repaired) => {
+                tracing::warn!(routes = ?repaired, "routes were removed by others and are put back");
+                self.tell_flows_of_routes();
+            }
+            Err(error) => {
+                if self.unfinished.note(error.message.clone()) {
+                    tracing::warn!(%error, "routes were removed by others and are not put back");
+                }
+            }
+        }
     }
 
     /// Returns what of netd's interfaces is gone, on no bridge or on another one, or without its addresses.

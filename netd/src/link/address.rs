@@ -106,16 +106,13 @@ impl Links {
     pub async fn addresses(&self, ifindex: Option<u32>) -> Result<Vec<HostAddress>, Error> {
         let mut filter = AddressMessage::default();
         filter.header.index = ifindex.unwrap_or(0);
-        let messages = self.socket.dump("list addresses", RouteNetlinkMessage::GetAddress(filter)).await?;
-        Ok(messages
-            .iter()
-            .filter_map(|message| match message {
-                RouteNetlinkMessage::NewAddress(message) => HostAddress::parse(message),
-                _ => None,
-            })
-            // An old kernel ignores the filter.
-            .filter(|address| ifindex.is_none_or(|ifindex| ifindex == address.ifindex))
-            .collect())
+        // An old kernel ignores the filter.
+        let wanted = |address: &HostAddress| ifindex.is_none_or(|ifindex| ifindex == address.ifindex);
+        let address = |message| match message {
+            RouteNetlinkMessage::NewAddress(message) => HostAddress::parse(&message).filter(wanted),
+            _ => None,
+        };
+        self.socket.dump("list addresses", RouteNetlinkMessage::GetAddress(filter), address).await
     }
 
     /// Gives an interface an address, replacing one that differs in its prefix length.

@@ -38,14 +38,17 @@ impl Links {
     /// `Foreign` when a link of that name is not netd's bridge for this network.
     pub async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<u32, Error> {
         let doing = format!("create bridge {}", spec.ifname);
-        if let Some(present) = self.link(&spec.ifname).await? {
-            present.check_owner(&InfoKind::Bridge, &spec.label)?;
-        } else {
-            self.create_bridge(&doing, spec).await?;
+        let present = self.link(&spec.ifname).await?;
+        match &present {
+            Some(present) => present.check_owner(&InfoKind::Bridge, &spec.label)?,
+            None => self.create_bridge(&doing, spec).await?,
         }
         let bridge = self.existing(&doing, &spec.ifname).await?;
         self.repair_bridge(&bridge, spec).await?;
         self.finish_bridge(spec, bridge.ifindex).await?;
+        if present.is_some() {
+            self.ensure_connected(bridge.ifindex, &spec.addresses).await?;
+        }
         Ok(bridge.ifindex)
     }
 

@@ -18,11 +18,16 @@ impl Links {
     /// The kernel's refusal, with the interface's index.
     pub async fn remove_idle_clsacts(&self) -> Result<(), Error> {
         let every = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
-        for message in self.socket.dump("list queueing disciplines", every).await? {
-            let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message else { continue };
-            let is_clsact = qdisc.attributes.contains(&TcAttribute::Kind(KIND.to_owned()));
-            if is_clsact && !self.has_filter(qdisc.header.index).await? {
-                self.remove_clsact(qdisc.header.index).await?;
+        let clsact = |message| match message {
+            RouteNetlinkMessage::NewQueueDiscipline(qdisc) => {
+                let is_clsact = qdisc.attributes.contains(&TcAttribute::Kind(KIND.to_owned()));
+                is_clsact.then_some(qdisc.header.index)
+            }
+            _ => None,
+        };
+        for ifindex in self.socket.dump("list queueing disciplines", every, clsact).await? {
+            if !self.has_filter(ifindex).await? {
+                self.remove_clsact(ifindex).await?;
             }
         }
         Ok(())

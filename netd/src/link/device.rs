@@ -205,14 +205,11 @@ impl Links {
     pub async fn links(&self) -> Result<Vec<HostLink>, Error> {
         let mut all = LinkMessage::default();
         all.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let messages = self.socket.dump("list links", RouteNetlinkMessage::GetLink(all)).await?;
-        Ok(messages
-            .iter()
-            .filter_map(|message| match message {
-                RouteNetlinkMessage::NewLink(link) => Some(HostLink::parse(link)),
-                _ => None,
-            })
-            .collect())
+        let link = |message| match message {
+            RouteNetlinkMessage::NewLink(link) => Some(HostLink::parse(&link)),
+            _ => None,
+        };
+        self.socket.dump("list links", RouteNetlinkMessage::GetLink(all), link).await
     }
 
     pub(super) async fn change_link(&self, doing: &str, message: LinkMessage) -> Result<(), Error> {

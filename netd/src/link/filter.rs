@@ -43,7 +43,7 @@ impl Links {
         let mut message = TcMessage::with_index(ifindex);
         message.header.parent = TcHandle { major: TcHandle::CLSACT.major, minor: hook };
         let doing = format!("list filters of interface {ifindex}");
-        match self.socket.dump(&doing, RouteNetlinkMessage::GetTrafficFilter(message)).await {
+        match self.socket.dump(&doing, RouteNetlinkMessage::GetTrafficFilter(message), Some).await {
             // There is no clsact on it.
             Err(error) if error.errno() == Some(libc::EINVAL) => Ok(Vec::new()),
             answer => answer,

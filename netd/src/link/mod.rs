@@ -8,6 +8,7 @@ mod announce;
 mod bridge;
 mod changes;
 mod clsact;
+mod connected;
 mod device;
 mod error;
 mod filter;

@@ -129,15 +129,14 @@ impl Links {
     pub async fn forwarding(&self) -> Result<BTreeSet<(u32, Mac)>, Error> {
         let mut filter = NeighbourMessage::default();
         filter.header.family = AddressFamily::Bridge;
-        let messages =
-            self.socket.dump("list forwarding entries", RouteNetlinkMessage::GetNeighbour(filter)).await?;
-        let tied = messages.iter().filter_map(|message| match message {
+        let tied = |message| match message {
             RouteNetlinkMessage::NewNeighbour(message) if message.header.state == NeighbourState::Noarp => {
-                Some((message.header.ifindex, mac(message)?))
+                Some((message.header.ifindex, mac(&message)?))
             }
             _ => None,
-        });
-        Ok(tied.collect())
+        };
+        let list = RouteNetlinkMessage::GetNeighbour(filter);
+        Ok(self.socket.dump("list forwarding entries", list, tied).await?.into_iter().collect())
     }
 
     /// Lists the neighbours that somebody made known for good.
@@ -146,12 +145,12 @@ impl Links {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut filter = NeighbourMessage::default();
             filter.header.family = family;
-            let messages =
-                self.socket.dump("list neighbours", RouteNetlinkMessage::GetNeighbour(filter)).await?;
-            all.extend(messages.iter().filter_map(|message| match message {
-                RouteNetlinkMessage::NewNeighbour(message) => permanent(message),
+            let neighbour = |message| match message {
+                RouteNetlinkMessage::NewNeighbour(message) => permanent(&message),
                 _ => None,
-            }));
+            };
+            let list = RouteNetlinkMessage::GetNeighbour(filter);
+            all.extend(self.socket.dump("list neighbours", list, neighbour).await?);
         }
         Ok(all)
     }

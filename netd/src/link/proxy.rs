@@ -57,14 +57,12 @@ impl Links {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut filter = NeighbourMessage::default();
             (filter.header.family, filter.header.flags) = (family, NeighbourFlags::Proxy);
-            let messages = self
-                .socket
-                .dump("list addresses that are answered for", RouteNetlinkMessage::GetNeighbour(filter))
-                .await?;
-            all.extend(messages.iter().filter_map(|message| match message {
-                RouteNetlinkMessage::NewNeighbour(message) => ours(message),
+            let proxy = |message| match message {
+                RouteNetlinkMessage::NewNeighbour(message) => ours(&message),
                 _ => None,
-            }));
+            };
+            let list = RouteNetlinkMessage::GetNeighbour(filter);
+            all.extend(self.socket.dump("list addresses that are answered for", list, proxy).await?);
         }
         Ok(all)
     }

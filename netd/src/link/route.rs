@@ -163,13 +163,11 @@ impl Links {
     async fn routes_of(&self, ipv6: bool, wanted: fn(&[u8]) -> bool) -> Result<Vec<HostRoute>, Error> {
         let mut filter = RouteMessage::default();
         filter.header.address_family = family(ipv6);
-        let messages =
-            self.socket.dump_of("list routes", RouteNetlinkMessage::GetRoute(filter), wanted).await?;
-        let routes = messages.iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewRoute(message) => HostRoute::parse(message),
+        let route = |message| match message {
+            RouteNetlinkMessage::NewRoute(message) => HostRoute::parse(&message),
             _ => None,
-        });
-        Ok(routes.collect())
+        };
+        self.socket.dump_of("list routes", RouteNetlinkMessage::GetRoute(filter), wanted, route).await
     }
 
     /// Leads everything of the gateway's family that has no other route to it, in place of netd's former default route.

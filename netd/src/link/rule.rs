@@ -154,17 +154,16 @@ impl Links {
     pub async fn rules6(&self) -> Result<Vec<HostRule>, Error> {
         let mut filter = RuleMessage::default();
         filter.header.family = AddressFamily::Inet6;
-        let messages = match self.socket.dump("list rules", RouteNetlinkMessage::GetRule(filter)).await {
-            Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
-                return Ok(Vec::new());
-            }
-            messages => messages?,
-        };
-        let rules = messages.iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewRule(message) => Some(HostRule::parse(message)),
+        let rule = |message| match message {
+            RouteNetlinkMessage::NewRule(message) => Some(HostRule::parse(&message)),
             _ => None,
-        });
-        Ok(rules.collect())
+        };
+        match self.socket.dump("list rules", RouteNetlinkMessage::GetRule(filter), rule).await {
+            Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
+                Ok(Vec::new())
+            }
+            rules => rules,
+        }
     }
 }
 

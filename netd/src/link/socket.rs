@@ -82,7 +82,7 @@ impl Socket {
         mode: Mode,
         message: RouteNetlinkMessage,
     ) -> Result<(), Error> {
-        self.exchange(doing, vec![request(message, mode.flags() | NLM_F_ACK)], EVERY).await.map(drop)
+        self.exchange(doing, vec![request(message, mode.flags() | NLM_F_ACK)], EVERY, &whole).await.map(drop)
     }
 
     /// Sends requests as one datagram, which the kernel works off within the same system call: no crash of ours comes
@@ -94,7 +94,7 @@ impl Socket {
     ) -> Result<(), Error> {
         let requests =
             requests.into_iter().map(|(mode, message)| request(message, mode.flags() | NLM_F_ACK)).collect();
-        self.exchange(doing, requests, EVERY).await.map(drop)
+        self.exchange(doing, requests, EVERY, &whole).await.map(drop)
     }
 
     /// Reads one object.
@@ -103,46 +103,50 @@ impl Socket {
         doing: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Option<RouteNetlinkMessage>, Error> {
-        let answers = self.exchange(doing, vec![request(message, NLM_F_ACK)], EVERY).await?;
+        let answers = self.exchange(doing, vec![request(message, NLM_F_ACK)], EVERY, &whole).await?;
         Ok(answers.into_iter().next())
     }
 
-    /// Reads every object the message selects, undisturbed.
+    /// Reads of every object the message selects what `keep` takes of it, undisturbed. A whole message takes ten times the memory of what is kept of it.
     ///
     /// # Errors
     /// `is_interrupted` when it was disturbed ten times in a row.
-    pub(super) async fn dump(
+    pub(super) async fn dump<T>(
         &self,
         doing: &str,
         message: RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        self.dump_of(doing, message, EVERY).await
+        keep: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        self.dump_of(doing, message, EVERY, keep).await
     }
 
     /// The same without the objects that are not `wanted`, by their bytes behind the netlink header: to take an object apart costs more than the
     /// kernel's telling of it.
-    pub(super) async fn dump_of(
+    pub(super) async fn dump_of<T>(
         &self,
         doing: &str,
         message: RouteNetlinkMessage,
         wanted: fn(&[u8]) -> bool,
-    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        undisturbed(|| self.exchange(doing, vec![request(message.clone(), NLM_F_DUMP)], wanted)).await
+        keep: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        undisturbed(|| self.exchange(doing, vec![request(message.clone(), NLM_F_DUMP)], wanted, &keep)).await
     }
 
-    async fn exchange(
+    async fn exchange<T>(
         &self,
         doing: &str,
         requests: Vec<NetlinkMessage<RouteNetlinkMessage>>,
         wanted: fn(&[u8]) -> bool,
-    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        keep: &impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let mut slot = self.connection.lock().await;
         let mut connection = match slot.take() {
             Some(connection) => connection,
             None => Connection::open(&self.netns).await?,
         };
-        let outcome =
-            connection.exchange(doing, requests, wanted).map_err(|source| Error::kernel(doing, source))?;
+        let outcome = connection
+            .exchange(doing, requests, wanted, keep)
+            .map_err(|source| Error::kernel(doing, source))?;
         *slot = Some(connection);
         outcome.result(doing)
     }
@@ -185,12 +189,13 @@ impl Connection {
     }
 
     /// Sends requests as one datagram and takes every answer.
-    fn exchange(
+    fn exchange<T>(
         &mut self,
         doing: &str,
         requests: Vec<NetlinkMessage<RouteNetlinkMessage>>,
         wanted: fn(&[u8]) -> bool,
-    ) -> io::Result<Outcome> {
+        keep: &impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> io::Result<Outcome<T>> {
         let (first, expected) = (self.sequence.wrapping_add(1), requests.len());
         let mut datagram = Vec::new();
         for mut request in requests {
@@ -210,7 +215,7 @@ impl Connection {
             for answer in messages(&buffer, wanted) {
                 let number = answer.header.sequence_number.wrapping_sub(first);
                 if usize::try_from(number).is_ok_and(|number| number < expected) {
-                    outcome.take(doing, answer);
+                    outcome.take(doing, answer, keep);
                 }
             }
         }
@@ -242,6 +247,11 @@ impl Connection {
 /// Wants every object.
 const EVERY: fn(&[u8]) -> bool = |_| true;
 
+/// Keeps an object as it is.
+fn whole(object: RouteNetlinkMessage) -> Option<RouteNetlinkMessage> {
+    Some(object)
+}
+
 /// Returns the messages of a datagram but for objects that are not wanted; one that makes no sense is passed over.
 fn messages(
     datagram: &[u8],
@@ -269,18 +279,23 @@ fn is_control(message: &[u8]) -> bool {
 }
 
 /// What the answers so far say.
-#[derive(Default)]
-struct Outcome {
-    objects: Vec<RouteNetlinkMessage>,
+struct Outcome<T> {
+    objects: Vec<T>,
     failure: Option<Error>,
     /// Requests that got their last answer.
     finished: usize,
     disturbed: bool,
 }
 
-impl Outcome {
-    /// Returns the objects that the kernel told of.
-    fn result(self, doing: &str) -> Result<Vec<RouteNetlinkMessage>, Error> {
+impl<T> Default for Outcome<T> {
+    fn default() -> Self {
+        Self { objects: Vec::new(), failure: None, finished: 0, disturbed: false }
+    }
+}
+
+impl<T> Outcome<T> {
+    /// Returns what was kept of the objects that the kernel told of.
+    fn result(self, doing: &str) -> Result<Vec<T>, Error> {
         let failed = |source| Err(Error::kernel(doing, source));
         match self.failure {
             Some(failure) => Err(failure),
@@ -291,10 +306,15 @@ impl Outcome {
         }
     }
 
-    fn take(&mut self, doing: &str, answer: NetlinkMessage<RouteNetlinkMessage>) {
+    fn take(
+        &mut self,
+        doing: &str,
+        answer: NetlinkMessage<RouteNetlinkMessage>,
+        keep: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) {
         self.disturbed |= answer.header.flags & NLM_F_DUMP_INTR != 0;
         let failure = match answer.payload {
-            NetlinkPayload::InnerMessage(object) => return self.objects.push(object),
+            NetlinkPayload::InnerMessage(object) => return self.objects.extend(keep(object)),
             NetlinkPayload::Error(error) if error.code.is_none() => None,
             NetlinkPayload::Error(error) => Some(Error::kernel(
                 match reason(&error.header) {
@@ -333,13 +353,17 @@ mod tests {
     use super::*;
 
     /// What the kernel sends of a list: two links and the end, one of them with this flag.
-    fn list(disturbed: Option<usize>) -> Outcome {
-        let outcome = list_of(disturbed, EVERY);
+    fn list(disturbed: Option<usize>) -> Outcome<RouteNetlinkMessage> {
+        let outcome = list_of(disturbed, EVERY, whole);
         assert_eq!((outcome.objects.len(), outcome.finished), (2, 1));
         outcome
     }
 
-    fn list_of(disturbed: Option<usize>, wanted: fn(&[u8]) -> bool) -> Outcome {
+    fn list_of<T>(
+        disturbed: Option<usize>,
+        wanted: fn(&[u8]) -> bool,
+        keep: fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Outcome<T> {
         let mut outcome = Outcome::default();
         for number in 0..3 {
             let flags = if disturbed == Some(number) { NLM_F_DUMP_INTR } else { 0 };
@@ -349,7 +373,7 @@ mod tests {
             bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
             bytes.extend([0; 8]);
             bytes.extend(body);
-            messages(&bytes, wanted).for_each(|message| outcome.take("list links", message));
+            messages(&bytes, wanted).for_each(|message| outcome.take("list links", message, keep));
         }
         outcome
     }
@@ -366,12 +390,23 @@ mod tests {
     #[test]
     fn what_is_not_wanted_is_left_out_and_neither_the_end_nor_a_disturbance_is() {
         for disturbed in [None, Some(0), Some(1), Some(2)] {
-            let outcome = list_of(disturbed, |_| false);
+            let outcome = list_of(disturbed, |_| false, whole);
             assert_eq!((outcome.finished, outcome.disturbed), (1, disturbed.is_some()), "{disturbed:?}");
             assert!(outcome.objects.len() <= 1, "{disturbed:?}");
         }
-        let whole = list_of(None, |object| object.len() == 16).result("list links").expect("whole");
-        assert_eq!(whole.len(), 2);
+        let all = list_of(None, |object| object.len() == 16, whole).result("list links").expect("whole");
+        assert_eq!(all.len(), 2);
+    }
+
+    #[test]
+    fn of_an_object_only_what_is_kept_stays_in_memory() {
+        let number = |object| match object {
+            RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
+            _ => None,
+        };
+        assert_eq!(list_of(None, EVERY, number).result("list links").expect("whole"), [0, 0]);
+        let none = list_of(None, EVERY, |_| None::<u32>);
+        assert_eq!((none.finished, none.result("list links").expect("whole")), (1, Vec::new()));
     }
 
     #[tokio::test]

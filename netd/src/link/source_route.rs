@@ -208,7 +208,8 @@ impl Links {
         let mut rules = Rules::default();
         let mut filter = RuleMessage::default();
         filter.header.family = AddressFamily::Unspec;
-        let messages = match self.socket.dump("list rules", RouteNetlinkMessage::GetRule(filter)).await {
+        let messages = match self.socket.dump("list rules", RouteNetlinkMessage::GetRule(filter), Some).await
+        {
             Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
                 return Ok(rules);
             }

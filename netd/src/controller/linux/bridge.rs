@@ -40,6 +40,17 @@ impl Linux {
         Ok(repaired.into_iter().map(|(key, value)| format!("{key} = {value}")).collect())
     }
 
+    pub(super) async fn repair_bridge_routes(&mut self, bridges: &[Bridge]) -> Result<Vec<String>, Error> {
+        let mut repaired = Vec::new();
+        for spec in bridges.iter().map(|bridge| bridge_spec(&self.instance, bridge)) {
+            let present = self.links.link(&spec.ifname).await?;
+            let Some(own) = present.filter(|link| link.alias.as_ref() == Some(&spec.label)) else { continue };
+            let missing = self.links.ensure_connected(own.ifindex, &spec.addresses).await?;
+            repaired.extend(missing.into_iter().map(|subnet| format!("{subnet} dev {}", spec.ifname)));
+        }
+        Ok(repaired)
+    }
+
     pub(super) async fn is_labelled(&self, ifname: &IfName) -> Result<bool, Error> {
         let link = self.links.link(ifname).await?;
         Ok(link.and_then(|link| link.alias).is_some_and(|alias| link::parse_label(&alias).is_some()))

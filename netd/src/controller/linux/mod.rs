@@ -404,6 +404,10 @@ impl Machine for Linux {
         Ok(repaired)
     }
 
+    async fn repair_routes(&mut self, bridges: &[Bridge]) -> Result<Vec<String>, Error> {
+        self.repair_bridge_routes(bridges).await
+    }
+
     async fn owned(&mut self) -> Result<Vec<Owned>, Error> {
         let mut owned = facts::owned_links(&self.links.links().await?, &self.instance);
         let files =

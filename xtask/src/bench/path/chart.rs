@@ -20,7 +20,7 @@ const MOST: f64 = 1.2;
 
 type Coloured = (Contender, &'static str);
 
-const COLOURS: [Coloured; 9] = [
+const COLOURS: [Coloured; 10] = [
     (Contender::Route, "#b8b8b8"),
     (Contender::IptablesLegacy, "#f2b880"),
     (Contender::IptablesNft, "#e08a3c"),
@@ -30,6 +30,7 @@ const COLOURS: [Coloured; 9] = [
     (Contender::Netd, "#1f8f5f"),
     (Contender::NetdNetkit, "#7cc49a"),
     (Contender::NetdClsact, "#b5d98f"),
+    (Contender::NetdInternal, "#4f9f8a"),
 ];
 const WORKLOADS: [Workload; 4] = [Workload::Stream, Workload::Rr, Workload::Connect, Workload::Udp];
 

@@ -30,6 +30,8 @@ pub enum Contender {
     NetdNetkit,
     /// netd whose programs are all clsact filters, as on kernels without TCX; only where it is asked for
     NetdClsact,
+    /// netd on an internal network, where segments are as large as the kernel makes them: between sandboxes, and only where it is asked for
+    NetdInternal,
 }
 
 /// From where to where.

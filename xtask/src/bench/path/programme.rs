@@ -36,7 +36,7 @@ pub struct Race {
     pub disciplines: Vec<Discipline>,
 }
 
-const ALL: [Contender; 10] = [
+const ALL: [Contender; 11] = [
     Contender::Host,
     Contender::Route,
     Contender::IptablesLegacy,
@@ -47,6 +47,7 @@ const ALL: [Contender; 10] = [
     Contender::Netd,
     Contender::NetdNetkit,
     Contender::NetdClsact,
+    Contender::NetdInternal,
 ];
 const PLAIN: [Workload; 4] = [Workload::Stream, Workload::Rr, Workload::Connect, Workload::Udp];
 const EVERY: [Workload; 5] =
@@ -105,7 +106,7 @@ fn contenders(args: &Args, machine: &Machine, notes: &mut Vec<String>) -> Vec<Co
                 || args.ways.iter().any(|way| way.reference() == Contender::Route)
         }
         other if !args.contenders.is_empty() => args.contenders.contains(other),
-        Contender::NetdNetkit | Contender::NetdClsact => false,
+        Contender::NetdNetkit | Contender::NetdClsact | Contender::NetdInternal => false,
         other => !args.quick || quick.contains(other),
     };
     let mut runs = |contender: &Contender| {

@@ -111,6 +111,7 @@ impl Field {
                 Contender::Netd => own::build(&own::VETH, setting, kit)?,
                 Contender::NetdNetkit => own::build(&own::NETKIT, setting, kit)?,
                 Contender::NetdClsact => own::build(&own::CLSACT, setting, kit)?,
+                Contender::NetdInternal => own::build(&own::INTERNAL, setting, kit)?,
                 Contender::DockerProxy => docker_proxy::build(kit)?,
                 _ => bridged::build(contender, setting)?,
             };
@@ -157,6 +158,7 @@ impl Field {
             }
             (Contender::Route, Way::Loopback) => self.road(Way::Direct, family),
             (Contender::Route, Way::Egress) => Some(beyond(asking.as_ref()?, of(&addresses.asking)?)),
+            (Contender::NetdInternal, way) if way != Way::Sandbox => None,
             (Contender::DockerProxy, Way::Egress | Way::Sandbox)
             | (Contender::Host, _)
             | (Contender::Route, Way::Hairpin) => None,

@@ -25,19 +25,21 @@ pub fn has_netkit() -> bool {
     Netns::new().and_then(made).is_ok()
 }
 
-/// What is not netd's default: the device of the network's pairs, and lines at the head of the configuration.
+/// What is not netd's default: options of the network, and lines at the head of the configuration.
 #[derive(Debug)]
 pub struct Variant {
-    device: &'static str,
+    network: &'static [&'static str],
     config: &'static str,
 }
 
 /// The defaults.
-pub const VETH: Variant = Variant { device: "veth", config: "" };
+pub const VETH: Variant = Variant { network: &[], config: "" };
 /// Netkit pairs.
-pub const NETKIT: Variant = Variant { device: "netkit", config: "" };
+pub const NETKIT: Variant = Variant { network: &["-o", "netd.device=netkit"], config: "" };
 /// Filters in place of links.
-pub const CLSACT: Variant = Variant { device: "veth", config: "attach = \"tc\"\n" };
+pub const CLSACT: Variant = Variant { network: &[], config: "attach = \"tc\"\n" };
+/// No way out, and therefore segments as large as the kernel makes them.
+pub const INTERNAL: Variant = Variant { network: &["--internal"], config: "" };
 
 /// Starts a daemon and makes everything by its command line.
 pub fn build(variant: &Variant, setting: Setting, kit: Kit) -> Result<Places> {
@@ -60,8 +62,7 @@ pub fn build(variant: &Variant, setting: Setting, kit: Kit) -> Result<Places> {
             &format!("more{number}"),
         ])?;
     }
-    let device = format!("netd.device={}", variant.device);
-    daemon.run(&["network", "create", "--ipv6", "-o", &device, NETWORK])?;
+    daemon.run(&[&["network", "create", "--ipv6"], variant.network, &[NETWORK]].concat())?;
     let publish = [
         format!("{PUBLISHED}:{PORT}"),
         format!("{PUBLISHED}:{PORT}/udp"),
