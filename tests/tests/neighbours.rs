@@ -99,6 +99,33 @@ fn a_wrong_entry_for_the_router_is_put_right_and_a_failed_one_is_tried_again() {
     }
 }
 
+/// Why a new sandbox's address need not be told to thousands at once.
+#[test]
+fn a_sandbox_that_knows_a_wrong_link_address_of_its_neighbour_reaches_it() {
+    const WRONG: [u8; 6] = [2, 0, 0, 0, 0x66, 0x66];
+    let lab = Lab::new();
+    let open = lab.network("netA", 20, &[]);
+    let closed = lab.network("netB", 21, &["-o", "com.docker.network.bridge.enable_icc=false"]);
+    lab.netd(&["policy", "add", "--network", "netB", "--from", "b2", "--to", "b1"]).ok();
+    for (net, names) in [(open, ["a1", "a2"]), (closed, ["b1", "b2"])] {
+        let server = lab.sandbox(names[0], net, 2, &[]).serving(&[80]);
+        let client = lab.sandbox(names[1], net, 3, &[]);
+        let wire = client.capture();
+        for family in Family::BOTH {
+            let to = server.ip(family);
+            client.ip_batch(&format!("neigh replace {to} lladdr 02:00:00:00:66:66 dev eth0 nud permanent"));
+            for proto in Proto::BOTH {
+                wire.take();
+                client.reach(proto, at(to, 80));
+                wire.wait("a frame for nobody", PATIENCE, |packet| {
+                    packet.outgoing && packet.is_to(proto, 80) && packet.bytes.starts_with(&WRONG)
+                });
+            }
+            client.connect_stream(at(to, 80)).0.echo(&vec![0x5a; 200_000]).expect("a stream");
+        }
+    }
+}
+
 fn mac(sandbox: &Sandbox) -> [u8; 6] {
     sandbox.link("eth0").expect("eth0").mac
 }

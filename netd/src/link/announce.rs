@@ -43,9 +43,9 @@ const TARGET_ADDRESS: [u8; 2] = [2, 1];
 /// How soon an address is announced first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Haste {
-    /// Neighbours may know an older owner of it.
+    /// Neighbours may know an older owner of it, and it would keep them from the new one.
     AtOnce,
-    /// Nobody had it before.
+    /// Nobody had it before, or neighbours reach the new owner nevertheless.
     InTurn,
 }
 

@@ -15,15 +15,15 @@ impl Linux {
     pub(super) async fn put_bridge(&mut self, bridge: &Bridge) -> Result<(), Error> {
         let spec = bridge_spec(&self.instance, bridge);
         let new = self.links.link(&bridge.ifname).await?.is_none();
-        self.predecessors.begin(&bridge.ifname, new);
-        let index = match self.links.ensure_bridge(&spec).await {
+        let (index, own) = match self.links.ensure_bridge(&spec).await {
             Err(link::Error::Foreign { .. })
                 if bridge.adoptable && !self.is_labelled(&bridge.ifname).await? =>
             {
-                self.links.adopt_bridge(&bridge.ifname, &bridge.addresses).await?.ifindex
+                (self.links.adopt_bridge(&bridge.ifname, &bridge.addresses).await?.ifindex, false)
             }
-            other => other?,
+            other => (other?, true),
         };
+        self.predecessors.begin(&bridge.ifname, new, own);
         self.indexes.insert(bridge.ifname.clone(), index);
         Ok(())
     }

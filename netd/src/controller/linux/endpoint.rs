@@ -10,7 +10,7 @@ use crate::{
         object::{self, Gateway, Inside, Record, Veth},
     },
     dataplane::EndpointEntry,
-    link::{Haste, InsideSpec, Links, MAX_IFINDEX, PortFlags, VethSpec, label},
+    link::{InsideSpec, Links, MAX_IFINDEX, PortFlags, VethSpec, label},
     model::Netns,
     netns,
 };
@@ -31,8 +31,8 @@ impl Linux {
         let bridge = self.existing(&veth.bridge).await?;
         let made = self.links.ensure_veth(&spec, &inside, MAX_IFINDEX).await?;
         if made.fresh {
-            let had = self.predecessors.had(&veth.bridge, &veth.addresses);
-            self.fresh.insert(veth.inside.clone(), if had { Haste::AtOnce } else { Haste::InTurn });
+            let haste = self.predecessors.haste(&veth.bridge, &veth.addresses);
+            self.fresh.insert(veth.inside.clone(), haste);
         }
         let host = made.host;
         self.indexes.insert(veth.host.clone(), host.ifindex);

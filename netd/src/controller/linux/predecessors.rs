@@ -5,19 +5,27 @@ use std::{
     net::IpAddr,
 };
 
-use crate::model::IfName;
+use crate::{link::Haste, model::IfName};
 
-/// So many addresses of a bridge are remembered; beyond, any may have been somebody's.
+/// So many addresses of a bridge are remembered; beyond, nobody knows any more whose they were.
 const REMEMBERED: usize = 4096;
 
-/// Addresses that endpoints gave up, by bridge; none: what was on this bridge, nobody here knows.
+/// What was on each bridge before.
 #[derive(Debug, Default)]
-pub struct Predecessors(HashMap<IfName, Option<HashSet<IpAddr>>>);
+pub struct Predecessors(HashMap<IfName, Before>);
+
+#[derive(Debug)]
+struct Before {
+    /// Addresses that endpoints gave up; none: nobody here knows.
+    known: Option<HashSet<IpAddr>>,
+    /// Whether the bridge is netd's own: then all neighbours are sandboxes.
+    own: bool,
+}
 
 impl Predecessors {
     /// Begins with a bridge, unless it is known; only of a new one is known that nobody was on it.
-    pub fn begin(&mut self, bridge: &IfName, new: bool) {
-        self.0.entry(bridge.clone()).or_insert_with(|| new.then(HashSet::new));
+    pub fn begin(&mut self, bridge: &IfName, new: bool, own: bool) {
+        self.0.entry(bridge.clone()).or_insert_with(|| Before { known: new.then(HashSet::new), own });
     }
 
     /// Forgets a bridge that goes.
@@ -27,7 +35,7 @@ impl Predecessors {
 
     /// Remembers addresses that an endpoint gives up.
     pub fn remember(&mut self, bridge: &IfName, addresses: &[IpAddr]) {
-        if let Some(known) = self.0.get_mut(bridge) {
+        if let Some(Before { known, .. }) = self.0.get_mut(bridge) {
             *known = known.take().filter(|all| all.len() + addresses.len() <= REMEMBERED);
             if let Some(all) = known {
                 all.extend(addresses);
@@ -35,10 +43,15 @@ impl Predecessors {
         }
     }
 
-    /// Whether somebody else may have had one of these addresses.
-    pub fn had(&self, bridge: &IfName, addresses: &[IpAddr]) -> bool {
-        let known = self.0.get(bridge).and_then(Option::as_ref);
-        known.is_none_or(|all| addresses.iter().any(|address| all.contains(address)))
+    /// How soon neighbours must learn who has these addresses now: at once where somebody else had one of them. Where nobody knows, a daemon that has just
+    /// started would tell thousands; the packet path leads sandboxes to who has an address, whatever Ethernet address they know, and hosts behind an adopted
+    /// bridge not.
+    pub fn haste(&self, bridge: &IfName, addresses: &[IpAddr]) -> Haste {
+        let at_once = self.0.get(bridge).is_none_or(|Before { known, own }| match known {
+            Some(known) => addresses.iter().any(|address| known.contains(address)),
+            None => !own,
+        });
+        if at_once { Haste::AtOnce } else { Haste::InTurn }
     }
 }
 
@@ -51,32 +64,37 @@ mod tests {
     }
 
     #[test]
-    fn only_on_a_new_bridge_has_an_address_had_no_owner() {
-        let (new, old): (IfName, IfName) = ("br-new".parse().expect("name"), "br-old".parse().expect("name"));
+    fn only_on_a_new_bridge_is_known_who_had_an_address() {
+        let [new, old, adopted] =
+            ["br-new", "br-old", "br-adopted"].map(|name| name.parse::<IfName>().expect("name"));
         let mut all = Predecessors::default();
-        all.begin(&new, true);
-        all.begin(&old, false);
-        assert!(!all.had(&new, &address(1)));
-        assert!(all.had(&old, &address(1)), "an earlier daemon may have given it");
+        all.begin(&new, true, true);
+        all.begin(&old, false, true);
+        all.begin(&adopted, false, false);
+        assert_eq!(all.haste(&new, &address(1)), Haste::InTurn);
+        assert_eq!(all.haste(&old, &address(1)), Haste::InTurn, "neighbours are sandboxes");
+        assert_eq!(all.haste(&adopted, &address(1)), Haste::AtOnce, "an earlier daemon may have given it");
         all.remember(&new, &address(1));
-        assert!(all.had(&new, &[address(2), address(1)].concat()) && !all.had(&new, &address(2)));
+        assert_eq!(all.haste(&new, &[address(2), address(1)].concat()), Haste::AtOnce);
+        assert_eq!(all.haste(&new, &address(2)), Haste::InTurn);
         // Somebody removed it and it was made again: neighbours remember.
-        all.begin(&new, true);
-        assert!(all.had(&new, &address(1)));
+        all.begin(&new, true, true);
+        assert_eq!(all.haste(&new, &address(1)), Haste::AtOnce);
         all.end(&new);
-        assert!(all.had(&new, &address(2)), "of no bridge is known nothing");
+        assert_eq!(all.haste(&new, &address(2)), Haste::AtOnce, "of no bridge is known nothing");
     }
 
     #[test]
-    fn more_addresses_than_are_remembered_may_all_have_had_an_owner() {
+    fn more_addresses_than_are_remembered_are_forgotten() {
         let bridge: IfName = "br".parse().expect("name");
         let mut all = Predecessors::default();
-        all.begin(&bridge, true);
+        all.begin(&bridge, true, true);
         for number in 0..u32::try_from(REMEMBERED).expect("small") {
             all.remember(&bridge, &address(number));
         }
-        assert!(all.had(&bridge, &address(0)) && !all.had(&bridge, &address(u32::MAX)));
+        assert_eq!(all.haste(&bridge, &address(0)), Haste::AtOnce);
+        assert_eq!(all.haste(&bridge, &address(u32::MAX)), Haste::InTurn);
         all.remember(&bridge, &address(u32::MAX - 1));
-        assert!(all.had(&bridge, &address(u32::MAX)));
+        assert_eq!(all.haste(&bridge, &address(0)), Haste::InTurn);
     }
 }
