@@ -8,7 +8,7 @@ use rtnetlink::packet_route::{
 
 use super::{Error, Links, MAIN, Mode, route::family};
 
-/// What the kernel itself gives routes to IPv6 subnets (`IP6_RT_PRIO_ADDRCONF`, linux/ipv6_route.h).
+/// What the kernel itself gives routes to IPv6 subnets (`IP6_RT_PRIO_ADDRCONF`, `linux/ipv6_route.h`).
 const ADDRCONF: u32 = 256;
 
 impl Links {
@@ -82,7 +82,9 @@ mod tests {
             ip("link add br0 type bridge");
             ip("link set br0 up");
             let addresses = ["10.7.0.1/16", "fd00:7::1/64", "10.8.0.1/32"];
-            addresses.iter().for_each(|address| drop(ip(&format!("address add {address} dev br0 nodad"))));
+            for address in addresses {
+                ip(&format!("address add {address} dev br0 nodad"));
+            }
             let nets: Vec<IpNet> = addresses.iter().map(|net| net.parse().expect("valid")).collect();
             let index =
                 ip("-o link show br0").split(':').next().and_then(|n| n.parse().ok()).expect("an index");
@@ -95,7 +97,9 @@ mod tests {
             let subnets = ["10.7.0.0/16", "fd00:7::/64"].map(|net| net.parse::<IpNet>().expect("valid"));
             assert_eq!(links.ensure_connected(index, &nets).await.expect("put back"), subnets);
             assert_eq!(routes(), before);
-            addresses.iter().for_each(|address| drop(ip(&format!("address del {address} dev br0"))));
+            for address in addresses {
+                ip(&format!("address del {address} dev br0"));
+            }
             assert!(!routes().concat().contains('7'), "{:?}", routes());
             // Off, it has none, and that is no error.
             ip("link set br0 down");

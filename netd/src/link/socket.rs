@@ -82,7 +82,7 @@ impl Socket {
         mode: Mode,
         message: RouteNetlinkMessage,
     ) -> Result<(), Error> {
-        self.exchange(doing, vec![request(message, mode.flags() | NLM_F_ACK)], EVERY, &whole).await.map(drop)
+        self.exchange(doing, vec![request(message, mode.flags() | NLM_F_ACK)], EVERY, &Some).await.map(drop)
     }
 
     /// Sends requests as one datagram, which the kernel works off within the same system call: no crash of ours comes
@@ -94,7 +94,7 @@ impl Socket {
     ) -> Result<(), Error> {
         let requests =
             requests.into_iter().map(|(mode, message)| request(message, mode.flags() | NLM_F_ACK)).collect();
-        self.exchange(doing, requests, EVERY, &whole).await.map(drop)
+        self.exchange(doing, requests, EVERY, &Some).await.map(drop)
     }
 
     /// Reads one object.
@@ -103,7 +103,7 @@ impl Socket {
         doing: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Option<RouteNetlinkMessage>, Error> {
-        let answers = self.exchange(doing, vec![request(message, NLM_F_ACK)], EVERY, &whole).await?;
+        let answers = self.exchange(doing, vec![request(message, NLM_F_ACK)], EVERY, &Some).await?;
         Ok(answers.into_iter().next())
     }
 
@@ -247,11 +247,6 @@ impl Connection {
 /// Wants every object.
 const EVERY: fn(&[u8]) -> bool = |_| true;
 
-/// Keeps an object as it is.
-fn whole(object: RouteNetlinkMessage) -> Option<RouteNetlinkMessage> {
-    Some(object)
-}
-
 /// Returns the messages of a datagram but for objects that are not wanted; one that makes no sense is passed over.
 fn messages(
     datagram: &[u8],
@@ -354,7 +349,7 @@ mod tests {
 
     /// What the kernel sends of a list: two links and the end, one of them with this flag.
     fn list(disturbed: Option<usize>) -> Outcome<RouteNetlinkMessage> {
-        let outcome = list_of(disturbed, EVERY, whole);
+        let outcome = list_of(disturbed, EVERY, Some);
         assert_eq!((outcome.objects.len(), outcome.finished), (2, 1));
         outcome
     }
@@ -390,11 +385,11 @@ mod tests {
     #[test]
     fn what_is_not_wanted_is_left_out_and_neither_the_end_nor_a_disturbance_is() {
         for disturbed in [None, Some(0), Some(1), Some(2)] {
-            let outcome = list_of(disturbed, |_| false, whole);
+            let outcome = list_of(disturbed, |_| false, Some);
             assert_eq!((outcome.finished, outcome.disturbed), (1, disturbed.is_some()), "{disturbed:?}");
             assert!(outcome.objects.len() <= 1, "{disturbed:?}");
         }
-        let all = list_of(None, |object| object.len() == 16, whole).result("list links").expect("whole");
+        let all = list_of(None, |object| object.len() == 16, Some).result("list links").expect("whole");
         assert_eq!(all.len(), 2);
     }
 
