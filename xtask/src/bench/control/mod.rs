@@ -117,6 +117,9 @@ fn single(args: &Args, daemon: &Daemon, figures: &mut Figures) -> Result<()> {
     let create =
         ["run", "-d", "--name", "bench", "--network", "front", "-p", "8080:80", "--", "sleep", "1000"];
     row("run -d with one published port", None, &create, Some(&rm))?;
+    let ports = "20000-20099:20000-20099";
+    let create = ["run", "-d", "--name", "bench", "--network", "front", "-p", ports, "--", "sleep", "1000"];
+    row("run -d with a range of 100 published ports", None, &create, Some(&rm))?;
     daemon.run(&["sandbox", "create", "--network", "front", "web"])?;
     let range = "20000-20999:20000-20999";
     let (publish, unpublish) = (["publish", "web", range], ["unpublish", "web", range]);
