@@ -60,16 +60,8 @@ fn connected(ifindex: u32, address: &IpNet) -> RouteMessage {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use super::*;
-    use crate::link::tests::in_new_netns;
-
-    fn ip(args: &str) -> String {
-        let out = Command::new("ip").args(args.split(' ')).output().expect("ip runs");
-        assert!(out.status.success(), "ip {args}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    }
+    use crate::link::tests::{in_new_netns, ip};
 
     fn routes() -> [String; 2] {
         ["-4", "-6"].map(|family| ip(&format!("{family} route show dev br0")))

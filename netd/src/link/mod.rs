@@ -84,7 +84,16 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use nix::sched::{CloneFlags, unshare};
+
+    /// Runs `ip` in the thread's namespace, and returns what it said.
+    pub fn ip(args: &str) -> String {
+        let out = Command::new("ip").args(args.split(' ')).output().expect("ip runs");
+        assert!(out.status.success(), "ip {args}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
 
     /// Runs a test on a thread with a namespace of its own, which ends with the thread.
     pub fn in_new_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {

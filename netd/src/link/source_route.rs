@@ -226,16 +226,8 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use super::*;
-    use crate::link::tests::in_new_netns;
-
-    fn ip(text: &str) -> String {
-        let out = Command::new("ip").args(text.split(' ')).output().expect("ip runs");
-        assert!(out.status.success(), "ip {text}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    }
+    use crate::link::tests::{in_new_netns, ip};
 
     fn state() -> Vec<String> {
         let shown =
