@@ -90,11 +90,11 @@ impl<M: Machine> Controller<M> {
             return Vec::new();
         }
         let any = lost || interfaces.any;
-        let touched = |bridge: &Bridge| {
-            let index = self.host.links.get(bridge.ifname.as_str());
+        let touched = |network: &&Arc<Network>| {
+            let index = self.host.links.get(network.bridge.ifname.as_str());
             any || index.is_none_or(|index| interfaces.these.contains(index))
         };
-        bridged(&self.world).filter_map(|network| bridge_of(network)).filter(touched).collect()
+        bridged(&self.world).filter(touched).filter_map(|network| bridge_of(network)).collect()
     }
 
     /// Brings the packet path in step with a host that is not as it was, and makes again what is no longer there.
