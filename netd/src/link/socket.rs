@@ -107,7 +107,7 @@ impl Socket {
         Ok(answers.into_iter().next())
     }
 
-    /// Reads of every object the message selects what `keep` takes of it, undisturbed. A whole message takes ten times the memory of what is kept of it.
+    /// Reads of every object the message selects what `keep` takes of it, undisturbed. A whole message takes a multiple of the memory.
     ///
     /// # Errors
     /// `is_interrupted` when it was disturbed ten times in a row.
