@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, future::Future, io, net::IpAddr, time::Instant}
 
 use super::{
     Code, Error, NetnsRequest,
-    host::{BridgeView, HostView},
+    host::{HostView, LinkView},
     object::{Bridge, Listen, Object},
     plan::Step,
     sandboxes::Place,
@@ -67,8 +67,8 @@ pub trait Machine: Send + 'static {
     /// Returns what the packet path has to know of the host, where these are netd's bridges.
     fn host(&mut self, bridges: &[IfName]) -> impl Future<Output = Result<HostView, Error>> + Send;
 
-    /// Returns how a network's bridge is, if it is there.
-    fn bridge(&mut self, ifname: &IfName) -> impl Future<Output = Result<Option<BridgeView>, Error>> + Send;
+    /// Returns how one of the host's links is, if it is there.
+    fn look(&mut self, ifname: &IfName) -> impl Future<Output = Result<Option<LinkView>, Error>> + Send;
 
     /// Gives the namespace of a sandbox its name again, if a process that lives in it is found. Returns whether it has one now.
     fn name_again(&mut self, sandbox: &Sandbox) -> impl Future<Output = Result<bool, Error>> + Send;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Code, Error, NetnsRequest,
     apply::{Machine, Owned, PortFacts},
-    host::{BridgeView, HostView},
+    host::{HostView, LinkView},
     object::{Bridge, Listen, Object, Port},
     plan::Step,
     sandboxes::Place,
@@ -36,6 +36,8 @@ pub struct FakeMachine {
     pub out_of_files: bool,
     /// Whether the kernel lacks netkit devices.
     pub no_netkit: bool,
+    /// What no object can be made of, by its word.
+    pub fails: Option<&'static str>,
     /// Steps to go until one fails.
     pub fail_in: Option<usize>,
     /// Steps taken.
@@ -57,12 +59,12 @@ pub struct FakeMachine {
 }
 
 /// Returns the name of a bridge, and how it is: up, with an index of its own.
-fn bridge_of(object: &Object) -> Option<(&IfName, BridgeView)> {
+fn bridge_of(object: &Object) -> Option<(&IfName, LinkView)> {
     let Object::Bridge(bridge) = object else { return None };
     let [.., high, low] = bridge.mac.0;
     let ifindex = FakeMachine::FIRST_BRIDGE + u32::from(u16::from_be_bytes([high, low]));
     let addresses = bridge.addresses.iter().copied().collect();
-    Some((&bridge.ifname, BridgeView { ifindex, labelled: true, up: true, is_port: false, addresses }))
+    Some((&bridge.ifname, LinkView { ifindex, labelled: true, up: true, master: None, addresses }))
 }
 
 impl FakeMachine {
@@ -232,6 +234,11 @@ impl Machine for FakeMachine {
                 return Err(wrong(format!("told to fail at: {step}")));
             }
         }
+        if let Step::Put(object) = step
+            && self.fails == Some(object.word())
+        {
+            return Err(wrong(format!("told to fail at: {step}")));
+        }
         match step {
             Step::Put(object) | Step::Replace(_, object) => self.put(object).map_err(wrong),
             Step::Remove(object) => self.remove(object).map_err(wrong),
@@ -342,9 +349,19 @@ impl Machine for FakeMachine {
         })
     }
 
-    async fn bridge(&mut self, ifname: &IfName) -> Result<Option<BridgeView>, Error> {
-        let mut bridges = self.objects.iter().filter_map(bridge_of);
-        Ok(bridges.find(|(name, _)| *name == ifname).map(|(_, bridge)| bridge))
+    async fn look(&mut self, ifname: &IfName) -> Result<Option<LinkView>, Error> {
+        let bridge = |name: &IfName| {
+            let mut bridges = self.objects.iter().filter_map(bridge_of);
+            bridges.find(|(other, _)| *other == name).map(|(_, bridge)| bridge)
+        };
+        let port = |object: &Object| match object {
+            Object::Veth(veth) if veth.host == *ifname => {
+                let master = bridge(&veth.bridge).map(|bridge| bridge.ifindex);
+                Some(LinkView { ifindex: Self::INDEX, labelled: true, master, ..LinkView::default() })
+            }
+            _ => None,
+        };
+        Ok(bridge(ifname).or_else(|| self.objects.iter().find_map(port)))
     }
 
     async fn name_again(&mut self, _sandbox: &Sandbox) -> Result<bool, Error> {

@@ -45,32 +45,55 @@ pub struct HostView {
     pub links: BTreeMap<String, u32>,
 }
 
-/// What a [`HostView`] says of one bridge.
+/// One link of the host at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BridgeView {
+pub struct LinkView {
     /// Its index.
     pub ifindex: u32,
     /// Whether it carries a label of netd's.
     pub labelled: bool,
     /// Whether it is switched on.
     pub up: bool,
-    /// Whether it is a port of another one.
-    pub is_port: bool,
+    /// Index of what it is a port of.
+    pub master: Option<u32>,
     /// Its addresses.
     pub addresses: BTreeSet<IpNet>,
 }
 
 impl HostView {
     /// Whether a bridge of netd's own is as it was when the host was read.
-    pub fn knows(&self, ifname: &IfName, bridge: &BridgeView) -> bool {
+    pub fn knows(&self, ifname: &IfName, bridge: &LinkView) -> bool {
         let name = ifname.as_str();
         let known = self.addresses.iter().filter(|(on, _)| on == name).map(|(_, net)| net);
         bridge.labelled
-            && !bridge.is_port
+            && bridge.master.is_none()
             && self.own.contains(name)
             && self.links.get(name) == Some(&bridge.ifindex)
             && self.up.contains(name) == bridge.up
             && known.eq(&bridge.addresses)
+    }
+
+    /// Notes how one of netd's own links is now, and the bridge that it is on.
+    pub fn note(&mut self, ifname: &IfName, link: &LinkView, bridge: Option<&IfName>) {
+        self.forget(ifname);
+        let name = ifname.to_string();
+        self.links.insert(name.clone(), link.ifindex);
+        self.own.insert(name.clone());
+        if link.up {
+            self.up.insert(name.clone());
+        }
+        self.ports.extend(bridge.map(|bridge| (name.clone(), bridge.to_string())));
+        self.addresses.extend(link.addresses.iter().map(|net| (name.clone(), *net)));
+    }
+
+    /// Forgets one of netd's own links.
+    pub fn forget(&mut self, ifname: &IfName) {
+        let name = ifname.as_str();
+        self.links.remove(name);
+        self.own.remove(name);
+        self.up.remove(name);
+        self.ports.remove(name);
+        self.addresses.retain(|(on, _)| on != name);
     }
 }
 

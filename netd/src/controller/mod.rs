@@ -14,6 +14,8 @@ mod handle;
 mod host;
 mod linux;
 mod listens;
+mod made_again;
+mod news;
 pub mod object;
 mod operations;
 pub mod plan;

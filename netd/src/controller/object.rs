@@ -18,7 +18,7 @@ use super::{
     sources::{self, SourceRoutes},
 };
 use crate::{
-    dataplane::PublishEntry,
+    dataplane::{EndpointEntry, PublishEntry},
     model::{
         Announcements, Binding, BridgeOptions, Device, Driver, Endpoint, GatewayMode, HairpinSource,
         HostAccess, Id, IfName, Mac, Name, Netns, Network, Protocol, Sandbox, SandboxMode, Sources,
@@ -189,6 +189,13 @@ pub struct Record {
     pub ipv4: Option<Ipv4Addr>,
     /// The only global IPv6 source it may use.
     pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Record {
+    /// Returns its entry, where the host side has this index.
+    pub fn entry(&self, ifindex: u32) -> EndpointEntry {
+        EndpointEntry { ifindex, network: self.network, mac: self.mac, ipv4: self.ipv4, ipv6: self.ipv6 }
+    }
 }
 
 /// A host address, port and protocol.

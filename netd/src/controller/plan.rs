@@ -16,7 +16,7 @@ use super::{
     sources,
     world::Both,
 };
-use crate::model::{Id, IfName, Network};
+use crate::model::{Id, IfName, Network, Sandbox};
 
 /// One change of the kernel. Applying it again changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,9 +135,19 @@ fn policy_changes(before: &World, after: &World, sandboxes: &[Both<'_>]) -> Chan
 /// Returns the steps that make every object of a world be there, for repairing what is missing. They do not probe: the ports
 /// are netd's already. Of what an operation may have left, they remove what is to be found while a sandbox's namespace is open.
 pub fn ensure(world: &World, renderer: &Renderer) -> Vec<Step> {
-    let networks = world.networks().flat_map(|network| object::of_network(network));
-    let policies = world.networks().filter_map(|network| access::policies(world, network)).map(Object::Links);
-    let sandboxes = world.sandboxes().flat_map(|sandbox| {
+    ensure_these(world, world.networks(), world.sandboxes(), renderer)
+}
+
+/// The same for some networks and sandboxes of a world.
+pub fn ensure_these<'a>(
+    world: &World,
+    networks: impl Iterator<Item = &'a Arc<Network>> + Clone,
+    sandboxes: impl Iterator<Item = &'a Arc<Sandbox>>,
+    renderer: &Renderer,
+) -> Vec<Step> {
+    let policies = networks.clone().filter_map(|network| access::policies(world, network)).map(Object::Links);
+    let networks = networks.flat_map(|network| object::of_network(network));
+    let sandboxes = sandboxes.flat_map(|sandbox| {
         let objects = object::of_sandbox(world, sandbox, renderer).into_iter().map(Step::Put);
         objects.chain(sources::leftover(sandbox))
     });

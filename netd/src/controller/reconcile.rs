@@ -5,7 +5,7 @@
 //! touched.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -24,8 +24,7 @@ use super::{
 use crate::{
     dataplane::{self, OpenEntry, PublishEntry},
     model::{
-        Driver, Finished, GatewayMode, HairpinSource, Id, IfName, Mac, Name, Netns, Network, Sandbox,
-        SandboxMode,
+        Driver, Finished, GatewayMode, HairpinSource, Id, IfName, Mac, Name, Network, Sandbox, SandboxMode,
     },
     store::Intent,
 };
@@ -48,13 +47,7 @@ impl<M: Machine> Controller<M> {
         if let Some(intent) = &loaded.journal {
             tracing::info!(?intent, "an operation broke off; it is undone unless it was stored");
         }
-        for sandbox in &loaded.sandboxes {
-            let nameless = |netns: &Netns| netns.owned && matches!(self.machine.found(netns), Ok(None));
-            if sandbox.netns.as_ref().is_some_and(nameless) {
-                self.name_again(sandbox).await;
-            }
-        }
-        let world = self.living(loaded.networks, loaded.sandboxes);
+        let world = self.living(loaded.networks, loaded.sandboxes).await;
         if let Some(Intent::RemoveSandbox(sandbox)) = &loaded.journal
             && world.sandbox_by_id(&sandbox.id).is_none()
         {
@@ -97,8 +90,8 @@ impl<M: Machine> Controller<M> {
         Ok(())
     }
 
-    /// Takes every step, and those that fail once more: what the machine lacked for a moment keeps nobody waiting.
-    async fn repair(&mut self, steps: &[Step]) {
+    /// Takes every step, and those that fail once more: what the machine lacked for a moment keeps nobody waiting. Returns whether all are taken.
+    pub(super) async fn repair(&mut self, steps: &[Step]) -> bool {
         let mut failed = Vec::new();
         for step in steps {
             if let Err(error) = self.machine.apply(step).await {
@@ -106,28 +99,31 @@ impl<M: Machine> Controller<M> {
                 failed.push(step);
             }
         }
+        let mut whole = true;
         for step in failed {
-            if let Err(error) = self.machine.apply(step).await
-                && self.unfinished.note(format!("{step}: {error}"))
-            {
-                tracing::error!(%step, %error, "object not repaired");
+            if let Err(error) = self.machine.apply(step).await {
+                whole = false;
+                if self.unfinished.note(format!("{step}: {error}")) {
+                    tracing::error!(%step, %error, "object not repaired");
+                }
             }
         }
+        whole
     }
 
     /// Gives links of this world that somebody renamed their names back: a link is known by its label, and by its name for all else.
     async fn names_back(&mut self, world: &World) {
         let Ok(owned) = self.machine.owned().await else { return }; // the sweep will say so
         let taken: BTreeSet<IfName> = owned.iter().filter_map(ifname_of).cloned().collect();
+        let endpoints = world.sandboxes().flat_map(|sandbox| &sandbox.endpoints);
+        let endpoints: HashMap<&Id, &IfName> =
+            endpoints.map(|endpoint| (&endpoint.id, &endpoint.host_ifname)).collect();
         for object in &owned {
             let wanted = match object {
                 Owned::Bridge { network, .. } => {
                     world.network_by_id(network).map(|network| network.bridge.ifname.clone())
                 }
-                Owned::Veth { endpoint, .. } => {
-                    let mut all = world.sandboxes().flat_map(|sandbox| &sandbox.endpoints);
-                    all.find(|other| other.id == *endpoint).map(|other| other.host_ifname.clone())
-                }
+                Owned::Veth { endpoint, .. } => endpoints.get(endpoint).copied().cloned(),
                 _ => None,
             };
             let (Some(from), Some(to)) = (ifname_of(object), wanted) else { continue };
@@ -144,20 +140,14 @@ impl<M: Machine> Controller<M> {
     }
 
     /// Returns the stored world without the sandboxes whose namespaces are gone, as after a reboot (reliability F24).
-    fn living(&mut self, networks: Vec<Network>, sandboxes: Vec<Sandbox>) -> World {
+    async fn living(&mut self, networks: Vec<Network>, sandboxes: Vec<Sandbox>) -> World {
         let mut world = World::empty(self.settings.direct_routing);
         for network in networks {
             world.put_network(network);
         }
         let mut alive = Vec::new();
         for mut sandbox in sandboxes {
-            let there = sandbox.netns.as_ref().map_or(Ok(true), |netns| {
-                let found = self.machine.found(netns)?;
-                Ok(found.is_some_and(|inode| netns.inode == 0 || netns.inode == inode))
-            });
-            let there = there.unwrap_or_else(|error| self.not_told(&sandbox, &error));
-            if !there {
-                tracing::info!(sandbox = %sandbox.name, "sandbox forgotten: its namespace is gone");
+            if !self.is_there(&sandbox).await {
                 self.forget(&sandbox.id);
                 continue;
             }
@@ -183,6 +173,21 @@ impl<M: Machine> Controller<M> {
         world
     }
 
+    /// Whether a sandbox's namespace is there, under its name again where it had lost it.
+    pub(super) async fn is_there(&mut self, sandbox: &Sandbox) -> bool {
+        let Some(netns) = &sandbox.netns else { return true };
+        let mut found = self.machine.found(netns);
+        if netns.owned && matches!(found, Ok(None)) && self.name_again(sandbox).await {
+            found = self.machine.found(netns);
+        }
+        let there = found.map(|found| found.is_some_and(|inode| netns.inode == 0 || netns.inode == inode));
+        let there = there.unwrap_or_else(|error| self.not_told(sandbox, &error));
+        if !there {
+            tracing::info!(sandbox = %sandbox.name, "sandbox forgotten: its namespace is gone");
+        }
+        there
+    }
+
     /// Takes what cannot be looked at for something that is there: the next look tells.
     fn not_told(&mut self, sandbox: &Sandbox, error: &Error) -> bool {
         if self.unfinished.note(format!("look at sandbox {}: {error}", sandbox.name)) {
@@ -192,7 +197,7 @@ impl<M: Machine> Controller<M> {
     }
 
     /// Forgets a sandbox that is gone; if that cannot be written, the next start does it again.
-    fn forget(&mut self, sandbox: &Id) {
+    pub(super) fn forget(&mut self, sandbox: &Id) {
         if let Err(error) = self.store.remove_sandbox(sandbox) {
             self.not_written(&error);
         }

@@ -3,21 +3,19 @@
 //! Most of it is heard of at once. What nobody tells is looked at every second, a part of it each time, so that a few networks and sandboxes are looked
 //! at every second and thousands in turns. Each finding is told once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     World,
     apply::Machine,
+    news::News,
     object::{self, Bridge, Object},
     tampering::Tampering,
     task::Controller,
 };
 use crate::{
     dataplane::Unhooked,
-    link::{Changes, Interfaces, LinkChange, parse_label},
+    link::{Changes, Interfaces},
     model::{Driver, Id, IfName, Netns, Network, Sandbox},
 };
 
@@ -75,8 +73,10 @@ impl<M: Machine> Controller<M> {
         if !disturbed.is_empty() {
             self.repair_settings(disturbed).await;
         }
-        if self.is_news(changes).await {
-            self.follow_news(changes).await;
+        match self.news(changes).await {
+            News::Nothing => {}
+            News::Wrong(wrong) if self.make_again(&wrong).await => {}
+            News::Wrong(_) | News::Host => self.follow_news(changes).await,
         }
         let disturbed = self.bridges_among(&changes.routes, changes.lost);
         if !disturbed.is_empty() {
@@ -118,81 +118,6 @@ impl<M: Machine> Controller<M> {
             self.rounds.tries += 1;
         }
         self.rounds.wrong = wrong;
-    }
-
-    /// Whether more has changed than what netd itself did to its own links, which takes no look at the whole host: with a thousand sandboxes that is
-    /// what most of the time would go into.
-    async fn is_news(&mut self, changes: &Changes) -> bool {
-        let own_links = self.are_own(&changes.links).await;
-        let own_index = |index: &u32| {
-            let name = self.host.links.iter().find(|(_, known)| *known == index).map(|(name, _)| name);
-            name.is_some_and(|name| self.host.own.contains(name))
-                || changes.links.get(index).is_some_and(|change| change.gone)
-        };
-        let own_routes = !changes.routes.any && changes.routes.these.iter().all(own_index);
-        if !own_links || !own_routes || changes.addresses.any || changes.ways || changes.lost {
-            return true;
-        }
-        !self.are_known(changes).await
-    }
-
-    /// Whether every bridge of netd's own that something was heard of is as it was when the host was read, and addresses changed on no other link: then
-    /// what was heard is what the host was read after, such as the making of the bridge.
-    async fn are_known(&mut self, changes: &Changes) -> bool {
-        let world = Arc::clone(&self.world);
-        let there = |index: &&u32| !changes.links.get(index).is_some_and(|change| change.gone);
-        let heard: BTreeSet<u32> =
-            changes.links.keys().chain(&changes.addresses.these).filter(there).copied().collect();
-        let mut met = BTreeSet::new();
-        for wanted in bridged(&world).filter_map(|network| bridge_of(network)) {
-            let Some(index) =
-                self.host.links.get(wanted.ifname.as_str()).filter(|index| heard.contains(index))
-            else {
-                continue;
-            };
-            met.insert(*index);
-            let Ok(Some(present)) = self.machine.bridge(&wanted.ifname).await else { return false };
-            let whole = present.up && wanted.addresses.iter().all(|net| present.addresses.contains(net));
-            if !whole || !self.host.knows(&wanted.ifname, &present) {
-                return false;
-            }
-        }
-        changes.addresses.these.iter().filter(there).all(|index| met.contains(index))
-    }
-
-    /// Whether each of these links is a sandbox's and where and what it should be, or was netd's and is no longer wanted. Notes what is there.
-    async fn are_own(&mut self, links: &BTreeMap<u32, LinkChange>) -> bool {
-        let world = Arc::clone(&self.world);
-        let wanted: HashMap<&str, (&IfName, Option<&IfName>)> = if links.is_empty() {
-            HashMap::new()
-        } else {
-            expected(&world).map(|(ifname, bridge)| (ifname.as_str(), (ifname, bridge))).collect()
-        };
-        for (&index, LinkChange { name, alias, master, gone }) in links {
-            match wanted.get(name.as_str()) {
-                // Looked at by `are_known`.
-                Some((_, None)) if !gone && self.host.links.get(name) == Some(&index) => {}
-                Some((ifname, Some(bridge))) if !gone => {
-                    let home = self.host.links.get(bridge.as_str());
-                    if home.is_some() && master.is_some_and(|master| Some(&master) != home) {
-                        return false;
-                    }
-                    let labelled = alias.as_ref().is_none_or(|alias| parse_label(alias).is_some());
-                    let is_it = self.machine.index(ifname).await.is_ok_and(|known| known == Some(index));
-                    if !labelled || !is_it {
-                        return false;
-                    }
-                    self.host.own.insert(name.clone());
-                    self.host.links.insert(name.clone(), index);
-                }
-                None if *gone && (self.host.own.contains(name) || !self.host.links.contains_key(name)) => {
-                    self.host.own.remove(name);
-                    self.host.links.remove(name);
-                }
-                _ => return false,
-            }
-        }
-        true
     }
 
     /// Puts back programs and pins that somebody else took away.
@@ -309,21 +234,11 @@ impl<M: Machine> Controller<M> {
     }
 }
 
-fn bridged(world: &World) -> impl Iterator<Item = &Arc<Network>> {
+pub(super) fn bridged(world: &World) -> impl Iterator<Item = &Arc<Network>> {
     world.networks().filter(|network| network.driver == Driver::Bridge)
 }
 
-/// Returns the host's interfaces that the world consists of, and the bridge that each is on.
-fn expected(world: &World) -> impl Iterator<Item = (&IfName, Option<&IfName>)> {
-    let networks = bridged(world).map(|network| (&network.bridge.ifname, None));
-    let endpoints = world.sandboxes().flat_map(|sandbox| &sandbox.endpoints).map(|endpoint| {
-        let network = world.network_by_id(&endpoint.network);
-        (&endpoint.host_ifname, network.map(|network| &network.bridge.ifname))
-    });
-    networks.chain(endpoints)
-}
-
-fn bridge_of(network: &Network) -> Option<Bridge> {
+pub(super) fn bridge_of(network: &Network) -> Option<Bridge> {
     let mut objects = object::of_network(network).into_iter();
     objects.find_map(|object| if let Object::Bridge(bridge) = object { Some(bridge) } else { None })
 }

@@ -3,6 +3,7 @@
 mod access;
 mod broken_off;
 mod limits;
+mod news;
 mod policies;
 mod proxies;
 mod prune;
@@ -12,7 +13,7 @@ mod sources;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
-    Attachment, Code, CreateNetwork, CreateSandbox, Error,
+    Attachment, Code, CreateNetwork, CreateSandbox, Error, Handle,
     fake::FakeMachine,
     files::Renderer,
     object::{Listen, Object},
@@ -28,6 +29,7 @@ use crate::{
 /// A controller on an empty machine, with its state in a directory of its own.
 struct Bench {
     controller: Controller<FakeMachine>,
+    handle: Handle,
     dir: tempfile::TempDir,
 }
 
@@ -53,14 +55,14 @@ impl Bench {
 
     async fn on(machine: FakeMachine, dir: tempfile::TempDir) -> Self {
         let store = Store::open(&dir.path().join("state"), &dir.path().join("copies")).expect("store");
-        let (mut controller, _, _) = Controller::new(machine, store, settings(), Renderer::default());
+        let (mut controller, handle, _) = Controller::new(machine, store, settings(), Renderer::default());
         controller.reconcile().await.expect("reconciled");
-        Self { controller, dir }
+        Self { controller, handle, dir }
     }
 
     /// Ends the daemon and starts another one on the same machine and state.
     async fn restart(self, change: impl FnOnce(&mut FakeMachine)) -> Self {
-        let Self { controller, dir } = self;
+        let Self { controller, dir, .. } = self;
         let mut machine = controller.machine;
         drop(controller.store);
         change(&mut machine);
@@ -273,103 +275,6 @@ fn links_changed() -> Changes {
 
 fn settings_changed() -> Changes {
     Changes { settings: Interfaces::any(), ..Changes::default() }
-}
-
-#[tokio::test]
-async fn the_host_is_not_read_again_for_what_netd_did_to_its_own_links() {
-    let mut bench = Bench::new().await;
-    let sandbox = bench.sandbox("a", &[], &[]).await.expect("sandbox");
-    let veth = sandbox.endpoints[0].host_ifname.to_string();
-    let index = FakeMachine::INDEX;
-    let change = |name: &str, index: u32, alias: &str, gone: bool| {
-        let change = LinkChange { name: name.into(), alias: Some(alias.into()), master: None, gone };
-        let routes = Interfaces::from(Some(index));
-        Changes { links: [(index, change)].into(), routes, ..Changes::default() }
-    };
-    let label = crate::link::label("test", "endpoint", sandbox.endpoints[0].id.as_str());
-    let looks = async |bench: &mut Bench, changes: Changes| {
-        let before = bench.controller.machine.looks;
-        bench.controller.host_changed(&changes).await;
-        bench.controller.machine.looks - before
-    };
-    assert_eq!(looks(&mut bench, change(&veth, index, &label, false)).await, 0, "it came");
-    assert_eq!(
-        looks(&mut bench, change(&veth, index + 1, &label, false)).await,
-        1,
-        "another link has its name"
-    );
-    assert_eq!(looks(&mut bench, change(&veth, index, "", false)).await, 1, "its label is gone");
-    assert_eq!(looks(&mut bench, change("other", index, &label, false)).await, 1, "it has another name");
-    assert_eq!(looks(&mut bench, change(&veth, index, &label, true)).await, 1, "somebody deleted it");
-    bench.controller.remove_sandbox("a", true).await.expect("removed");
-    assert_eq!(looks(&mut bench, change(&veth, index, &label, true)).await, 0, "netd deleted it");
-    assert_eq!(looks(&mut bench, links_changed()).await, 1, "a link of the host");
-    let by_another = Changes { routes: Interfaces::from(Some(99)), ..Changes::default() };
-    assert_eq!(looks(&mut bench, by_another).await, 1, "a route by a link of the host");
-    assert_eq!(
-        looks(&mut bench, Changes { addresses: Interfaces::any(), ..Changes::default() }).await,
-        1,
-        "an address"
-    );
-}
-
-#[tokio::test]
-async fn the_host_is_not_read_again_for_a_bridge_that_netd_made_unless_somebody_changed_it() {
-    let mut bench = Bench::new().await;
-    bench.network("web").await;
-    let network = bench.controller.world.network("web").expect("network").clone();
-    let name = network.bridge.ifname.to_string();
-    let index = bench.controller.host.links[&name];
-    let looks = async |bench: &mut Bench, changes: &Changes| {
-        let before = bench.controller.machine.looks;
-        bench.controller.host_changed(changes).await;
-        bench.controller.machine.looks - before
-    };
-    let told = |gone: bool| {
-        let label = Some(crate::link::label("test", "network", network.id.as_str()));
-        let change = LinkChange { name: name.clone(), alias: label, master: Some(0), gone };
-        let here = Interfaces::from(Some(index));
-        let links = [(index, change)].into();
-        Changes { links, addresses: here.clone(), routes: here, ..Changes::default() }
-    };
-    assert_eq!(looks(&mut bench, &told(false)).await, 0, "it came, with its addresses");
-    let elsewhere = Changes { addresses: Interfaces::from(Some(index + 1)), ..told(false) };
-    assert_eq!(looks(&mut bench, &elsewhere).await, 1, "an address of another link too");
-    let of = |objects: &mut Vec<Object>| {
-        let bridges = objects.iter_mut().filter_map(|object| match object {
-            Object::Bridge(bridge) => Some(bridge),
-            _ => None,
-        });
-        bridges.filter(|bridge| bridge.ifname.as_str() == name).for_each(|bridge| {
-            bridge.addresses.push("192.0.2.1/24".parse().expect("an address"));
-        });
-    };
-    of(&mut bench.controller.machine.objects);
-    assert_eq!(looks(&mut bench, &told(false)).await, 1, "somebody gave it an address");
-    assert_eq!(looks(&mut bench, &told(false)).await, 0, "which is known now");
-    assert_eq!(looks(&mut bench, &told(true)).await, 1, "somebody deleted it");
-}
-
-#[tokio::test]
-async fn what_somebody_deletes_is_made_again_at_once() {
-    let mut bench = Bench::new().await;
-    let sandbox = bench.sandbox("a", &[], &["8080:80"]).await.expect("sandbox");
-    bench.sandbox("b", &[], &["9090:80"]).await.expect("sandbox");
-    let objects = bench.dump();
-    let gone = sandbox.endpoints[0].host_ifname.clone();
-    let of_veth = |object: &Object| match object {
-        Object::Veth(veth) => veth.host == gone,
-        Object::Record(record) => record.host == gone,
-        Object::Programs(host, _) | Object::Up(host) => *host == gone,
-        _ => false,
-    };
-    bench.controller.machine.objects.retain(|object| !of_veth(object));
-    bench.controller.host_changed(&links_changed()).await;
-    assert_eq!(bench.dump(), objects);
-
-    let steps = bench.controller.machine.steps;
-    bench.controller.host_changed(&links_changed()).await;
-    assert_eq!(bench.controller.machine.steps, steps, "nothing is missing, nothing is done");
 }
 
 #[tokio::test]

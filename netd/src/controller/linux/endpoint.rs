@@ -7,9 +7,8 @@ use crate::{
     controller::{
         Code, Error,
         apply::Machine as _,
-        object::{self, Gateway, Inside, Record, Veth},
+        object::{self, Gateway, Inside, Veth},
     },
-    dataplane::EndpointEntry,
     link::{InsideSpec, Links, MAX_IFINDEX, PortFlags, VethSpec, label},
     model::Netns,
     netns,
@@ -115,8 +114,4 @@ pub(super) fn open(netns: &Netns) -> Result<netns::Netns, Error> {
         return Err(Error::new(Code::NotFound, text));
     }
     Ok(opened)
-}
-
-pub(super) fn endpoint_entry(record: &Record, ifindex: u32) -> EndpointEntry {
-    EndpointEntry { ifindex, network: record.network, mac: record.mac, ipv4: record.ipv4, ipv6: record.ipv6 }
 }

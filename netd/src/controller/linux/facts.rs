@@ -10,7 +10,7 @@ use std::{
 use crate::{
     controller::{
         apply::Owned,
-        host::{BridgeView, HostView},
+        host::{HostView, LinkView},
     },
     dataplane::UplinkEntry,
     ipam::{HostPrefix, HostPrefixKind},
@@ -101,13 +101,13 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
     }
 }
 
-/// Returns what a view of the host would say of a bridge.
-pub(super) fn bridge(link: &HostLink, addresses: &[HostAddress]) -> BridgeView {
-    BridgeView {
+/// Returns what a view of the host would say of a link.
+pub(super) fn link_view(link: &HostLink, addresses: &[HostAddress]) -> LinkView {
+    LinkView {
         ifindex: link.ifindex,
         labelled: link.alias.as_ref().is_some_and(|alias| alias.starts_with(LABEL)),
         up: link.up,
-        is_port: link.master.is_some(),
+        master: link.master,
         addresses: addresses.iter().map(|address| address.net).collect(),
     }
 }

@@ -28,7 +28,6 @@ pub use self::{
     sources::remove_source_routes,
 };
 use self::{
-    endpoint::endpoint_entry,
     files::remove_dir,
     ports::{open_entries, publish_entries},
     predecessors::Predecessors,
@@ -37,7 +36,7 @@ use super::{
     Code, Error, NetnsRequest,
     apply::{Machine, Owned, PortFacts},
     error::chain,
-    host::{BridgeView, HostView},
+    host::{HostView, LinkView},
     listens::Listens,
     object::{Bridge, Listen, Object},
     plan::Step,
@@ -173,7 +172,7 @@ impl Linux {
             }
             Object::Inside(inside) => self.put_inside(inside).await,
             Object::Record(record) => {
-                let entry = endpoint_entry(record, self.existing(&record.host).await?);
+                let entry = record.entry(self.existing(&record.host).await?);
                 Ok(self.dataplane(|dataplane| dataplane.put_endpoint(&entry))?)
             }
             Object::Guard(listens) => self.guard(listens).await,
@@ -215,7 +214,7 @@ impl Linux {
             }
             Object::Record(record) => {
                 let Some(index) = self.find(&record.host).await? else { return Ok(()) };
-                let entry = endpoint_entry(record, index);
+                let entry = record.entry(index);
                 Ok(self.dataplane(|dataplane| dataplane.remove_endpoint(&entry))?)
             }
             Object::Guard(listens) => self.release(listens).await,
@@ -380,10 +379,10 @@ impl Machine for Linux {
         Ok(view)
     }
 
-    async fn bridge(&mut self, ifname: &IfName) -> Result<Option<BridgeView>, Error> {
+    async fn look(&mut self, ifname: &IfName) -> Result<Option<LinkView>, Error> {
         let Some(link) = self.links.link(ifname).await? else { return Ok(None) };
         let addresses = self.links.addresses(Some(link.ifindex)).await?;
-        Ok(Some(facts::bridge(&link, &addresses)))
+        Ok(Some(facts::link_view(&link, &addresses)))
     }
 
     async fn has_netkit(&mut self) -> Result<bool, Error> {

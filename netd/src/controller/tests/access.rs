@@ -102,10 +102,10 @@ async fn a_link_opens_the_targets_exposed_ports_on_a_default_network_without_icc
         let mut settings = settings();
         let key = "com.docker.network.bridge.enable_icc".to_owned();
         settings.default_bridge.options.insert(key, icc.into());
-        let (mut controller, _, _) =
+        let (mut controller, handle, _) =
             Controller::new(FakeMachine::default(), store, settings, Renderer::default());
         controller.reconcile().await.expect("reconciled");
-        let mut bench = Bench { controller, dir };
+        let mut bench = Bench { controller, handle, dir };
         let target = CreateSandbox { exposed: vec![(81, Protocol::Udp)], ..request("d2", &[], &["8080:80"]) };
         bench.controller.create_sandbox(&target).await.expect("target");
         let linked = CreateSandbox { links: vec![("d2".into(), "db".into())], ..request("d1", &[], &[]) };

@@ -9,7 +9,6 @@ use crate::{
         host::trusted,
         linux::{
             bridge::network_entry,
-            endpoint::endpoint_entry,
             ports::{guard_entries, open_entries, publish_entries},
         },
         object::Object,
@@ -37,7 +36,7 @@ impl Plan {
             Object::Slot(slot) => self.wanted.networks.push(network_entry(slot, host.link(&slot.bridge))),
             Object::Programs(ifname, device) => self.endpoints.push((ifname.clone(), *device)),
             Object::Record(record) => {
-                self.wanted.endpoints.extend(index(&record.host).map(|index| endpoint_entry(record, index)));
+                self.wanted.endpoints.extend(index(&record.host).map(|index| record.entry(index)));
             }
             Object::Guard(listens) => self.wanted.reserved.extend(guard_entries(listens)),
             Object::Publish(publish) => {

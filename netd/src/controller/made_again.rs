@@ -1,0 +1,119 @@
+//! Makes those of netd's interfaces again that others removed or moved, by the steps that made them once, and looks at nothing else: a reconcile of
+//! thousands of sandboxes takes longer than anybody should wait for one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    World,
+    apply::Machine,
+    object::{Object, Record},
+    plan::{self, Step},
+    rounds::bridged,
+    task::Controller,
+};
+use crate::model::{Id, IfName, Network, Sandbox, SandboxMode};
+
+impl<M: Machine> Controller<M> {
+    /// Makes these interfaces again, and forgets those of their sandboxes whose namespaces are gone. Returns whether everything is there again.
+    pub(super) async fn make_again(&mut self, wrong: &BTreeSet<IfName>) -> bool {
+        tracing::warn!(interfaces = ?wrong, "interfaces were removed or changed by others and are made again");
+        self.rounds.tampering.netd_writes();
+        let before = Arc::clone(&self.world);
+        let networks: Vec<&Arc<Network>> =
+            bridged(&before).filter(|network| wrong.contains(&network.bridge.ifname)).collect();
+        let mut emptied = BTreeSet::new();
+        for network in &networks {
+            let present = self.machine.look(&network.bridge.ifname).await;
+            let known = self.host.links.get(network.bridge.ifname.as_str());
+            if present.ok().flatten().is_none_or(|link| Some(&link.ifindex) != known) {
+                emptied.insert(&network.id);
+            }
+        }
+        let touched = |sandbox: &&Arc<Sandbox>| {
+            let mut endpoints = sandbox.endpoints.iter();
+            endpoints.any(|it| wrong.contains(&it.host_ifname) || emptied.contains(&it.network))
+        };
+        let touched: Vec<&Arc<Sandbox>> = before.sandboxes().filter(touched).collect();
+        let after = self.without_dead(&before, &touched).await;
+        let alive = touched.into_iter().filter(|sandbox| after.sandbox_by_id(&sandbox.id).is_some());
+        let mut steps = plan::ensure_these(&after, networks.iter().copied(), alive, &self.renderer);
+        let indexes = self.host.links.clone();
+        steps.extend(plan::diff(&before, &after, &self.renderer));
+        let whole = self.repair(&steps).await;
+        self.machine.settle().await;
+        self.show(after);
+        for lost in before.sandboxes().filter(|sandbox| self.world.sandbox_by_id(&sandbox.id).is_none()) {
+            self.tell_removed(lost);
+        }
+        self.note_made(&networks, &steps).await && self.end_earlier(&steps, &indexes) && whole
+    }
+
+    /// Returns the world without those of these sandboxes whose namespaces are gone, and without those that share them.
+    async fn without_dead(&mut self, world: &World, sandboxes: &[&Arc<Sandbox>]) -> World {
+        let mut next = world.clone();
+        let mut dead: BTreeSet<Id> = BTreeSet::new();
+        for sandbox in sandboxes {
+            if !self.is_there(sandbox).await {
+                dead.insert(sandbox.id.clone());
+            }
+        }
+        if dead.is_empty() {
+            return next;
+        }
+        for sandbox in world.sandboxes() {
+            let shares = matches!(&sandbox.mode, SandboxMode::Sandbox(target) if dead.contains(target));
+            if shares || dead.contains(&sandbox.id) {
+                self.forget(&sandbox.id);
+                next.remove_sandbox(&sandbox.id);
+            }
+        }
+        next
+    }
+
+    /// Notes what there is again. Returns whether all of it is.
+    async fn note_made(&mut self, networks: &[&Arc<Network>], steps: &[Step]) -> bool {
+        let mut all = true;
+        let bridges = networks.iter().map(|network| (&network.bridge.ifname, None));
+        let veths = steps.iter().filter_map(|step| match step {
+            Step::Put(Object::Veth(veth)) => Some((&veth.host, Some(&veth.bridge))),
+            _ => None,
+        });
+        for (ifname, bridge) in bridges.chain(veths) {
+            match self.machine.look(ifname).await {
+                Ok(Some(link)) => self.host.note(ifname, &link, bridge),
+                _ => all = false,
+            }
+        }
+        for step in steps {
+            if let Step::Remove(Object::Veth(veth)) = step {
+                self.host.forget(&veth.host);
+            }
+        }
+        all
+    }
+
+    /// Ends in the packet path what earlier links of these endpoints had: it goes by their indexes. Returns whether nothing of it is left.
+    fn end_earlier(&mut self, steps: &[Step], indexes: &BTreeMap<String, u32>) -> bool {
+        let earlier = steps.iter().filter_map(|step| match step {
+            Step::Put(Object::Record(record)) => Some((record, *indexes.get(record.host.as_str())?)),
+            _ => None,
+        });
+        let earlier: Vec<(&Record, u32)> = earlier
+            .filter(|(record, index)| self.host.links.get(record.host.as_str()) != Some(index))
+            .collect();
+        let ended = self.machine.dataplane(|dataplane| {
+            for (record, index) in earlier {
+                dataplane.remove_endpoint(&record.entry(index))?;
+                dataplane.detach_endpoint(index)?;
+            }
+            Ok::<_, crate::dataplane::Error>(())
+        });
+        if let Err(error) = &ended {
+            tracing::error!(%error, "the packet path still knows links that are gone");
+        }
+        ended.is_ok()
+    }
+}
