@@ -13,7 +13,7 @@ use crate::{
     dataplane::Dataplane,
     failpoint,
     ipam::HostPrefix,
-    link::Proxy,
+    link::{Changes, Proxy},
     model::{Id, IfName, Name, Netns, Sandbox},
 };
 
@@ -66,6 +66,14 @@ pub trait Machine: Send + 'static {
 
     /// Returns what the packet path has to know of the host, where these are netd's bridges.
     fn host(&mut self, bridges: &[IfName]) -> impl Future<Output = Result<HostView, Error>> + Send;
+
+    /// Takes note of links that others changed: what was remembered of them holds no longer.
+    fn heard(&mut self, _changes: &Changes) {}
+
+    /// Lists the host's links; what is asked of them until `settle` is answered from the list.
+    fn list_anew(&mut self) -> impl Future<Output = Result<(), Error>> + Send {
+        async { Ok(()) }
+    }
 
     /// Returns how one of the host's links is, if it is there.
     fn look(&mut self, ifname: &IfName) -> impl Future<Output = Result<Option<LinkView>, Error>> + Send;

@@ -61,6 +61,9 @@ impl<M: Machine> Controller<M> {
         for lost in before.sandboxes().filter(|sandbox| world.sandbox_by_id(&sandbox.id).is_none()) {
             self.tell_removed(lost);
         }
+        if let Err(error) = self.machine.list_anew().await {
+            tracing::debug!(%error, "links are listed again for each question");
+        }
         self.names_back(&world).await;
         self.sync_host().await;
         let mut steps = plan::ensure(&world, &self.renderer);

@@ -69,6 +69,7 @@ impl<M: Machine> Controller<M> {
 
     /// Looks at the host after it has changed: the packet path follows, and what somebody did to netd's interfaces is put right.
     pub(super) async fn host_changed(&mut self, changes: &Changes) {
+        self.machine.heard(changes);
         let disturbed = self.bridges_among(&changes.settings, changes.lost);
         if !disturbed.is_empty() {
             self.repair_settings(disturbed).await;

@@ -71,10 +71,12 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     directories::prepare(&settings)?;
     let store = directories::open_store(&settings)?;
     let listener = listen(&settings, passed)?;
-    let (controller, handle, commands) = assemble(&settings, store).await?;
+    let links = Links::open().await?;
+    // What changes while the start looks at everything is heard of after it.
+    let watcher = Watcher::open(links.netns()).await?;
+    let (controller, handle, commands) = assemble(&settings, store, links).await?;
     let audit = Log::start(audit::directory(&settings.state_dir), settings.audit);
     let audit = Arc::new(audit.map_err(|error| start("write the audit log", &error))?);
-    let watcher = Watcher::open(controller.links().netns()).await?;
     let (stop, stopping) = watch::channel(false);
     let audit_for_api = Arc::clone(&audit);
     let service = api::Service { listener, handle, audit: audit_for_api, user_limits: settings.user_limits };
@@ -133,8 +135,8 @@ async fn finish_requests(served: JoinHandle<()>) {
 async fn assemble(
     settings: &Settings,
     mut store: Store,
+    links: Links,
 ) -> Result<(Controller<Linux>, Handle, crate::controller::Commands), Error> {
-    let links = Links::open().await?;
     let original = original_reserved_ports(settings, &links, &mut store).await?;
     let reserved = Reserved::start(links.netns(), &original, &settings.nat_port_ranges).await?;
     let dataplane = open_dataplane(settings)?;

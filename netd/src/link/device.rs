@@ -203,7 +203,19 @@ impl Links {
 
     /// Reads every link, undisturbed.
     pub async fn links(&self) -> Result<Vec<HostLink>, Error> {
+        self.list_links(Vec::new()).await
+    }
+
+    /// Reads every link that is no port of another one, undisturbed.
+    pub async fn links_without_master(&self) -> Result<Vec<HostLink>, Error> {
+        /// What says so in a list's filter (`link_master_filtered`, net/core/rtnetlink.c).
+        const NONE: u32 = u32::MAX;
+        self.list_links(vec![LinkAttribute::Controller(NONE)]).await
+    }
+
+    async fn list_links(&self, filter: Vec<LinkAttribute>) -> Result<Vec<HostLink>, Error> {
         let mut all = LinkMessage::default();
+        all.attributes = filter;
         all.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let link = |message| match message {
             RouteNetlinkMessage::NewLink(link) => Some(HostLink::parse(&link)),
@@ -292,6 +304,21 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::tests::{in_new_netns, ip};
+
+    #[test]
+    fn links_without_a_master_are_listed_alone() {
+        in_new_netns(async || {
+            ip("link add br0 type bridge");
+            ip("link add port0 master br0 type veth peer name free0");
+            let links = Links::open().await.expect("socket");
+            let names = |all: Vec<HostLink>| all.into_iter().map(|link| link.name).collect::<Vec<_>>();
+            let all = names(links.links().await.expect("all"));
+            assert!(all.contains(&"port0".to_owned()), "{all:?}");
+            let free = names(links.links_without_master().await.expect("some"));
+            assert_eq!(free, all.into_iter().filter(|name| name != "port0").collect::<Vec<_>>());
+        });
+    }
 
     #[test]
     fn a_links_framing_follows_its_hardware_type() {

@@ -43,7 +43,15 @@ impl Links {
     /// # Errors
     /// `is_interrupted` when one was disturbed ten times in a row: conclude nothing, try again later.
     pub async fn snapshot(&self) -> Result<HostSnapshot, Error> {
-        let (links, addresses) = (self.links().await?, self.addresses(None).await?);
+        self.snapshot_with(self.links().await?).await
+    }
+
+    /// The same with links that were read already.
+    ///
+    /// # Errors
+    /// As [`Links::snapshot`].
+    pub async fn snapshot_with(&self, links: Vec<HostLink>) -> Result<HostSnapshot, Error> {
+        let addresses = self.addresses(None).await?;
         // Rules before routes: of a table that a rule is about to be made for, no route is missing then.
         let rules6 = self.rules6().await?;
         let suppressed =

@@ -7,8 +7,8 @@ use rtnetlink::packet_route::link::{AfSpecInet, AfSpecInet6, AfSpecUnspec, Inet6
 /// What the kernel told of a link's settings; nothing of a family that the link or the kernel does not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Told {
-    ipv4: Option<InetDevConf>,
-    ipv6: Option<Inet6DevConf>,
+    ipv4: Option<Box<InetDevConf>>,
+    ipv6: Option<Box<Inet6DevConf>>,
 }
 
 impl Told {
@@ -18,13 +18,13 @@ impl Told {
             match family {
                 AfSpecUnspec::Inet(all) => {
                     told.ipv4 = all.iter().find_map(|one| match one {
-                        AfSpecInet::DevConf(settings) => Some(*settings),
+                        AfSpecInet::DevConf(settings) => Some(Box::new(*settings)),
                         _ => None,
                     });
                 }
                 AfSpecUnspec::Inet6(all) => {
                     told.ipv6 = all.iter().find_map(|one| match one {
-                        AfSpecInet6::DevConf(settings) => Some(*settings),
+                        AfSpecInet6::DevConf(settings) => Some(Box::new(*settings)),
                         _ => None,
                     });
                 }
@@ -40,7 +40,7 @@ impl Told {
         let (_, key) = rest.rsplit_once('/')?;
         match family {
             "ipv4" => match key {
-                "arp_notify" => Some(self.ipv4?.arp_notify),
+                "arp_notify" => Some(self.ipv4.as_ref()?.arp_notify),
                 _ => None,
             },
             "ipv6" => {
@@ -77,7 +77,7 @@ mod tests {
     fn what_was_told_to_be_so_is_not_set_again_and_what_was_not_told_is() {
         let mut ipv6 = Inet6DevConf::default();
         ipv6.accept_ra = 1;
-        let told = Told { ipv4: None, ipv6: Some(ipv6) };
+        let told = Told { ipv4: None, ipv6: Some(ipv6.into()) };
         let setting = |path: &str, value: &str| (path.to_owned(), value.to_owned());
         let wanted = vec![
             setting("ipv4/conf/eth0/arp_notify", "1"),

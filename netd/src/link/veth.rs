@@ -61,16 +61,22 @@ impl Links {
     /// sandbox is taken.
     pub async fn create_veth(&self, spec: &VethSpec) -> Result<u32, Error> {
         let inside = Self::open_in(&spec.peer_netns).await?;
-        Ok(self.ensure_veth(spec, &inside, MAX_IFINDEX).await?.host.ifindex)
+        let present = self.link(&spec.host_ifname).await?;
+        Ok(self.ensure_veth(spec, present, &inside, MAX_IFINDEX).await?.host.ifindex)
     }
 
-    /// The same with the sandbox's namespace already open, and with host sides' indexes below a limit.
+    /// The same where the host side's name is this link's, with the sandbox's namespace already open, and with host sides' indexes below a limit.
     ///
     /// # Errors
     /// As [`Links::create_veth`].
-    pub async fn ensure_veth(&self, spec: &VethSpec, inside: &Self, limit: u32) -> Result<Veth, Error> {
+    pub async fn ensure_veth(
+        &self,
+        spec: &VethSpec,
+        mut present: Option<HostLink>,
+        inside: &Self,
+        limit: u32,
+    ) -> Result<Veth, Error> {
         let doing = format!("create {} {}", kind(spec.device), spec.host_ifname);
-        let mut present = self.link(&spec.host_ifname).await?;
         if let Some(host) = &present {
             host.check_owner(&kind(spec.device), &spec.label)?;
             if host.ifindex >= limit || !inside.has_peer(host, spec).await? {
@@ -228,8 +234,10 @@ mod tests {
             spec.host_ifname = "veth9".parse().expect("valid");
             spec.peer_ifname = "peer9".parse().expect("valid");
             let inside = Links::open_in(&spec.peer_netns).await.expect("own");
-            let below =
-                async |limit| Ok::<_, Error>(links.ensure_veth(&spec, &inside, limit).await?.host.ifindex);
+            let below = async |limit| {
+                let present = links.link(&spec.host_ifname).await?;
+                Ok::<_, Error>(links.ensure_veth(&spec, present, &inside, limit).await?.host.ifindex)
+            };
             let index = below(6).await.expect("veth");
             assert!(index < 6, "{index}");
             let link = links.link(&spec.host_ifname).await.expect("answer").expect("present");

@@ -10,7 +10,7 @@ use crate::{
         object::{self, Gateway, Inside, Veth},
     },
     link::{InsideSpec, Links, MAX_IFINDEX, PortFlags, VethSpec, label},
-    model::Netns,
+    model::{IfName, Netns},
     netns,
 };
 
@@ -28,7 +28,11 @@ impl Linux {
             mtu: veth.mtu,
         };
         let bridge = self.existing(&veth.bridge).await?;
-        let made = self.links.ensure_veth(&spec, &inside, MAX_IFINDEX).await?;
+        let present = match self.listing.fresh(&veth.host) {
+            Some(listed) => Some(listed.clone()),
+            None => self.links.link(&veth.host).await?,
+        };
+        let made = self.links.ensure_veth(&spec, present, &inside, MAX_IFINDEX).await?;
         if made.fresh {
             let haste = self.predecessors.haste(&veth.bridge, &veth.addresses);
             self.fresh.insert(veth.inside.clone(), haste);
@@ -37,6 +41,7 @@ impl Linux {
         self.indexes.insert(veth.host.clone(), host.ifindex);
         let flags = PortFlags { isolated: veth.isolated, ..PortFlags::default() };
         if (host.master, host.port) != (Some(bridge), Some(flags)) {
+            self.listing.note_changed(host.ifindex);
             self.links.enslave(&veth.host, bridge, flags).await?;
         }
         Ok(self.links.add_endpoint(host.ifindex, bridge, veth.mac, &veth.addresses).await?)
@@ -46,10 +51,7 @@ impl Linux {
         self.indexes.remove(&veth.host);
         self.predecessors.remember(&veth.bridge, &veth.addresses);
         let ours = label(&self.instance, "endpoint", veth.endpoint.as_str());
-        let present = self.links.link(&veth.host).await?;
-        if present.is_some_and(|link| link.alias.as_deref() == Some(&ours)) {
-            self.links.delete_link(&veth.host).await?;
-        }
+        self.remove_labelled(&veth.host, &ours).await?;
         if let Some(index) = self.leaving.remove(&veth.host) {
             self.dataplane(|dataplane| dataplane.detach_endpoint(index))?;
         }
@@ -59,6 +61,39 @@ impl Linux {
             }
         }
         Ok(())
+    }
+
+    /// Removes the link of this name if it carries this label, and returns its index.
+    pub(super) async fn remove_labelled(
+        &mut self,
+        ifname: &IfName,
+        label: &str,
+    ) -> Result<Option<u32>, Error> {
+        let present = self.links.link(ifname).await?;
+        let Some(ours) = present.filter(|link| link.alias.as_deref() == Some(label)) else { return Ok(None) };
+        self.listing.note_changed(ours.ifindex);
+        self.links.delete_link(ifname).await?;
+        Ok(Some(ours.ifindex))
+    }
+
+    pub(super) async fn put_up(&mut self, host: &IfName) -> Result<(), Error> {
+        if self.listing.fresh(host).is_some_and(|link| link.up) {
+            return Ok(());
+        }
+        if let Some(index) = self.indexes.get(host) {
+            self.listing.note_changed(*index);
+        }
+        Ok(self.links.set_running(host).await?)
+    }
+
+    pub(super) async fn remove_up(&mut self, host: &IfName) -> Result<(), Error> {
+        if let Some(index) = self.indexes.get(host) {
+            self.listing.note_changed(*index);
+        }
+        match self.links.set_down(host).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     pub(super) async fn put_inside(&mut self, inside: &Inside) -> Result<(), Error> {

@@ -6,6 +6,7 @@ mod command;
 mod endpoint;
 mod facts;
 mod files;
+mod listing;
 mod namespaces;
 mod ports;
 mod predecessors;
@@ -29,6 +30,7 @@ pub use self::{
 };
 use self::{
     files::remove_dir,
+    listing::Listing,
     ports::{open_entries, publish_entries},
     predecessors::Predecessors,
 };
@@ -43,12 +45,11 @@ use super::{
     probe,
     reserved::Reserved,
     sandboxes::Place,
-    task::Controller,
 };
 use crate::{
     dataplane::Dataplane,
     ipam::HostPrefix,
-    link::{Haste, HostLink, Links, Neighbour, Proxy, Segments, Turns, label},
+    link::{Changes, Haste, HostLink, Links, Neighbour, Proxy, Segments, Turns, label},
     model::{Announcements, IfName, Name, Netns, Sandbox},
     netns, pulse,
     sysctl::{self, ReservedPorts},
@@ -81,6 +82,8 @@ pub struct Linux {
     reserved: Reserved,
     /// Host ports that are reserved in the packet path.
     guarded: Listens,
+    /// What is remembered of the host's links.
+    listing: Listing,
     /// Indexes of bridges and host sides, which don't change while a link lives.
     indexes: HashMap<IfName, u32>,
     /// What the uplinks take from the stack in one piece.
@@ -123,6 +126,7 @@ impl Linux {
             collecting: Arc::default(),
             reserved,
             guarded: inventory.publishes.iter().map(Listen::from).collect(),
+            listing: Listing::default(),
             indexes: HashMap::new(),
             segments: Segments::default(),
             inside: None,
@@ -185,7 +189,7 @@ impl Linux {
                 Ok(self.dataplane(|dataplane| dataplane.put_open(&entries))?)
             }
             Object::Links(links) => Ok(self.dataplane(|dataplane| dataplane.put_links(&links.ports))?),
-            Object::Up(host) => Ok(self.links.set_running(host).await?),
+            Object::Up(host) => self.put_up(host).await,
             Object::Gateway(gateway) => self.put_gateway(gateway).await,
             Object::SourceRoutes(wanted) => self.put_source_routes(wanted).await,
         }
@@ -228,10 +232,7 @@ impl Linux {
                 Ok(self.dataplane(|dataplane| dataplane.remove_open(&entries))?)
             }
             Object::Links(links) => Ok(self.dataplane(|dataplane| dataplane.remove_links(&links.ports))?),
-            Object::Up(host) => match self.links.set_down(host).await {
-                Err(error) if error.is_not_found() => Ok(()),
-                other => Ok(other?),
-            },
+            Object::Up(host) => self.remove_up(host).await,
             Object::SourceRoutes(unwanted) => match &self.inside {
                 Some((path, links)) if *path == unwanted.netns.path => {
                     Ok(links.ensure_source_routes(&[]).await?)
@@ -260,6 +261,7 @@ impl Machine for Linux {
 
     async fn settle(&mut self) {
         self.inside = None;
+        self.listing.settle();
         self.nameless.clear();
         self.fresh.clear();
         for (host, index) in std::mem::take(&mut self.leaving) {
@@ -299,12 +301,13 @@ impl Machine for Linux {
                 _ => None,
             })
             .collect();
-        let links = self.links.links().await?;
+        let links = self.every_link().await?;
         let is_ours = |link: &&HostLink| {
             let known = link.alias.as_ref().and_then(|alias| labels.get(alias));
             known.is_some_and(|host| host.as_str() == link.name)
         };
         let ours: Vec<&HostLink> = links.iter().filter(is_ours).collect();
+        ours.iter().for_each(|link| self.listing.note_changed(link.ifindex));
         Ok(self.links.delete_links(&ours).await?)
     }
 
@@ -366,11 +369,13 @@ impl Machine for Linux {
     }
 
     async fn prefixes(&mut self) -> Result<Vec<HostPrefix>, Error> {
-        Ok(facts::prefixes(&self.links.snapshot().await?, &format!("netd:{}:", self.instance)))
+        let links = self.every_link().await?;
+        Ok(facts::prefixes(&self.links.snapshot_with(links).await?, &format!("netd:{}:", self.instance)))
     }
 
     async fn host(&mut self, bridges: &[IfName]) -> Result<HostView, Error> {
-        let snapshot = self.links.snapshot().await?;
+        let links = self.every_link().await?;
+        let snapshot = self.links.snapshot_with(links).await?;
         let sizes: HashMap<u32, Segments> =
             snapshot.links.iter().map(|link| (link.ifindex, link.segments)).collect();
         let view = facts::view(snapshot, bridges, &self.only_uplinks);
@@ -383,6 +388,14 @@ impl Machine for Linux {
         let Some(link) = self.links.link(ifname).await? else { return Ok(None) };
         let addresses = self.links.addresses(Some(link.ifindex)).await?;
         Ok(Some(facts::link_view(&link, &addresses)))
+    }
+
+    fn heard(&mut self, changes: &Changes) {
+        self.listing.note_heard(changes);
+    }
+
+    async fn list_anew(&mut self) -> Result<(), Error> {
+        self.list_links().await.map(drop)
     }
 
     async fn has_netkit(&mut self) -> Result<bool, Error> {
@@ -408,7 +421,7 @@ impl Machine for Linux {
     }
 
     async fn owned(&mut self) -> Result<Vec<Owned>, Error> {
-        let mut owned = facts::owned_links(&self.links.links().await?, &self.instance);
+        let mut owned = facts::owned_links(&self.every_link().await?, &self.instance);
         let files =
             facts::owned_files(&self.netns_dir, &self.sandboxes_dir).map_err(|error| listing(&error))?;
         owned.extend(files);
@@ -428,12 +441,15 @@ impl Machine for Linux {
 
     async fn remove_orphan(&mut self, orphan: &Owned) -> Result<(), Error> {
         match orphan {
-            Owned::Bridge { ifname, .. } => Ok(self.links.delete_link(ifname).await?),
-            Owned::Veth { ifname, .. } => {
-                let index = self.find(ifname).await?;
+            Owned::Bridge { ifname, network } => {
                 self.indexes.remove(ifname);
-                self.links.delete_link(ifname).await?;
-                let Some(index) = index else { return Ok(()) };
+                let ours = label(&self.instance, "network", network.as_str());
+                self.remove_labelled(ifname, &ours).await.map(drop)
+            }
+            Owned::Veth { ifname, endpoint } => {
+                self.indexes.remove(ifname);
+                let ours = label(&self.instance, "endpoint", endpoint.as_str());
+                let Some(index) = self.remove_labelled(ifname, &ours).await? else { return Ok(()) };
                 Ok(self.dataplane(|dataplane| dataplane.detach_endpoint(index))?)
             }
             Owned::Netns(name) => Ok(netns::Netns::remove(name, &self.netns_dir)?),
@@ -443,6 +459,11 @@ impl Machine for Linux {
     }
 
     async fn rename(&mut self, from: &IfName, to: &IfName) -> Result<(), Error> {
+        self.indexes.remove(from);
+        if let Some(index) = self.find(from).await? {
+            self.listing.note_changed(index);
+        }
+        self.indexes.remove(from);
         self.indexes.remove(to);
         Ok(self.links.rename(from, to).await?)
     }
@@ -492,13 +513,6 @@ impl Machine for Linux {
     fn dataplane<T>(&mut self, act: impl FnOnce(&mut dyn Dataplane) -> T) -> T {
         // A panic elsewhere has not torn the maps: each call is atomic.
         act(self.dataplane.lock().unwrap_or_else(PoisonError::into_inner).as_mut())
-    }
-}
-
-impl Controller<Linux> {
-    /// Returns the host's links.
-    pub fn links(&self) -> &Links {
-        &self.machine.links
     }
 }
 
