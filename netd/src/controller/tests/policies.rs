@@ -16,7 +16,7 @@ fn policy(from: &str, to: &str, ports: &[(u16, Protocol)]) -> CreatePolicy {
     CreatePolicy { network: "app".into(), from, to: to.into(), ports: ports.to_vec() }
 }
 
-/// Returns what policies open, names in place of addresses: `web>db:5432/tcp`.
+/// Returns what policies open, names in place of addresses: `web>sql:5432/tcp`.
 fn opens(bench: &Bench) -> Vec<String> {
     let name = |ip: IpAddr| {
         if ip.is_unspecified() {
@@ -53,31 +53,31 @@ const SQL: [(u16, Protocol); 1] = [(5432, Protocol::Tcp)];
 #[tokio::test]
 async fn a_policy_follows_the_names_it_speaks_of() {
     let mut bench = bench().await;
-    bench.controller.add_policy(&policy("web", "db", &SQL)).await.expect("of sandboxes that will come");
+    bench.controller.add_policy(&policy("web", "sql", &SQL)).await.expect("of sandboxes that will come");
     bench.sandbox("web", &["app"], &[]).await.expect("web");
     assert_eq!(opens(&bench), [""; 0], "it waits");
-    bench.sandbox("db", &["app"], &[]).await.expect("db");
-    assert_eq!(opens(&bench), ["web>db:5432/tcp"]);
-    bench.controller.disconnect("app", "db", false).await.expect("disconnected");
+    bench.sandbox("sql", &["app"], &[]).await.expect("sql");
+    assert_eq!(opens(&bench), ["web>sql:5432/tcp"]);
+    bench.controller.disconnect("app", "sql", false).await.expect("disconnected");
     assert_eq!(opens(&bench), [""; 0]);
     bench.sandbox("other", &["app"], &[]).await.expect("takes the address");
     assert_eq!(opens(&bench), [""; 0]);
-    bench.controller.connect("db", &attachment("app")).await.expect("connected");
-    assert_eq!(opens(&bench), ["web>db:5432/tcp"], "at its new address");
+    bench.controller.connect("sql", &attachment("app")).await.expect("connected");
+    assert_eq!(opens(&bench), ["web>sql:5432/tcp"], "at its new address");
     bench.controller.remove_sandbox("web", false).await.expect("removed");
     assert_eq!(opens(&bench), [""; 0]);
     bench.sandbox("web", &["app"], &[]).await.expect("made anew");
-    assert_eq!(opens(&bench), ["web>db:5432/tcp"]);
+    assert_eq!(opens(&bench), ["web>sql:5432/tcp"]);
     let before = bench.dump();
     let bench = bench.restart(|_| {}).await;
     assert_eq!(bench.dump(), before);
-    assert_eq!(opens(&bench), ["web>db:5432/tcp"]);
+    assert_eq!(opens(&bench), ["web>sql:5432/tcp"]);
 }
 
 #[tokio::test]
 async fn policies_add_up_and_go_one_by_one_and_with_their_network() {
     let mut bench = bench().await;
-    for name in ["web", "db", "dns"] {
+    for name in ["web", "sql", "dns"] {
         bench.sandbox(name, &["app"], &[]).await.expect(name);
     }
     let add = async |bench: &mut Bench, wanted: CreatePolicy| {
@@ -85,18 +85,18 @@ async fn policies_add_up_and_go_one_by_one_and_with_their_network() {
     };
     let ports = [(53, Protocol::Udp), (53, Protocol::Tcp), (53, Protocol::Udp)];
     let names = add(&mut bench, policy("", "dns", &ports)).await;
-    let sql = add(&mut bench, policy("web", "db", &SQL)).await;
+    let sql = add(&mut bench, policy("web", "sql", &SQL)).await;
     let more = [SQL[0], (80, Protocol::Sctp)];
-    add(&mut bench, policy("web", "db", &more)).await;
-    add(&mut bench, policy("dns", "db", &[])).await;
-    let all = ["*>dns:53/tcp", "*>dns:53/udp", "dns>db:*", "web>db:5432/tcp", "web>db:80/sctp"];
+    add(&mut bench, policy("web", "sql", &more)).await;
+    add(&mut bench, policy("dns", "sql", &[])).await;
+    let all = ["*>dns:53/tcp", "*>dns:53/udp", "dns>sql:*", "web>sql:5432/tcp", "web>sql:80/sctp"];
     assert_eq!(opens(&bench), all);
     bench.controller.remove_policy(&sql).await.expect("removed");
     assert_eq!(opens(&bench), all, "another one opens the same");
     bench.controller.remove_policy(&names[..20]).await.expect("removed, by the beginning of its id");
     assert_eq!(opens(&bench), all[2..]);
     assert_eq!(bench.controller.remove_policy(&sql).await.expect_err("gone").code, Code::NotFound);
-    for name in ["web", "db", "dns"] {
+    for name in ["web", "sql", "dns"] {
         bench.controller.remove_sandbox(name, false).await.expect(name);
     }
     assert_eq!(opens(&bench), [""; 0]);
@@ -107,11 +107,11 @@ async fn policies_add_up_and_go_one_by_one_and_with_their_network() {
 #[tokio::test]
 async fn operations_on_policies_fail_clean() {
     let mut bench = bench().await;
-    for name in ["web", "db"] {
+    for name in ["web", "sql"] {
         bench.sandbox(name, &["app"], &[]).await.expect(name);
     }
     fails_clean(&mut bench, async |controller| {
-        controller.add_policy(&policy("web", "db", &SQL)).await.map(drop)
+        controller.add_policy(&policy("web", "sql", &SQL)).await.map(drop)
     })
     .await;
     fails_clean(&mut bench, async |controller| {
@@ -130,8 +130,8 @@ async fn operations_on_policies_fail_clean() {
         .id
         .to_string();
     fails_clean(&mut bench, async |controller| controller.remove_policy(&id).await).await;
-    bench.controller.add_policy(&policy("", "db", &[])).await.expect("added");
-    fails_clean(&mut bench, async |controller| controller.remove_sandbox("db", false).await.map(drop)).await;
+    bench.controller.add_policy(&policy("", "sql", &[])).await.expect("added");
+    fails_clean(&mut bench, async |controller| controller.remove_sandbox("sql", false).await.map(drop)).await;
 }
 
 #[tokio::test]
@@ -139,25 +139,25 @@ async fn what_says_nothing_is_refused() {
     let mut bench = bench().await;
     bench.network("open").await;
     bench.sandbox("web", &["app"], &[]).await.expect("web");
-    bench.controller.add_policy(&policy("web", "db", &SQL)).await.expect("added");
+    bench.controller.add_policy(&policy("web", "sql", &SQL)).await.expect("added");
     let many: Vec<_> = (1..=1025).map(|port| (port, Protocol::Tcp)).collect();
     for (request, code, part) in [
-        (policy("web", "db", &SQL), Code::Conflict, "has it already"),
+        (policy("web", "sql", &SQL), Code::Conflict, "has it already"),
         (policy("web", "web", &SQL), Code::Usage, "reaches itself anyway"),
         (policy("web", "not/a name", &SQL), Code::Usage, "invalid name"),
-        (policy("web", "db", &many), Code::Usage, "1025 ports, a policy has room for 1024"),
+        (policy("web", "sql", &many), Code::Usage, "1025 ports, a policy has room for 1024"),
         (
-            CreatePolicy { network: "open".into(), ..policy("web", "db", &SQL) },
+            CreatePolicy { network: "open".into(), ..policy("web", "sql", &SQL) },
             Code::Usage,
             "talk to each other anyway",
         ),
         (
-            CreatePolicy { network: "host".into(), ..policy("web", "db", &SQL) },
+            CreatePolicy { network: "host".into(), ..policy("web", "sql", &SQL) },
             Code::Usage,
             "no endpoints of its own",
         ),
         (
-            CreatePolicy { network: "none such".into(), ..policy("web", "db", &SQL) },
+            CreatePolicy { network: "none such".into(), ..policy("web", "sql", &SQL) },
             Code::NotFound,
             "not found",
         ),
