@@ -83,7 +83,7 @@ impl Links {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::process::Command;
 
     use nix::sched::{CloneFlags, unshare};
