@@ -307,7 +307,9 @@ impl Machine for Linux {
             known.is_some_and(|host| host.as_str() == link.name)
         };
         let ours: Vec<&HostLink> = links.iter().filter(is_ours).collect();
-        ours.iter().for_each(|link| self.listing.note_changed(link.ifindex));
+        for link in &ours {
+            self.listing.note_changed(link.ifindex);
+        }
         Ok(self.links.delete_links(&ours).await?)
     }
 
