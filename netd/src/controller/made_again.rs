@@ -9,6 +9,7 @@ use std::{
 use super::{
     World,
     apply::Machine,
+    host,
     object::{Object, Record},
     plan::{self, Step},
     rounds::bridged,
@@ -95,7 +96,7 @@ impl<M: Machine> Controller<M> {
         all
     }
 
-    /// Ends in the packet path what earlier links of these endpoints had: it goes by their indexes. Returns whether nothing of it is left.
+    /// Tells the packet path of new indexes, and ends there what earlier links of these endpoints had: it goes by them. Returns whether that is done.
     fn end_earlier(&mut self, steps: &[Step], indexes: &BTreeMap<String, u32>) -> bool {
         let earlier = steps.iter().filter_map(|step| match step {
             Step::Put(Object::Record(record)) => Some((record, *indexes.get(record.host.as_str())?)),
@@ -104,7 +105,10 @@ impl<M: Machine> Controller<M> {
         let earlier: Vec<(&Record, u32)> = earlier
             .filter(|(record, index)| self.host.links.get(record.host.as_str()) != Some(index))
             .collect();
+        let trusted = host::trusted(&self.world, &self.host.links);
         let ended = self.machine.dataplane(|dataplane| {
+            dataplane.set_links(&self.host.links)?;
+            dataplane.set_trusted(&trusted)?;
             for (record, index) in earlier {
                 dataplane.remove_endpoint(&record.entry(index))?;
                 dataplane.detach_endpoint(index)?;
