@@ -262,6 +262,10 @@ impl<'a> Bench<'a> {
         }
         wrong.add("after the retry", subject.violations());
         run_all(subject, operation.after, &mut wrong);
+        if !killed {
+            // What it could not put right at once it tries again after a second.
+            subject.until_ready();
+        }
         wrong.add("in the end not as in the beginning", began.diff(&subject.picture()));
         (hit, wrong.0)
     }

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::tracer::{Traced, Trap};
 use crate::{
-    Dirs, Ns, Run, Snapshot, Topology, binary,
+    Dirs, Ns, Run, Snapshot, Topology, binary, eventually,
     invariants::{self, Instance, MapDump},
     promotion::until_promoted,
 };
@@ -252,6 +252,12 @@ impl Subject {
         let options = self.dirs.options();
         let args: Vec<&str> = ["down"].into_iter().chain(options.iter().map(String::as_str)).collect();
         self.command(&args)
+    }
+
+    /// Waits until the daemon has nothing left to put right.
+    pub fn until_ready(&self) {
+        let state = || self.run(&["status", "--format", "{{.State}}"]).stdout;
+        eventually("a daemon that is ready", || state().trim() == "ready");
     }
 
     /// What it all looks like, once nothing is on its way.
