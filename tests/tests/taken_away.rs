@@ -62,6 +62,15 @@ impl World {
         }
     }
 
+    /// What `netd debug check` says.
+    fn check(&self) -> String {
+        let dirs = self.lab.daemon.dirs();
+        let (config, options) = (dirs.path("netd.toml").display().to_string(), dirs.options());
+        let args = ["debug", "check", "--config", &config].into_iter();
+        let args: Vec<&str> = args.chain(options.iter().map(String::as_str)).collect();
+        self.lab.netd(&args).stdout
+    }
+
     /// How often the log says this.
     fn said(&self, what: &str) -> usize {
         self.lab.daemon.log().lines().filter(|line| line.contains("put back") && line.contains(what)).count()
@@ -168,10 +177,15 @@ fn bridges_and_veths_that_others_remove_or_rename_come_back() {
     w.holds("a veth's removal");
     w.lab.h.ip_batch("link del netd-a");
     w.holds("the bridge's removal");
+    w.lab.h.ip_batch("addr flush dev netd-a scope global");
+    w.holds("the removal of the bridge's addresses");
     let veth = w.host_side("a1");
+    w.lab.h.ip_batch(&format!("link set {veth} nomaster"));
+    w.holds("a veth's removal from its bridge");
     w.lab.h.ip_batch(&format!("link set {veth} name mine0"));
     w.holds("a veth's renaming");
     assert!(w.lab.h.link(&veth).is_some(), "it has its name again");
+    eventually("everything to agree", || w.check().contains("everything agrees"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::{
 use super::{
     World,
     apply::Machine,
+    host,
     object::{Object, Record},
     plan::{self, Step},
     rounds::bridged,
@@ -21,34 +22,46 @@ impl<M: Machine> Controller<M> {
     pub(super) async fn make_again(&mut self, wrong: &BTreeSet<IfName>) -> bool {
         tracing::warn!(interfaces = ?wrong, "interfaces were removed or changed by others and are made again");
         self.rounds.tampering.netd_writes();
-        let before = Arc::clone(&self.world);
+        let (before, indexes) = (Arc::clone(&self.world), self.host.links.clone());
         let networks: Vec<&Arc<Network>> =
             bridged(&before).filter(|network| wrong.contains(&network.bridge.ifname)).collect();
-        let mut emptied = BTreeSet::new();
-        for network in &networks {
-            let present = self.machine.look(&network.bridge.ifname).await;
-            let known = self.host.links.get(network.bridge.ifname.as_str());
-            if present.ok().flatten().is_none_or(|link| Some(&link.ifindex) != known) {
-                emptied.insert(&network.id);
-            }
-        }
-        let touched = |sandbox: &&Arc<Sandbox>| {
-            let mut endpoints = sandbox.endpoints.iter();
-            endpoints.any(|it| wrong.contains(&it.host_ifname) || emptied.contains(&it.network))
-        };
-        let touched: Vec<&Arc<Sandbox>> = before.sandboxes().filter(touched).collect();
-        let after = self.without_dead(&before, &touched).await;
-        let alive = touched.into_iter().filter(|sandbox| after.sandbox_by_id(&sandbox.id).is_some());
+        let sandboxes = self.of_interfaces(&before, wrong, &networks).await;
+        let after = self.without_dead(&before, &sandboxes).await;
+        let alive = sandboxes.into_iter().filter(|sandbox| after.sandbox_by_id(&sandbox.id).is_some());
         let mut steps = plan::ensure_these(&after, networks.iter().copied(), alive, &self.renderer);
-        let indexes = self.host.links.clone();
         steps.extend(plan::diff(&before, &after, &self.renderer));
-        let whole = self.repair(&steps).await;
+        let taken = self.repair(&steps).await;
         self.machine.settle().await;
         self.show(after);
         for lost in before.sandboxes().filter(|sandbox| self.world.sandbox_by_id(&sandbox.id).is_none()) {
             self.tell_removed(lost);
         }
-        self.note_made(&networks, &steps).await && self.end_earlier(&steps, &indexes) && whole
+        let there = self.note_made(&networks, &steps).await;
+        let told = self.tell_indexes(&steps, &indexes);
+        taken && there && told
+    }
+
+    /// Returns the sandboxes that have one of these interfaces, or an endpoint on one of these networks if its bridge is gone, or another one: ports do
+    /// not come back with a bridge.
+    async fn of_interfaces<'a>(
+        &mut self,
+        world: &'a World,
+        interfaces: &BTreeSet<IfName>,
+        networks: &[&Arc<Network>],
+    ) -> Vec<&'a Arc<Sandbox>> {
+        let mut left = BTreeSet::new();
+        for network in networks {
+            let present = self.machine.look(&network.bridge.ifname).await;
+            let known = self.host.links.get(network.bridge.ifname.as_str());
+            if present.ok().flatten().is_none_or(|link| Some(&link.ifindex) != known) {
+                left.insert(&network.id);
+            }
+        }
+        let touched = |sandbox: &&Arc<Sandbox>| {
+            let mut endpoints = sandbox.endpoints.iter();
+            endpoints.any(|it| interfaces.contains(&it.host_ifname) || left.contains(&it.network))
+        };
+        world.sandboxes().filter(touched).collect()
     }
 
     /// Returns the world without those of these sandboxes whose namespaces are gone, and without those that share them.
@@ -95,8 +108,8 @@ impl<M: Machine> Controller<M> {
         all
     }
 
-    /// Ends in the packet path what earlier links of these endpoints had: it goes by their indexes. Returns whether nothing of it is left.
-    fn end_earlier(&mut self, steps: &[Step], indexes: &BTreeMap<String, u32>) -> bool {
+    /// Tells the packet path of new indexes, and ends there what earlier links of these endpoints had: it goes by them. Returns whether that is done.
+    fn tell_indexes(&mut self, steps: &[Step], indexes: &BTreeMap<String, u32>) -> bool {
         let earlier = steps.iter().filter_map(|step| match step {
             Step::Put(Object::Record(record)) => Some((record, *indexes.get(record.host.as_str())?)),
             _ => None,
@@ -104,7 +117,10 @@ impl<M: Machine> Controller<M> {
         let earlier: Vec<(&Record, u32)> = earlier
             .filter(|(record, index)| self.host.links.get(record.host.as_str()) != Some(index))
             .collect();
+        let trusted = host::trusted(&self.world, &self.host.links);
         let ended = self.machine.dataplane(|dataplane| {
+            dataplane.set_links(&self.host.links)?;
+            dataplane.set_trusted(&trusted)?;
             for (record, index) in earlier {
                 dataplane.remove_endpoint(&record.entry(index))?;
                 dataplane.detach_endpoint(index)?;

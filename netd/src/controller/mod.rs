@@ -18,6 +18,7 @@ mod made_again;
 mod news;
 pub mod object;
 mod operations;
+mod parts;
 pub mod plan;
 mod policies;
 mod probe;

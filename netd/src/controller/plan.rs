@@ -12,8 +12,8 @@ use std::{
 use super::{
     World, access,
     files::Renderer,
-    object::{self, Listen, Object, Port, Ports, Publish},
-    sources,
+    object::{Listen, Object, Port, Ports, Publish},
+    parts, sources,
     world::Both,
 };
 use crate::model::{Id, IfName, Network, Sandbox};
@@ -78,27 +78,27 @@ pub fn diff(before: &World, after: &World, renderer: &Renderer) -> Vec<Step> {
     for network in after.networks() {
         match before.network_by_id(&network.id) {
             Some(old) if Arc::ptr_eq(old, network) => {}
-            Some(old) => changes.between(&object::of_network(old), &object::of_network(network)),
-            None => changes.between(&[], &object::of_network(network)),
+            Some(old) => changes.between(&parts::of_network(old), &parts::of_network(network)),
+            None => changes.between(&[], &parts::of_network(network)),
         }
     }
     let sandboxes = before.sandboxes_until(after);
     for (old, new) in &sandboxes {
         let Some(sandbox) = new else { continue };
-        let new = || object::of_sandbox(after, sandbox, renderer);
+        let new = || parts::of_sandbox(after, sandbox, renderer);
         match old {
             // Its hosts file may name a sandbox that has changed.
             Some(old) if Arc::ptr_eq(old, sandbox) && sandbox.links.is_empty() => {}
-            Some(old) => changes.between(&object::of_sandbox(before, old, renderer), &new()),
+            Some(old) => changes.between(&parts::of_sandbox(before, old, renderer), &new()),
             None => changes.between(&[], &new()),
         }
     }
     for network in before.networks().filter(|network| after.network_by_id(&network.id).is_none()) {
-        changes.between(&object::of_network(network), &[]);
+        changes.between(&parts::of_network(network), &[]);
     }
     let gone = sandboxes.iter().filter(|(_, new)| new.is_none()).filter_map(|(old, _)| *old);
     for sandbox in gone {
-        changes.between(&object::of_sandbox(before, sandbox, renderer), &[]);
+        changes.between(&parts::of_sandbox(before, sandbox, renderer), &[]);
     }
     let policies = policy_changes(before, after, &sandboxes);
     // What a policy closes is closed before somebody else can have the address, and open before the sandbox is up.
@@ -146,9 +146,9 @@ pub fn ensure_these<'a>(
     renderer: &Renderer,
 ) -> Vec<Step> {
     let policies = networks.clone().filter_map(|network| access::policies(world, network)).map(Object::Links);
-    let networks = networks.flat_map(|network| object::of_network(network));
+    let networks = networks.flat_map(|network| parts::of_network(network));
     let sandboxes = sandboxes.flat_map(|sandbox| {
-        let objects = object::of_sandbox(world, sandbox, renderer).into_iter().map(Step::Put);
+        let objects = parts::of_sandbox(world, sandbox, renderer).into_iter().map(Step::Put);
         objects.chain(sources::leftover(sandbox))
     });
     networks.chain(policies).map(Step::Put).chain(sandboxes).collect()

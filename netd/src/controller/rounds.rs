@@ -9,7 +9,8 @@ use super::{
     World,
     apply::Machine,
     news::News,
-    object::{self, Bridge, Object},
+    object::{Bridge, Object},
+    parts,
     tampering::Tampering,
     task::Controller,
 };
@@ -240,6 +241,6 @@ pub(super) fn bridged(world: &World) -> impl Iterator<Item = &Arc<Network>> {
 }
 
 pub(super) fn bridge_of(network: &Network) -> Option<Bridge> {
-    let mut objects = object::of_network(network).into_iter();
+    let mut objects = parts::of_network(network).into_iter();
     objects.find_map(|object| if let Object::Bridge(bridge) = object { Some(bridge) } else { None })
 }

@@ -21,9 +21,12 @@ impl Links {
     /// # Errors
     /// When a batch is refused, or a link does not take the group.
     pub async fn delete_links(&self, links: &[&HostLink]) -> Result<(), Error> {
+        if links.is_empty() {
+            return Ok(());
+        }
+        let group = self.unused_group().await?;
         for batch in links.chunks(BATCH) {
             pulse::beat();
-            let group = self.unused_group().await?;
             for link in batch {
                 let mut message = indexed(link.ifindex);
                 message.attributes.push(LinkAttribute::Group(group));

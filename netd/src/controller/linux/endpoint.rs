@@ -7,7 +7,8 @@ use crate::{
     controller::{
         Code, Error,
         apply::Machine as _,
-        object::{self, Gateway, Inside, Veth},
+        object::{Gateway, Inside, Veth},
+        parts,
     },
     link::{InsideSpec, Links, MAX_IFINDEX, PortFlags, VethSpec, label},
     model::{IfName, Netns},
@@ -21,7 +22,7 @@ impl Linux {
             device: veth.device,
             host_ifname: veth.host.clone(),
             label: label(&self.instance, "endpoint", veth.endpoint.as_str()),
-            host_mac: object::mac_of(&veth.endpoint),
+            host_mac: parts::mac_of(&veth.endpoint),
             peer_ifname: veth.inside.clone(),
             peer_mac: veth.mac,
             peer_netns: inside.netns().clone(),
@@ -61,19 +62,6 @@ impl Linux {
             }
         }
         Ok(())
-    }
-
-    /// Removes the link of this name if it carries this label, and returns its index.
-    pub(super) async fn remove_labelled(
-        &mut self,
-        ifname: &IfName,
-        label: &str,
-    ) -> Result<Option<u32>, Error> {
-        let present = self.links.link(ifname).await?;
-        let Some(ours) = present.filter(|link| link.alias.as_deref() == Some(label)) else { return Ok(None) };
-        self.listing.note_changed(ours.ifindex);
-        self.links.delete_link(ifname).await?;
-        Ok(Some(ours.ifindex))
     }
 
     pub(super) async fn put_up(&mut self, host: &IfName) -> Result<(), Error> {

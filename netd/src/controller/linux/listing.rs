@@ -174,7 +174,9 @@ mod tests {
             let gone: Vec<HostLink> = [port("port4").await, port("port5").await].into();
             ip("link del port4");
             ip("link del port5");
-            gone.iter().for_each(|link| machine.heard(&heard(link)));
+            for link in &gone {
+                machine.heard(&heard(link));
+            }
             assert_eq!(listed(&mut machine).await, truth().await, "what was heard of is gone");
         });
     }

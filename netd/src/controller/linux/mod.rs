@@ -8,6 +8,7 @@ mod facts;
 mod files;
 mod listing;
 mod namespaces;
+mod owned;
 mod ports;
 mod predecessors;
 mod rules;
@@ -15,8 +16,7 @@ mod sources;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -26,10 +26,10 @@ use std::{
 pub use self::{
     check::{Checked, Finding, Subject},
     command::end_command,
+    owned::remove_owned,
     sources::remove_source_routes,
 };
 use self::{
-    files::remove_dir,
     listing::Listing,
     ports::{open_entries, publish_entries},
     predecessors::Predecessors,
@@ -49,7 +49,7 @@ use super::{
 use crate::{
     dataplane::Dataplane,
     ipam::HostPrefix,
-    link::{Changes, Haste, HostLink, Links, Neighbour, Proxy, Segments, Turns, label},
+    link::{Changes, Haste, HostLink, Links, Proxy, Segments, Turns, label},
     model::{Announcements, IfName, Name, Netns, Sandbox},
     netns, pulse,
     sysctl::{self, ReservedPorts},
@@ -307,7 +307,9 @@ impl Machine for Linux {
             known.is_some_and(|host| host.as_str() == link.name)
         };
         let ours: Vec<&HostLink> = links.iter().filter(is_ours).collect();
-        ours.iter().for_each(|link| self.listing.note_changed(link.ifindex));
+        for link in &ours {
+            self.listing.note_changed(link.ifindex);
+        }
         Ok(self.links.delete_links(&ours).await?)
     }
 
@@ -421,41 +423,11 @@ impl Machine for Linux {
     }
 
     async fn owned(&mut self) -> Result<Vec<Owned>, Error> {
-        let mut owned = facts::owned_links(&self.every_link().await?, &self.instance);
-        let files =
-            facts::owned_files(&self.netns_dir, &self.sandboxes_dir).map_err(|error| listing(&error))?;
-        owned.extend(files);
-        let bridges: HashMap<u32, IfName> = owned
-            .iter()
-            .filter_map(|owned| match owned {
-                Owned::Bridge { ifname, .. } => Some((*self.indexes.get(ifname)?, ifname.clone())),
-                _ => None,
-            })
-            .collect();
-        for Neighbour { ifindex, ip, .. } in self.links.permanent_neighbours().await? {
-            let bridge = bridges.get(&ifindex).cloned();
-            owned.extend(bridge.map(|bridge| Owned::Neighbour { bridge, ifindex, ip }));
-        }
-        Ok(owned)
+        self.list_owned().await
     }
 
     async fn remove_orphan(&mut self, orphan: &Owned) -> Result<(), Error> {
-        match orphan {
-            Owned::Bridge { ifname, network } => {
-                self.indexes.remove(ifname);
-                let ours = label(&self.instance, "network", network.as_str());
-                self.remove_labelled(ifname, &ours).await.map(drop)
-            }
-            Owned::Veth { ifname, endpoint } => {
-                self.indexes.remove(ifname);
-                let ours = label(&self.instance, "endpoint", endpoint.as_str());
-                let Some(index) = self.remove_labelled(ifname, &ours).await? else { return Ok(()) };
-                Ok(self.dataplane(|dataplane| dataplane.detach_endpoint(index))?)
-            }
-            Owned::Netns(name) => Ok(netns::Netns::remove(name, &self.netns_dir)?),
-            Owned::Files(sandbox) => self.remove_files(sandbox),
-            Owned::Neighbour { ifindex, ip, .. } => Ok(self.links.remove_neighbour(*ifindex, *ip).await?),
-        }
+        self.remove_owned(orphan).await
     }
 
     async fn rename(&mut self, from: &IfName, to: &IfName) -> Result<(), Error> {
@@ -525,33 +497,4 @@ fn collect(dataplane: &SharedDataplane) -> Result<(), crate::dataplane::Error> {
         std::thread::yield_now(); // whoever waits for the lock is not woken in turn
     }
     Ok(())
-}
-
-/// Removes every link, namespace and file of an instance by its label, without any state: endpoints before bridges.
-///
-/// # Errors
-/// The first failure, when all the rest has been tried.
-pub async fn remove_owned(links: &Links, instance: &str, run_dir: &Path) -> Result<(), Error> {
-    let (netns_dir, sandboxes_dir) = (run_dir.join("netns"), run_dir.join("sandboxes"));
-    let mut owned = facts::owned_links(&links.links().await?, instance);
-    owned.sort_by_key(|owned| matches!(owned, Owned::Bridge { .. }));
-    owned.extend(facts::owned_files(&netns_dir, &sandboxes_dir).map_err(|error| listing(&error))?);
-    let mut failures = Vec::new();
-    for object in owned {
-        let result = match &object {
-            Owned::Bridge { ifname, .. } | Owned::Veth { ifname, .. } => {
-                links.delete_link(ifname).await.map_err(Error::from)
-            }
-            Owned::Netns(name) => netns::Netns::remove(name, &netns_dir).map_err(Error::from),
-            Owned::Files(sandbox) => remove_dir(&sandboxes_dir.join(sandbox.as_str())),
-            // They go with their bridge.
-            Owned::Neighbour { .. } => Ok(()),
-        };
-        failures.extend(result.err());
-    }
-    failures.into_iter().next().map_or(Ok(()), Err)
-}
-
-fn listing(error: &io::Error) -> Error {
-    Error::new(Code::Failure, format!("list the run directory: {error}"))
 }

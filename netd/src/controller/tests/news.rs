@@ -135,6 +135,9 @@ async fn only_what_somebody_deleted_is_made_again() {
     let network = bench.controller.world.network("web").expect("network").clone();
     let bridge = network.bridge.ifname.to_string();
     let host = sandbox.endpoints[0].host_ifname.to_string();
+    let earlier = 77;
+    bench.controller.host.links.insert(host.clone(), earlier);
+    bench.controller.machine.dataplane.attached.insert(earlier);
     for (name, of_others) in [(&host, 2), (&bridge, 1)] {
         let goes = |object: &Object| match object {
             Object::Bridge(bridge) => bridge.ifname.as_str() == *name,
@@ -155,6 +158,9 @@ async fn only_what_somebody_deleted_is_made_again() {
         assert_eq!(bench.controller.machine.steps, steps + taken, "{name} is there again");
     }
     assert!(bench.controller.unfinished.why().is_none());
+    let dataplane = &bench.controller.machine.dataplane;
+    assert!(!dataplane.attached.contains(&earlier), "the packet path knows nothing of the earlier link");
+    assert_eq!(dataplane.interfaces.get(&host), Some(&FakeMachine::INDEX));
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ use crate::{
         apply::Owned,
         host::HostView,
         linux::{bridge::bridge_spec, facts},
-        object::{self, Bridge, Object, Veth},
+        object::{Bridge, Object, Veth},
+        parts,
         plan::Step,
     },
     link::{
@@ -129,7 +130,7 @@ impl Host {
         let mut wrong = Vec::new();
         wrong.extend(other("its kind", link.kind.as_deref().unwrap_or("device"), kind));
         wrong.extend(other("its label", link.alias.as_deref().unwrap_or("none"), &label));
-        wrong.extend(other("its MAC", &text(link.mac), &object::mac_of(&veth.endpoint).to_string()));
+        wrong.extend(other("its MAC", &text(link.mac), &parts::mac_of(&veth.endpoint).to_string()));
         wrong.extend(other("its MTU", &link.mtu.to_string(), &veth.mtu.to_string()));
         let bridge = self.link(&veth.bridge).map(|bridge| bridge.ifindex);
         if link.master.is_none() || link.master != bridge {

@@ -269,7 +269,7 @@ impl Subject {
     fn orphans(&self, world: &World, host: &Host, findings: &mut Findings) -> Result<(), Error> {
         let mut owned = facts::owned_links(&host.links.values().cloned().collect::<Vec<_>>(), &self.instance);
         let files = facts::owned_files(&self.run_dir.join("netns"), &self.run_dir.join("sandboxes"));
-        owned.extend(files.map_err(|error| super::listing(&error))?);
+        owned.extend(files.map_err(|error| super::owned::listing(&error))?);
         let belongings = Belongings::of(world);
         for orphan in owned.iter().filter(|owned| !belongings.hold(owned)) {
             findings.add(I1, host::in_words(orphan), "it belongs to nothing that is stored");
