@@ -14,6 +14,7 @@ use aya::{
     Pod,
     maps::{Array, HashMap, LpmTrie, Map, MapData},
 };
+use netd::kernel_release;
 use netd_common::{
     maps::{AllowKey, Config, Endpoint, PortSet, Publish, PublishKey, port_set},
     net::Addr4,
@@ -142,10 +143,16 @@ fn a_clean_instance_has_no_findings_with_and_without_its_daemon() {
     w.is_clean("after a start");
 }
 
-/// What somebody does to an instance, what of it is found, where `BRIDGE` is that of `netA` and `SIDE` the host side of `a1`, and how it is done.
+/// Whether this kernel attaches an uplink's programs by links; before, they are filters.
+fn has_links() -> bool {
+    kernel_release::version() >= Some(kernel_release::TCX)
+}
+
+/// What somebody does to an instance, what of it is found, and how it is done. `BRIDGE` is that of `netA`, `SIDE` the host side of `a1`, `DETACHED` what is
+/// said of an uplink's program.
 type Harm = (&'static str, &'static [&'static str], fn(&World));
 
-const HARMS: [Harm; 14] = [
+const TO_INTERFACES: [Harm; 8] = [
     ("a route inside", &["default route by 172.20.0.1 and eth0 in"], |w| {
         command(&w.a1, "ip route del default");
     }),
@@ -168,15 +175,22 @@ const HARMS: [Harm; 14] = [
     ("a setting", &["setting net/ipv4/conf/BRIDGE/forwarding: it is not 1"], |w| {
         w.lab.h.sysctl(&format!("net/ipv4/conf/{}/forwarding", w.bridge()), "0");
     }),
-    ("a map's pin", &["/PUBLISH4: missing"], |w| {
-        fs::remove_file(w.pins().join("PUBLISH4")).expect("removed");
-    }),
-    ("a link's pin", &["program from_uplink on eth0: it is detached"], |w| {
-        let index = w.lab.h.link("eth0").expect("the uplink").index;
-        fs::remove_file(w.pins().join(format!("links/{index}-from_uplink"))).expect("removed");
+    ("an uplink's program", &["program from_uplink on eth0: DETACHED"], |w| {
+        if has_links() {
+            let index = w.lab.h.link("eth0").expect("the uplink").index;
+            fs::remove_file(w.pins().join(format!("links/{index}-from_uplink"))).expect("removed");
+        } else {
+            command(&w.lab.h, "tc filter del dev eth0 ingress");
+        }
     }),
     ("a filter", &["program to_endpoint on SIDE: its filter is gone"], |w| {
         command(&w.lab.h, &format!("tc filter del dev {} egress", w.host_side()));
+    }),
+];
+
+const TO_MAPS: [Harm; 6] = [
+    ("a map's pin", &["/PUBLISH4: missing"], |w| {
+        fs::remove_file(w.pins().join("PUBLISH4")).expect("removed");
     }),
     (
         "where a port leads",
@@ -226,16 +240,29 @@ fn ip(network: u8, host: u8) -> Addr4 {
     Ipv4Addr::new(172, network, 0, host).into()
 }
 
-/// Each is done while no daemon runs, found and named, and gone after the next start: that is what the check says it would do.
 #[test]
-fn what_others_did_is_found_and_named_and_a_start_puts_it_right() {
+fn what_others_did_to_interfaces_is_found_and_named_and_a_start_puts_it_right() {
+    each_is_found_and_named_and_a_start_puts_it_right(&TO_INTERFACES);
+}
+
+#[test]
+fn what_others_did_to_maps_is_found_and_named_and_a_start_puts_it_right() {
+    each_is_found_and_named_and_a_start_puts_it_right(&TO_MAPS);
+}
+
+/// Each is done while no daemon runs, found and named, and gone after the next start: that is what the check says it would do.
+fn each_is_found_and_named_and_a_start_puts_it_right(harms: &[Harm]) {
     let mut w = World::new();
-    for (what, names, harm) in HARMS {
+    let detached = if has_links() { "it is detached" } else { "its filter is gone" };
+    for (what, names, harm) in harms {
         let (bridge, side) = (w.bridge(), w.host_side());
         w.kill();
         harm(&w);
         let found = w.findings();
-        for name in names.iter().map(|name| name.replace("BRIDGE", &bridge).replace("SIDE", &side)) {
+        let meant = |name: &&str| {
+            name.replace("BRIDGE", &bridge).replace("SIDE", &side).replace("DETACHED", detached)
+        };
+        for name in names.iter().map(meant) {
             assert!(found.iter().any(|line| line.contains(&name)), "{what}: no {name:?} in {found:#?}");
         }
         let table = w.run(&["debug", "check"]);

@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::ArpOperation;
 use netd_tests::{
-    Asking, Capture, Family, Frame, H, Lab, Options, PATIENCE, Proto, R, Sandbox, Server, Topology, at,
-    eventually,
+    Asking, Family, Frame, H, Lab, Options, PATIENCE, Proto, R, Sandbox, Server, Topology, at, eventually,
 };
 
 const WEB: [&str; 4] = ["-p", "8080:80", "-p", "8080:80/udp"];
@@ -195,21 +194,29 @@ fn case54_case88_a_sandbox_may_announce_probe_and_ask_for_itself() {
     assert_eq!(in_all(&lab.drops()), before, "nothing of it is dropped");
 }
 
+/// Where sandboxes may use any address; elsewhere nobody may ask for another's (`spoofing.rs`).
 #[test]
-fn case88_an_address_that_is_taken_is_found_taken() {
+fn case88_an_address_that_is_taken_is_found_taken_where_anti_spoofing_is_off() {
     let lab = Lab::new();
-    let net = lab.network("netA", 20, &[]);
+    let net = lab.network("netA", 20, &["-o", "netd.anti_spoofing=false"]);
     let (a1, a2) = (lab.sandbox("a1", net, 2, &[]), lab.sandbox("a2", net, 3, &[]));
     for scope in ["all", "default", "eth0"] {
         a1.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "1");
     }
+    // However slow the machine, the answer comes in time.
+    a1.sysctl("net/ipv6/neigh/eth0/retrans_time_ms", &PATIENCE.as_millis().to_string());
     let taken = a2.v6.expect("IPv6");
-    let wire = Capture::start(&a1, "eth0");
-    a1.ip_batch(&format!("addr add {taken}/64 dev eth0"));
-    eventually("the address to be found taken", || {
-        let shown = a1.ip_json(&["-6", "addr", "show", "dev", "eth0", "to", &format!("{taken}/128")]);
-        shown[0]["addr_info"][0]["dadfailed"] == true
+    let [.., high, low] = taken.segments();
+    let solicited = IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | (high & 0xff), low));
+    let wire = a2.capture();
+    eventually("its owner to be asked", || {
+        a1.ip_batch(&format!("addr add {taken}/64 dev eth0"));
+        eventually("the address to be found taken", || {
+            let shown = a1.ip_json(&["-6", "addr", "show", "dev", "eth0", "to", &format!("{taken}/128")]);
+            shown[0]["addr_info"][0]["dadfailed"] == true
+        });
+        a1.ip_batch(&format!("addr del {taken}/64 dev eth0"));
+        // Where a2 announced itself just then, nobody had to ask.
+        wire.take().iter().any(|p| !p.outgoing && p.dst == Some(solicited))
     });
-    let defends = |p: &netd_tests::Packet| !p.outgoing && p.src == Some(IpAddr::V6(taken));
-    assert!(wire.take().iter().any(defends), "its owner defends it");
 }

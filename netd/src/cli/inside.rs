@@ -95,7 +95,9 @@ impl View {
         if !missing.is_empty()
             && let Some(scratch) = self.hosts.parent()
         {
-            layer_over_etc(scratch, &missing).map_err(|error| Error::new("put a layer over /etc", error))?;
+            let names: Vec<_> = missing.iter().map(|path| path.display().to_string()).collect();
+            let doing = || format!("put a layer over /etc for the missing {}", names.join(" and "));
+            layer_over_etc(scratch, &missing).map_err(|error| Error::new(doing(), error))?;
         }
         for (file, target) in files {
             bind(&file, target).map_err(|error| Error::new(format!("mount {}", target.display()), error))?;
@@ -151,7 +153,14 @@ fn layer_over_etc(scratch: &Path, missing: &[&Path]) -> io::Result<()> {
         File::create(upper.join(target.file_name().unwrap_or_default()))?;
     }
     let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
-    Ok(mount(Some("overlay"), "/etc", Some("overlay"), flags, Some(options.as_str()))?)
+    mount(Some("overlay"), "/etc", Some("overlay"), flags, Some(options.as_str())).map_err(
+        |errno| match errno {
+            Errno::ENODEV => {
+                io::Error::new(io::ErrorKind::Unsupported, "this kernel has no overlay file system")
+            }
+            errno => errno.into(),
+        },
+    )
 }
 
 #[cfg(test)]

@@ -94,14 +94,16 @@ impl Guest<'_> {
         Ok(Running { qemu, lines, reader })
     }
 
-    /// Runs the guest to its end, and returns what it wrote to its console, also to the file `log`.
+    /// Runs the guest to its end, and returns what it wrote to its console; the file `log` has every line as soon as it is there.
     pub fn run(&self, task: &Task, log: &Path, limit: Duration) -> Result<String> {
+        let mut file = fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
         let guest = self.start()?;
         let (mut text, deadline) = (String::new(), Instant::now() + limit);
         let in_time = loop {
             match guest.line(deadline) {
                 Ok(line) => {
                     task.detail(&line);
+                    writeln!(file, "{line}").with_context(|| format!("write {}", log.display()))?;
                     text.push_str(&line);
                     text.push('\n');
                 }
@@ -109,8 +111,6 @@ impl Guest<'_> {
             }
         };
         guest.cut();
-        let mut file = fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
-        file.write_all(text.as_bytes()).with_context(|| format!("write {}", log.display()))?;
         if !in_time {
             let from = text.lines().count().saturating_sub(TAIL);
             let tail: Vec<&str> = text.lines().skip(from).collect();

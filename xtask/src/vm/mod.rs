@@ -88,7 +88,7 @@ pub struct Args {
     #[arg(long, value_enum)]
     accelerator: Option<Accelerator>,
     /// Give up on a guest after this many seconds
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 1500)]
     limit: u64,
     /// How often `power-cuts` cuts the power
     #[arg(long, default_value_t = 5)]

@@ -43,6 +43,7 @@ const OPTIONAL: &[&str] = &[
     "nft_fib_ipv6",
     "nft_masq",
     "nft_nat",
+    "overlay",
     "ppp_async",
     "sch_fq_codel",
     "sch_netem",
