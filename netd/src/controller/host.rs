@@ -75,7 +75,7 @@ impl HostView {
 
     /// Notes how one of netd's own links is now, and the bridge that it is on.
     pub fn note(&mut self, ifname: &IfName, link: &LinkView, bridge: Option<&IfName>) {
-        self.forget(ifname);
+        self.forget(ifname.as_str());
         let name = ifname.to_string();
         self.links.insert(name.clone(), link.ifindex);
         self.own.insert(name.clone());
@@ -87,8 +87,7 @@ impl HostView {
     }
 
     /// Forgets one of netd's own links.
-    pub fn forget(&mut self, ifname: &IfName) {
-        let name = ifname.as_str();
+    pub fn forget(&mut self, name: &str) {
         self.links.remove(name);
         self.own.remove(name);
         self.up.remove(name);

@@ -102,7 +102,7 @@ impl<M: Machine> Controller<M> {
         }
         for step in steps {
             if let Step::Remove(Object::Veth(veth)) = step {
-                self.host.forget(&veth.host);
+                self.host.forget(veth.host.as_str());
             }
         }
         all

@@ -117,8 +117,7 @@ impl<M: Machine> Controller<M> {
                     self.host.links.insert(name.clone(), index);
                 }
                 None if *gone && (self.host.own.contains(name) || !self.host.links.contains_key(name)) => {
-                    self.host.own.remove(name);
-                    self.host.links.remove(name);
+                    self.host.forget(name);
                 }
                 _ => return None,
             }

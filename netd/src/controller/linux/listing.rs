@@ -27,14 +27,21 @@ pub(super) struct Listing {
 impl Listing {
     /// Notes that a link is not what it was.
     pub fn note_changed(&mut self, ifindex: u32) {
-        self.stale.insert(ifindex);
+        self.note([ifindex]);
     }
 
     /// Notes what was heard of links.
     pub fn note_heard(&mut self, changes: &Changes) {
-        self.stale.extend(changes.links.keys());
+        self.note(changes.links.keys().copied());
         if changes.lost {
-            self.ports = None;
+            *self = Self::default();
+        }
+    }
+
+    fn note(&mut self, indexes: impl IntoIterator<Item = u32>) {
+        self.stale.extend(indexes);
+        if !self.holds() {
+            *self = Self::default();
         }
     }
 
@@ -53,7 +60,7 @@ impl Listing {
         }
     }
 
-    /// Whether most of it still holds.
+    /// Whether there is something to remember, and most of it is as it was.
     fn holds(&self) -> bool {
         self.ports.as_ref().is_some_and(|ports| self.stale.len() <= ports.len() / PART)
     }
@@ -194,6 +201,13 @@ mod tests {
             assert!(machine.listing.fresh(&free).is_none(), "no port");
             machine.listing.note_changed(ifindex);
             assert!(machine.listing.fresh(&port).is_none(), "it has changed");
+            for ifindex in 0..1000 {
+                machine.listing.note_changed(ifindex);
+            }
+            assert!(
+                machine.listing.stale.len() <= 1,
+                "what is to be read again anyway need not be known one by one"
+            );
             machine.list_anew().await.expect("listed");
             assert!(machine.listing.fresh(&port).is_some_and(|port| port.told != Told::default()));
             machine.settle().await;
