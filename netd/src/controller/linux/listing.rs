@@ -1,4 +1,4 @@
-//! The host's links, the ports among them from memory: the kernel's list of thousands takes it a second and more, because of each pair it looks through
+//! The host's links, the ports among them from memory: the kernel's list of ten thousand takes it about a second, because of each pair it looks through
 //! the numbers of all namespaces.
 
 use std::collections::{BTreeSet, HashMap};
@@ -10,7 +10,7 @@ use crate::{
     model::IfName,
 };
 
-/// Where more than this part of the ports is to be read again, all of them are: one by one takes longer.
+/// Where more than this part of the ports is to be read again, all of them are, by one list.
 const PART: usize = 8;
 
 /// What is remembered of links that are ports; all others are read each time.

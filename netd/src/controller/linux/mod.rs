@@ -427,13 +427,12 @@ impl Machine for Linux {
     }
 
     async fn remove_orphan(&mut self, orphan: &Owned) -> Result<(), Error> {
-        self.remove_owned(orphan).await
+        self.remove_stray(orphan).await
     }
 
     async fn rename(&mut self, from: &IfName, to: &IfName) -> Result<(), Error> {
-        self.indexes.remove(from);
-        if let Some(index) = self.find(from).await? {
-            self.listing.note_changed(index);
+        if let Some(link) = self.links.link(from).await? {
+            self.listing.note_changed(link.ifindex);
         }
         self.indexes.remove(from);
         self.indexes.remove(to);

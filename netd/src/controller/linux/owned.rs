@@ -33,7 +33,7 @@ impl Linux {
         Ok(owned)
     }
 
-    pub(super) async fn remove_owned(&mut self, orphan: &Owned) -> Result<(), Error> {
+    pub(super) async fn remove_stray(&mut self, orphan: &Owned) -> Result<(), Error> {
         match orphan {
             Owned::Bridge { ifname, network } => {
                 self.indexes.remove(ifname);
