@@ -59,9 +59,7 @@ impl Turns<'_> {
         let mut lanes: Vec<Lane> =
             fields.iter().filter(takes_part).map(|field| Lane { field, rounds: Vec::new() }).collect();
         for round in 0..=self.rounds {
-            for turn in 0..lanes.len() {
-                // Nobody always runs behind the same one.
-                let at = (turn + round) % lanes.len();
+            for at in order(lanes.len(), round) {
                 let Lane { field, rounds } = &mut lanes[at];
                 self.bar.set_message(format!("{discipline} {}", field.runner));
                 let outcome = self.turn(discipline, field, round);
@@ -86,5 +84,44 @@ impl Turns<'_> {
         let Some(road) = field.road(discipline.way, discipline.family) else { return Ok(Vec::new()) };
         let duration = Duration::from_secs_f64(self.seconds);
         measure::run(discipline.workload, &road, if round == 0 { duration / 2 } else { duration })
+    }
+}
+
+/// Who runs when in a round. Whoever ran before leaves closing connections and full caches behind: so everybody runs behind everybody else, equally often
+/// in as many rounds as there are runners, or twice as many if their number is odd (Williams 1949).
+fn order(runners: usize, round: usize) -> impl Iterator<Item = usize> {
+    let (shift, mirrored) =
+        if runners.is_multiple_of(2) { (round, false) } else { (round / 2, round % 2 == 1) };
+    (0..runners).map(move |turn| {
+        let turn = if mirrored { runners - 1 - turn } else { turn };
+        // 0, 1, n-1, 2, n-2, ...
+        let place = if turn % 2 == 1 { turn.div_ceil(2) } else { runners - turn / 2 };
+        (place + shift) % runners
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::order;
+
+    #[test]
+    fn everybody_runs_once_a_round_and_behind_everybody_else_equally_often() {
+        for runners in 1..9 {
+            let mut pairs = BTreeMap::new();
+            let rounds = if runners % 2 == 0 { runners } else { 2 * runners };
+            for round in 0..rounds {
+                let turns: Vec<usize> = order(runners, round).collect();
+                let mut sorted = turns.clone();
+                sorted.sort_unstable();
+                assert_eq!(sorted, (0..runners).collect::<Vec<_>>(), "{runners} runners, round {round}");
+                for pair in turns.windows(2) {
+                    *pairs.entry((pair[0], pair[1])).or_insert(0) += 1;
+                }
+            }
+            assert_eq!(pairs.len(), runners * (runners - 1), "{runners} runners");
+            assert!(pairs.values().all(|times| *times == rounds / runners), "{runners} runners: {pairs:?}");
+        }
     }
 }
