@@ -48,6 +48,16 @@ impl Layout {
         self.root.join("target/bpf/netd.bpf.o")
     }
 
+    /// The programs that netd's are compared with, beside it.
+    pub fn redirect_object(&self) -> PathBuf {
+        self.root.join("target/bpf/redirect.bpf.o")
+    }
+
+    /// What attaches them.
+    pub fn redirect(&self) -> PathBuf {
+        self.target().join("debug/redirect")
+    }
+
     /// The inner cargo's target directory.
     pub fn object_target(&self) -> PathBuf {
         self.root.join("target/bpf-build")

@@ -64,6 +64,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             build::netd(&layout, true)?;
             if matches!(args.bench, None | Some(Bench::Path(_))) {
                 path::install()?;
+                path::build(&layout)?;
             }
             if args.wants_docker() {
                 docker::unpack(&layout)?;

@@ -74,7 +74,10 @@ fn compile(layout: &Layout, toolchain: &Toolchain) -> Result<()> {
     }
     cargo.arg("--target-dir").arg(layout.object_target());
     command::run_quietly(&task, &mut cargo)?;
-    install(&layout.object_target().join("bpfel-unknown-none/release/netd"), &layout.object(), started)?;
+    for (program, object) in [("redirect", layout.redirect_object()), ("netd", layout.object())] {
+        let built = layout.object_target().join("bpfel-unknown-none/release").join(program);
+        install(&built, &object, started)?;
+    }
     task.done();
     Ok(())
 }

@@ -20,7 +20,8 @@ const MOST: f64 = 1.2;
 
 type Coloured = (Contender, &'static str);
 
-const COLOURS: [Coloured; 10] = [
+const COLOURS: [Coloured; 11] = [
+    (Contender::Redirect, "#8a8a8a"),
     (Contender::Route, "#b8b8b8"),
     (Contender::IptablesLegacy, "#f2b880"),
     (Contender::IptablesNft, "#e08a3c"),
@@ -63,7 +64,7 @@ pub fn draw(results: &Results, machine: &Machine) -> String {
 
 fn ratio(results: &Results, contender: Contender, way: Way, workload: Workload) -> Option<f64> {
     let runner = Runner { contender, setting: Setting::LEAST };
-    results.find(None, runner, Discipline { family: Family::V4, way, workload })?.ratio
+    Some(results.find(None, runner, Discipline { family: Family::V4, way, workload })?.ratio?.median)
 }
 
 /// The contenders that have a bar, in the order of their colours.
@@ -148,7 +149,7 @@ impl Svg {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::path::results::Cell;
+    use crate::bench::path::results::{Cell, Ratio};
 
     fn cell(contender: Contender, family: Family, ratio: Option<f64>) -> Cell {
         let workload = Workload::Rr;
@@ -160,8 +161,7 @@ mod tests {
             samples: Vec::new(),
             median: 1.0,
             deviation: 0.0,
-            ratio,
-            ratio_deviation: None,
+            ratio: ratio.map(|median| Ratio { median, deviation: 0.0, interval: None }),
         }
     }
 

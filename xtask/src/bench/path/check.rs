@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     plan::{Contender, Family, Setting, Way, Workload},
-    results::{Discipline, Results, Runner},
+    results::{Discipline, Ratio, Results, Runner},
 };
 
 /// Ratios to the limit of each path, medians of rounds.
@@ -36,7 +36,10 @@ const STEADY: f64 = 0.97;
 
 /// Returns a line for each bar that was measured, and whether all of them were reached.
 pub fn compare(results: &Results) -> (String, bool) {
-    let mut check = Check { text: String::from("\nbars\n"), missed: 0, reached: 0 };
+    let mut check = Check {
+        text: String::from("\nbars, and where the median lies 95 times of 100\n"),
+        ..Check::default()
+    };
     let netd = Runner { contender: Contender::Netd, setting: Setting::LEAST };
     for family in [Family::V4, Family::V6] {
         for (way, workload, bar) in BARS {
@@ -60,31 +63,42 @@ pub fn compare(results: &Results) -> (String, bool) {
             && cell.metric == cell.discipline.workload.metrics()[0]
     });
     for cell in many {
-        let Discipline { way, workload, .. } = cell.discipline;
+        let Discipline { family, way, workload } = cell.discipline;
         let ratio = results.ratio(cell, netd);
         check.line(
-            &format!("{way} {workload} with {}: of netd with one", cell.runner.setting),
+            &format!("{way} {family} {workload} with {}: of netd with one", cell.runner.setting),
             ratio,
             STEADY,
         );
     }
     // Writing to a string cannot fail.
-    let _ = writeln!(check.text, "{} reached, {} missed", check.reached, check.missed);
-    (check.text, check.missed == 0)
+    let _ = writeln!(
+        check.text,
+        "{} reached, {} missed, {} missed by less than these rounds can tell",
+        check.reached, check.missed, check.unclear
+    );
+    (check.text, check.missed + check.unclear == 0)
 }
 
+#[derive(Default)]
 struct Check {
     text: String,
-    missed: usize,
     reached: usize,
+    missed: usize,
+    unclear: usize,
 }
 
 impl Check {
-    fn line(&mut self, what: &str, ratio: Option<f64>, bar: f64) {
-        let Some(ratio) = ratio else { return };
-        let reached = ratio >= bar;
-        let word = if reached { "reached" } else { "MISSED " };
-        *(if reached { &mut self.reached } else { &mut self.missed }) += 1;
-        let _ = writeln!(self.text, "  {word}  {ratio:.3}  (bar {bar:.2})  {what}");
+    fn line(&mut self, what: &str, ratio: Option<Ratio>, bar: f64) {
+        let Some(Ratio { median, interval, .. }) = ratio else { return };
+        let may_reach = interval.is_some_and(|(_, high)| high >= bar);
+        let (word, count) = match (median >= bar, may_reach) {
+            (true, _) => ("reached", &mut self.reached),
+            (false, true) => ("unclear", &mut self.unclear),
+            (false, false) => ("MISSED ", &mut self.missed),
+        };
+        *count += 1;
+        let between = interval.map_or_else(String::new, |(low, high)| format!("; {low:.2} to {high:.2}"));
+        let _ = writeln!(self.text, "  {word}  {median:.3}  (bar {bar:.2}{between})  {what}");
     }
 }

@@ -98,14 +98,6 @@ impl Machine {
         }
     }
 
-    /// Says that other processes want the processors, if they do.
-    pub fn busy(&self) -> Option<String> {
-        let load: f64 = self.load_before.split(' ').next()?.parse().ok()?;
-        let processors = f64::from(u32::try_from(self.processors).ok()?);
-        (load > processors / 2.0)
-            .then(|| format!("this machine has other work to do (load {load}): do not trust the figures"))
-    }
-
     /// Whether a program is there.
     pub fn has(&self, program: &str) -> bool {
         self.versions.contains_key(program)

@@ -10,6 +10,7 @@ mod plan;
 mod programme;
 mod report;
 mod results;
+mod ticks;
 mod turns;
 
 use std::{fs, path::Path, process::ExitCode};
@@ -24,8 +25,10 @@ use machine::Machine;
 use plan::{Contender, Family, Way, Workload};
 use programme::Programme;
 use results::Results;
+use ticks::Ticks;
 use turns::Turns;
 
+pub use field::redirect::compile as build;
 pub use machine::install;
 
 /// What to measure, and how long.
@@ -101,10 +104,11 @@ pub fn run(args: &Args, netd: &Path, stage: &Stage, layout: &Layout) -> Result<E
             "processors sleep between two packets ({error}): requests and connections will scatter"
         ));
     }
-    let programme = Programme::of(args, &machine);
-    for line in programme.notes.iter().chain(&machine.busy()) {
+    let programme = Programme::of(args, &machine, layout);
+    for line in programme.notes.iter().chain(&ticks::busy()) {
         ui::note(line);
     }
+    let started = Ticks::now();
     let kit = Kit { netd, stage, layout, iperf: machine.has("iperf3") };
     let mut results = Results::default();
     let bar = progress(programme.measurements());
@@ -114,8 +118,8 @@ pub fn run(args: &Args, netd: &Path, stage: &Stage, layout: &Layout) -> Result<E
         bar.suspend(|| print!("{}", report::tables(race, &results)));
     }
     bar.finish_and_clear();
-    for failure in &results.failures {
-        ui::note(failure);
+    for line in results.failures.iter().chain(&started.stolen_until(Ticks::now())) {
+        ui::note(line);
     }
     let dir = layout.target().join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;

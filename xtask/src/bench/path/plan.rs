@@ -24,6 +24,8 @@ pub enum Contender {
     Netavark,
     /// Docker's proxy process
     DockerProxy,
+    /// Veths and programs that hand packets over without a look at them: what any program on netd's hooks can reach
+    Redirect,
     /// netd
     Netd,
     /// netd on a network of netkit pairs; only where it is asked for
@@ -196,6 +198,14 @@ impl Metric {
 }
 
 impl Family {
+    /// For people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
     /// The loopback address.
     pub fn loopback(self) -> IpAddr {
         match self {

@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use super::{
     Args,
-    field::{self, docker_proxy},
+    field::{self, docker_proxy, redirect},
     machine::Machine,
     plan::{Contender, Family, Setting, Way, Workload},
     results::{Discipline, Runner},
 };
+use crate::layout::Layout;
 
 /// Everything a run measures.
 #[derive(Debug, Serialize)]
@@ -36,8 +37,9 @@ pub struct Race {
     pub disciplines: Vec<Discipline>,
 }
 
-const ALL: [Contender; 11] = [
+const ALL: [Contender; 12] = [
     Contender::Host,
+    Contender::Redirect,
     Contender::Route,
     Contender::IptablesLegacy,
     Contender::IptablesNft,
@@ -55,14 +57,14 @@ const EVERY: [Workload; 5] =
 
 impl Programme {
     /// Decides what to measure.
-    pub fn of(args: &Args, machine: &Machine) -> Self {
+    pub fn of(args: &Args, machine: &Machine, layout: &Layout) -> Self {
         let (rounds, seconds) = match (args.quick, args.full) {
             (true, _) => (3, 0.3),
             (_, true) => (9, 1.0),
             _ => (5, 0.4),
         };
         let mut notes = Vec::new();
-        let contenders = contenders(args, machine, &mut notes);
+        let contenders = contenders(args, machine, layout, &mut notes);
         let mut races = Vec::new();
         for (title, chosen, disciplines) in main(args, &contenders) {
             let mut disciplines = disciplines;
@@ -95,7 +97,7 @@ fn least(contender: Contender) -> Runner {
 }
 
 /// Those that were asked for and can run here, with the limits that others are compared with.
-fn contenders(args: &Args, machine: &Machine, notes: &mut Vec<String>) -> Vec<Contender> {
+fn contenders(args: &Args, machine: &Machine, layout: &Layout, notes: &mut Vec<String>) -> Vec<Contender> {
     let quick = [Contender::IptablesNft, Contender::Netd];
     let wanted = |contender: &Contender| match contender {
         Contender::Host => true,
@@ -113,6 +115,8 @@ fn contenders(args: &Args, machine: &Machine, notes: &mut Vec<String>) -> Vec<Co
         let needs = match contender {
             Contender::NetdNetkit if field::has_netkit() => return true,
             Contender::NetdNetkit => "netkit in the kernel",
+            Contender::Redirect if redirect::is_built(layout) => return true,
+            Contender::Redirect => "what `cargo xtask bench` builds for it",
             Contender::IptablesLegacy => "iptables-legacy-restore",
             Contender::IptablesNft => "iptables-nft-restore",
             Contender::DockerNft | Contender::Netavark => "nft",
@@ -143,8 +147,7 @@ fn main(args: &Args, contenders: &[Contender]) -> Vec<(String, Vec<Contender>, V
         let disciplines = disciplines(args, family, short);
         let few = [Contender::Host, Contender::IptablesNft, Contender::Netd];
         let runners = contenders.iter().copied().filter(|c| !short || few.contains(c)).collect();
-        let title = if family == Family::V4 { "IPv4" } else { "IPv6" };
-        races.push((title.to_owned(), runners, disciplines));
+        races.push((family.title().to_owned(), runners, disciplines));
     }
     races
 }
@@ -193,26 +196,44 @@ fn scales(args: &Args, contenders: &[Contender]) -> Vec<Race> {
         ("networks", networks.into_iter().map(|networks| Setting { networks, ..least }).collect()),
         ("live flows", flows.into_iter().map(|flows| Setting { flows, ..least }).collect()),
     ];
-    let given = |workload: Workload| args.workloads.is_empty() || args.workloads.contains(&workload);
-    let workloads: Vec<Workload> =
-        [Workload::Rr, Workload::Connect, Workload::Udp].into_iter().filter(|w| given(*w)).collect();
-    lists
+    let mut races = Vec::new();
+    for (what, settings) in lists.into_iter().filter(|(_, settings)| !settings.is_empty()) {
+        for family in asked(&args.families, args.full, Family::V4, &[Family::V4, Family::V6]) {
+            races.push(Race {
+                title: format!("{}, many {what}", family.title()),
+                main: false,
+                runners: runners(contenders, &settings),
+                disciplines: scaled(args, family),
+            });
+        }
+    }
+    races
+}
+
+/// What many of something may slow down.
+fn scaled(args: &Args, family: Family) -> Vec<Discipline> {
+    let workloads = [Workload::Rr, Workload::Connect, Workload::Udp];
+    let given = |workload: &Workload| args.workloads.is_empty() || args.workloads.contains(workload);
+    asked(&args.ways, args.full, Way::Published, &[Way::Published, Way::Egress])
         .into_iter()
-        .filter(|(_, settings)| !settings.is_empty())
-        .map(|(what, settings)| Race {
-            title: format!("IPv4, many {what}"),
-            main: false,
-            runners: runners(contenders, &settings),
-            disciplines: workloads
-                .iter()
-                .map(|workload| Discipline { family: Family::V4, way: Way::Published, workload: *workload })
-                .collect(),
+        .flat_map(|way| {
+            let workloads = workloads.iter().filter(|workload| given(workload));
+            workloads.map(move |workload| Discipline { family, way, workload: *workload })
         })
         .collect()
 }
 
+/// What was asked for; else all of it in a full run, and one in others.
+fn asked<T: Copy>(given: &[T], full: bool, usual: T, all: &[T]) -> Vec<T> {
+    match given {
+        [] if full => all.to_vec(),
+        [] => vec![usual],
+        given => given.to_vec(),
+    }
+}
+
 fn runners(contenders: &[Contender], settings: &[Setting]) -> Vec<Runner> {
-    let without = [Contender::Host, Contender::Route, Contender::DockerProxy];
+    let without = [Contender::Host, Contender::Route, Contender::DockerProxy, Contender::Redirect];
     let mut runners = vec![least(Contender::Host)];
     for contender in contenders.iter().filter(|contender| !without.contains(contender)) {
         runners.push(least(*contender));

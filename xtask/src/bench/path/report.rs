@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use super::{
     plan::{Family, Way},
     programme::Race,
-    results::{Cell, Discipline, Results},
+    results::{Cell, Discipline, Ratio, Results},
 };
 
 /// The tables of a race.
@@ -55,8 +55,8 @@ fn show(cell: &Cell) -> String {
         return "failed".to_owned();
     }
     let value = cell.metric.show(cell.median);
-    match (cell.ratio, cell.ratio_deviation) {
-        (Some(ratio), Some(deviation)) => format!("{ratio:.2} ±{deviation:.2}  {value}"),
-        _ => value,
+    match cell.ratio {
+        Some(Ratio { median, deviation, .. }) => format!("{median:.2} ±{deviation:.2}  {value}"),
+        None => value,
     }
 }

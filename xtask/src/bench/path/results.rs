@@ -64,10 +64,23 @@ pub struct Cell {
     pub median: f64,
     /// Median absolute deviation of the samples.
     pub deviation: f64,
-    /// Median of the ratios to the limit in the same round.
-    pub ratio: Option<f64>,
+    /// To the limit.
+    #[serde(flatten)]
+    pub ratio: Option<Ratio>,
+}
+
+/// How one runner's samples compare with another's of the same rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Ratio {
+    /// Median of the rounds' ratios.
+    #[serde(rename = "ratio")]
+    pub median: f64,
     /// Median absolute deviation of those.
-    pub ratio_deviation: Option<f64>,
+    #[serde(rename = "ratio_deviation")]
+    pub deviation: f64,
+    /// Between what the median of ever more rounds would lie, 95 times of 100; none: there are fewer than six.
+    #[serde(rename = "ratio_interval")]
+    pub interval: Option<(f64, f64)>,
 }
 
 /// All cells.
@@ -117,11 +130,10 @@ impl Results {
         })
     }
 
-    /// Median of the ratios of a cell to another runner's in the same rounds.
-    pub fn ratio(&self, of: &Cell, to: Runner) -> Option<f64> {
+    /// How a cell compares with another runner's in the same rounds.
+    pub fn ratio(&self, of: &Cell, to: Runner) -> Option<Ratio> {
         let to = self.find(Some(&of.race), to, of.discipline)?;
-        let ratios = ratios(&of.samples, &to.samples);
-        (!ratios.is_empty()).then(|| ratios.median())
+        Ratio::of(&of.samples, &to.samples)
     }
 }
 
@@ -135,7 +147,6 @@ impl Cell {
         limit: Option<&[Option<f64>]>,
     ) -> Self {
         let values: Samples = samples.iter().flatten().copied().collect();
-        let ratios = limit.map(|limit| ratios(&samples, limit)).filter(|ratios| !ratios.is_empty());
         Self {
             race: race.to_owned(),
             runner,
@@ -143,15 +154,22 @@ impl Cell {
             metric,
             median: values.median(),
             deviation: values.deviation(),
-            ratio: ratios.as_ref().map(Samples::median),
-            ratio_deviation: ratios.as_ref().map(Samples::deviation),
+            ratio: limit.and_then(|limit| Ratio::of(&samples, limit)),
             samples,
         }
     }
 }
 
-fn ratios(of: &[Option<f64>], to: &[Option<f64>]) -> Samples {
-    of.iter().zip(to).filter_map(|(of, to)| Some((*of)? / (*to)?)).collect()
+impl Ratio {
+    /// Compares round by round; rounds that failed for either count for nobody. None: no round is left.
+    fn of(of: &[Option<f64>], to: &[Option<f64>]) -> Option<Self> {
+        let ratios: Samples = of.iter().zip(to).filter_map(|(of, to)| Some((*of)? / (*to)?)).collect();
+        (!ratios.is_empty()).then(|| Self {
+            median: ratios.median(),
+            deviation: ratios.deviation(),
+            interval: ratios.interval(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -171,14 +189,17 @@ mod tests {
         ];
         results.add("IPv4", discipline, &both);
         let cell = results.find(None, runner(Contender::Netd), discipline).expect("a cell");
-        assert!((cell.ratio.expect("a ratio") - 0.9).abs() < 1e-9);
+        let ratio = cell.ratio.expect("a ratio");
+        assert!((ratio.median - 0.9).abs() < 1e-9);
         assert!((cell.median - 90.0).abs() < 1e-9);
-        assert!(cell.ratio_deviation.expect("a deviation") < 1e-9);
+        assert!(ratio.deviation < 1e-9);
+        assert_eq!(ratio.interval, None, "three rounds tell no interval");
     }
 
     #[test]
     fn a_round_that_failed_counts_for_nobody() {
-        assert!((ratios(&[None, Some(3.0)], &[Some(1.0), Some(4.0)]).median() - 0.75).abs() < 1e-9);
-        assert!(ratios(&[Some(1.0)], &[None]).is_empty());
+        let ratio = Ratio::of(&[None, Some(3.0)], &[Some(1.0), Some(4.0)]).expect("a round is left");
+        assert!((ratio.median - 0.75).abs() < 1e-9);
+        assert_eq!(Ratio::of(&[Some(1.0)], &[None]), None);
     }
 }

@@ -7,6 +7,7 @@ mod bridged;
 pub mod docker_proxy;
 mod nftables;
 mod own;
+pub mod redirect;
 mod server;
 mod tables;
 
@@ -113,6 +114,7 @@ impl Field {
                 Contender::NetdClsact => own::build(&own::CLSACT, setting, kit)?,
                 Contender::NetdInternal => own::build(&own::INTERNAL, setting, kit)?,
                 Contender::DockerProxy => docker_proxy::build(kit)?,
+                Contender::Redirect => redirect::build(kit)?,
                 _ => bridged::build(contender, setting)?,
             };
             let inside = Server::start(places.serving.as_ref().unwrap_or(&places.host), kit.iperf)?;
@@ -153,15 +155,19 @@ impl Field {
             (Contender::Host, Way::Published | Way::Sandbox | Way::Hairpin) => {
                 Some(inside(outside, host_address, outside_address))
             }
-            (Contender::Route, Way::Published) => {
+            // Nothing is published there: who calls the server's own address comes by the same hooks.
+            (Contender::Route | Contender::Redirect, Way::Published) => {
                 Some(inside(outside, of(&addresses.serving)?, outside_address))
             }
             (Contender::Route, Way::Loopback) => self.road(Way::Direct, family),
-            (Contender::Route, Way::Egress) => Some(beyond(asking.as_ref()?, of(&addresses.asking)?)),
+            (Contender::Route | Contender::Redirect, Way::Egress) => {
+                Some(beyond(asking.as_ref()?, of(&addresses.asking)?))
+            }
             (Contender::NetdInternal, way) if way != Way::Sandbox => None,
             (Contender::DockerProxy, Way::Egress | Way::Sandbox)
             | (Contender::Host, _)
-            | (Contender::Route, Way::Hairpin) => None,
+            | (Contender::Route, Way::Hairpin)
+            | (Contender::Redirect, Way::Loopback | Way::Hairpin | Way::Direct) => None,
             (_, Way::Published) => {
                 Some(published(outside, host_address, if proxied { gateway? } else { outside_address }))
             }
