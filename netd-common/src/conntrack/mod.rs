@@ -210,7 +210,7 @@ impl<A: Address> Opening<A> {
 
 /// Opens the flow that the draft's opening describes: reserves the reply's tuple, then inserts the original's entry.
 ///
-/// Both entries have epoch 0, so that the first packet of each direction asks for its route.
+/// The way to a sandbox is known at once. Another direction's entry has epoch 0, so that its first packet asks for the route.
 ///
 /// # Errors
 /// `NatExhausted` or `NatConflict` when no reply tuple is free, `NoRoute` when it is to show an address that there is not, `TableFull` when there is no room.
@@ -284,6 +284,12 @@ pub fn open<F: Ip, E: Env<F>>(env: &E, draft: &mut Draft<F>) -> Result<(), DropR
     match env.claim(&opening.original, flow) {
         Ok(()) => {
             env.charge(payer(&opening.original, flow), 1);
+            if is_of_a_sandbox(opening.original.zone)
+                && let Some(mut reply) = env.flow(&draft.reply)
+            {
+                // Where it cannot be, the first answer says so.
+                let _ = lead_inwards(env, config, &draft.reply, &mut reply);
+            }
             Ok(())
         }
         // Another CPU opened this very flow: its entry stands, ours goes.
@@ -421,14 +427,28 @@ pub fn refresh<F: Ip, E: Env<F>>(env: &E, key: &Tuple<F::Addr>, bridge: IfIndex)
         drop(flow);
         return leave(env, config, key, bridge, asks, before);
     }
+    lead_inwards(env, config, key, &mut flow).map(|()| true)
+}
+
+/// Brings the entry of a direction that leads to a sandbox, or to the host itself, up to date.
+///
+/// # Errors
+/// `EndpointDown`.
+#[inline(always)]
+fn lead_inwards<F: Ip, E: Env<F>>(
+    env: &E,
+    config: &Config,
+    key: &Tuple<F::Addr>,
+    flow: &mut Flow<F::Addr>,
+) -> Result<(), DropReason> {
     if flow.flags & flow_flags::TO_SANDBOX != 0 {
         let endpoint = env.endpoint(flow.out).ok_or(DropReason::EndpointDown)?;
         let network = env.network(endpoint.network).ok_or(DropReason::EndpointDown)?;
         (flow.dmac, flow.smac) = (endpoint.mac, network.mac);
     }
-    rewrite::prepare(key, &mut flow);
+    rewrite::prepare(key, flow);
     flow.epoch = config.epoch;
-    Ok(true)
+    Ok(())
 }
 
 /// What a flow's entry says of its way out, before the way is found anew.

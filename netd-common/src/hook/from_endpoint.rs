@@ -66,9 +66,14 @@ pub fn from_endpoint_fast<F: Ip, P: Packet, E: Env<F>>(env: &E, packet: &mut P) 
             if !closed && !interests(env, headers.proto, headers.dport) {
                 return Some(Ok(Verdict::Pass));
             }
-        } else if icc && !policy::may_be_published(endpoint, headers.sport.into()) {
-            let owner = env.owner(&headers.dst)?;
-            return (owner.network == endpoint.network).then_some(Ok(Verdict::ToSandbox(owner.ifindex)));
+        } else if icc {
+            // An answer may be of a flow to a published port, which the neighbour dialled by the host's address.
+            let is_direct = !policy::may_be_published(endpoint, headers.sport.into())
+                || env.flow(&headers.tuple(ifindex)).is_none();
+            if is_direct {
+                let owner = env.owner(&headers.dst)?;
+                return (owner.network == endpoint.network).then_some(Ok(Verdict::ToSandbox(owner.ifindex)));
+            }
         }
     }
     if headers.is_turning() {
