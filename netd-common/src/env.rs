@@ -221,6 +221,8 @@ pub trait Env<F: Family> {
     /// Asks the host's routing table for the way of a packet with this tuple: [`crate::conntrack::way::find`], a function of its own in the kernel
     /// for the same reason as [`Env::reserve`]. With the source that the table prefers only if `sourced`.
     fn route(&self, from: IfIndex, asks: &Tuple<F::Addr>, by: IfIndex, sourced: bool) -> Route<F::Addr>;
+    /// Whether the host's routing table still has an address for the host's own, as a packet from this device asks it. False is no harm.
+    fn still_has(&self, from: IfIndex, addr: &F::Addr) -> bool;
     /// Whether a socket of the host itself would receive a packet with this tuple.
     fn host_socket(&self, tuple: &Tuple<F::Addr>) -> bool;
     /// A fragmented datagram in place. At most one is held at a time.

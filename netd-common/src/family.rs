@@ -26,6 +26,8 @@ pub trait Address: Copy + Default + PartialEq + Eq + Hash + Debug + Ord {
     fn of_v4(addr: Addr4) -> Self;
     /// Whether it is in fe80::/10; IPv4's 169.254/16 is ordinary to netd.
     fn is_link_local(&self) -> bool;
+    /// Whether it is of global scope among unicast addresses, by its first byte: not fe80::/10, nor fec0::/10 (RFC 4291 §2.4).
+    fn is_global(&self) -> bool;
     /// Whether it is link-local and spells another Ethernet address than this one (RFC 4291 appendix A), so that it is somebody else's.
     fn is_of_other(&self, mac: &Mac) -> bool;
     /// Returns a number below 256 that neighbours in a subnet share: the index into the subnet filter of `Config`.
@@ -155,6 +157,9 @@ impl Address for Addr4 {
     fn is_link_local(&self) -> bool {
         false
     }
+    fn is_global(&self) -> bool {
+        true
+    }
     fn is_of_other(&self, _: &Mac) -> bool {
         false
     }
@@ -194,6 +199,9 @@ impl Address for Addr6 {
     fn is_link_local(&self) -> bool {
         let first = self.raw()[0].to_ne_bytes();
         first[0] == 0xfe && first[1] & 0xc0 == 0x80
+    }
+    fn is_global(&self) -> bool {
+        self.raw()[0].to_ne_bytes()[0] != 0xfe
     }
     fn is_of_other(&self, mac: &Mac) -> bool {
         let [.., high, low] = self.raw();

@@ -119,7 +119,7 @@ pub fn in_port_set(set: u32, port: u16) -> bool {
 }
 
 macro_rules! env_for {
-    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $datagram:ident, $parts:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $handed:ident, $input:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr) => {
+    ($family:ty, $addr:ty, $flow:ident, $usage:ident, $pending:ident, $datagram:ident, $parts:ident, $address:ident, $subnet:ident, $local:ident, $publish:ident, $open:ident, $allow:ident, $asked:ident, $handed:ident, $input:ident, $link:ident, $bits:literal, $routing:ident, $ask:ident, $other:ident, $in_other:expr, $still_has:expr) => {
         impl Env<$family> for Kernel {
             #[inline(always)]
             fn config(&self) -> Option<&Config> {
@@ -241,6 +241,12 @@ macro_rules! env_for {
             #[inline(always)]
             fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex, sourced: bool) -> Route<$addr> {
                 fib::ask(&maps::$routing, asks, || $ask(self.0, from, by, u32::from(sourced)))
+            }
+
+            #[inline(always)]
+            fn still_has(&self, from: IfIndex, addr: &$addr) -> bool {
+                let still_has: fn(*mut __sk_buff, IfIndex, &$addr) -> bool = $still_has;
+                still_has(self.0, from, addr)
             }
 
             #[inline(always)]
@@ -411,7 +417,8 @@ env_for!(
     ROUTING4,
     ask4,
     FLOW6,
-    |key| Some(key.mapped())
+    |key| Some(key.mapped()),
+    |_, _, _| true // IPv4's sources are not dear
 );
 env_for!(
     V6,
@@ -435,5 +442,6 @@ env_for!(
     ROUTING6,
     ask6,
     FLOW4,
-    |key| key.as_mapped()
+    |key| key.as_mapped(),
+    fib::still_has
 );

@@ -323,6 +323,34 @@ extern "C" fn rule6(skb: *mut __sk_buff, device: u32, index: u32) -> i32 {
     ASK
 }
 
+/// Asks whether an address is the host's own, as a packet from this device finds it.
+#[inline(always)]
+pub fn still_has(skb: *mut __sk_buff, device: IfIndex, addr: &Addr6) -> bool {
+    let Some(memory) = maps::ROUTING6.get_ptr_mut(0) else { return false };
+    // SAFETY: as in `ask`.
+    unsafe { write(&mut (*memory).query.dst, addr) };
+    is_own6(skb, device) != 0
+}
+
+/// Whether the destination in the query of the working memory is the host's own: 1, else 0. The answer to what was asked before stays.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn is_own6(skb: *mut __sk_buff, device: u32) -> i32 {
+    let Some(memory) = maps::ROUTING6.get_ptr_mut(0) else { return 0 };
+    // SAFETY: as in `ask`; who calls holds no reference that is used again.
+    let Asked { query, asks, .. } = unsafe { &mut *memory };
+    (query.family, query.l4_protocol) = (AF_INET6, asks.proto);
+    (query.sport, query.dport, query.length) = (0, 0, 1);
+    (query.ifindex, query.tos, query.table, query.mark) = (device, 0, 0, 0);
+    query.macs = [0; 2];
+    write(&mut query.src, &asks.src);
+    // SAFETY: the structure has the kernel's layout and size.
+    let answer =
+        unsafe { bpf_fib_lookup(skb.cast(), ptr::from_mut(query).cast(), size_of::<FibQuery>() as i32, 0) };
+    // What is local is not forwarded.
+    i32::from(answer == i64::from(FIB_NO_ROUTE))
+}
+
 /// Returns the packet's mark.
 #[inline(always)]
 fn mark_of(skb: *mut __sk_buff) -> u32 {

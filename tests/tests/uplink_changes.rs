@@ -7,6 +7,7 @@ use netd_tests::{
     eventually,
     ways::{X, default_by, serve, two_ways},
 };
+use nix::sys::signal::Signal;
 
 /// Whether a packet from one to the other has arrived since the last look.
 fn came(wire: &Capture, from: IpAddr, to: IpAddr) -> bool {
@@ -259,6 +260,27 @@ fn case91_an_address_that_goes_takes_its_flows_along_and_the_next_one_serves() {
         lab.h.ip_batch(&format!("addr replace {old}/{prefix} dev eth0{nodad}"));
         asking.until("an answer to the old address", |seen| seen.source.ip() == old);
     }
+}
+
+#[test]
+fn an_address_that_is_exchanged_while_the_daemon_is_away_serves_at_once() {
+    let mut lab = Lab::new();
+    let net = lab.network("netA", 20, &[]);
+    let a1 = lab.sandbox("a1", net, 2, &[]);
+    let _server = Server::start(&lab.r, &[80]);
+    let shown = |family: Family| a1.reach(Proto::Tcp, at(R.ip(family), 80)).source.ip();
+    for family in Family::BOTH {
+        assert_eq!(shown(family), H.ip(family));
+    }
+    lab.daemon.end(Signal::SIGKILL);
+    for (family, new, prefix) in [(Family::V4, "10.0.0.22", 24), (Family::V6, "fd00:a::22", 64)] {
+        let (ip, old): (IpAddr, IpAddr) = (new.parse().expect("an address"), H.ip(family));
+        let nodad = if family == Family::V6 { " nodad" } else { "" };
+        lab.h.ip_batch(&format!("addr del {old}/{prefix} dev eth0\naddr add {new}/{prefix} dev eth0{nodad}"));
+        assert_eq!(shown(family), ip, "the daemon that could tell is not there");
+        lab.h.ip_batch(&format!("addr del {new}/{prefix} dev eth0\naddr add {old}/{prefix} dev eth0{nodad}"));
+    }
+    lab.daemon.restart();
 }
 
 #[test]

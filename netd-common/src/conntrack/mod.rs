@@ -477,7 +477,8 @@ fn leave<F: Ip, E: Env<F>>(
     let by = if original { UPLINK_ZONE } else { before };
     // As nf_nat (nf_nat_oif_changed): answers to the old source would come by the old uplink, if at all.
     let bound = flags & flow_flags::MASQUERADED != 0 && original && before != UPLINK_ZONE;
-    let route = env.route(bridge, &asks, by, bound);
+    let sourced = bound && !way::has_sole_source::<F>(config, &asks.dst);
+    let route = env.route(bridge, &asks, by, sourced);
     let uplink = env.uplink(route.out).ok_or(DropReason::NoRoute)?; // 0 is none
     if bound && before != route.out {
         let network = env.endpoint(key.zone).and_then(|endpoint| env.network(endpoint.network));

@@ -3,7 +3,7 @@
 use crate::{
     env::{Env, Routes},
     family::{Address, Ip},
-    maps::{Network, Tuple, Uplink},
+    maps::{Config, Network, Tuple, Uplink, features},
     net::{IfIndex, UPLINK_ZONE},
 };
 
@@ -22,6 +22,19 @@ pub fn find<A: Address>(table: &mut impl Routes<A>, bridge: IfIndex, asks: &Tupl
     if by != UPLINK_ZONE && best != by && table.by(by, asks) != by {
         table.from(bridge, asks);
     }
+}
+
+/// Whether the host's routing table has to say which source masqueraded flows of a network to this destination show. It need not where the network
+/// has a fixed one, nor where RFC 6724 leaves no choice (`SOLE_SOURCE6`): the question is dear, for the kernel compares the addresses of all devices.
+#[inline(always)]
+pub fn has_choice<F: Ip>(config: &Config, network: &Network, dst: &F::Addr) -> bool {
+    !has_sole_source::<F>(config, dst) && F::fixed_source(network) == F::Addr::UNSPECIFIED
+}
+
+/// Whether the uplink's own address is the source of what goes to this destination, whichever uplink that is.
+#[inline(always)]
+pub fn has_sole_source<F: Ip>(config: &Config, dst: &F::Addr) -> bool {
+    F::V6 && config.features & features::SOLE_SOURCE6 != 0 && dst.is_global()
 }
 
 /// Returns the source of masqueraded flows of a network that take this way: a fixed one, else the one the routing table prefers, else the uplink's.

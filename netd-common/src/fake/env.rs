@@ -117,10 +117,17 @@ macro_rules! env_for {
             fn uplink(&self, ifindex: IfIndex) -> Option<&Uplink> {
                 self.uplinks.get(&ifindex)
             }
-            fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex, _: bool) -> Route<$addr> {
+            fn route(&self, from: IfIndex, asks: &Tuple<$addr>, by: IfIndex, sourced: bool) -> Route<$addr> {
                 let mut table = (self, Route::default());
                 conntrack::way::find(&mut table, from, asks, by);
+                if sourced {
+                    self.sourced.set(self.sourced.get() + 1);
+                    table.1.source = self.$tables.preferred;
+                }
                 table.1
+            }
+            fn still_has(&self, _: IfIndex, addr: &$addr) -> bool {
+                self.$tables.local.contains(addr)
             }
             fn host_socket(&self, tuple: &Tuple<$addr>) -> bool {
                 self.$tables.sockets.contains(tuple)

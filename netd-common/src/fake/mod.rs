@@ -61,6 +61,8 @@ pub struct Tables<A: Ord> {
     pub sockets: Vec<Tuple<A>>,
     /// Whether a route to the world exists.
     pub routed: bool,
+    /// The source that the routing table prefers.
+    pub preferred: A,
 }
 
 /// A world without a kernel.
@@ -94,6 +96,8 @@ pub struct Fake {
     pub v6: Tables<Addr6>,
     /// Ports that were tried for each masqueraded flow that has one.
     pub tries: RefCell<Vec<u32>>,
+    /// How often the routing table was asked for a source.
+    pub sourced: Cell<u32>,
 }
 
 const A: u16 = 1;
@@ -146,6 +150,7 @@ impl Fake {
             named: Vec::new(),
             ports: RefCell::default(),
             tries: RefCell::default(),
+            sourced: Cell::default(),
             pace: RefCell::default(),
             v4: Tables::default(),
             v6: Tables::default(),

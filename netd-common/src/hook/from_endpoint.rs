@@ -5,7 +5,7 @@ use crate::{
     conntrack::{self, Moment, Opening, Source, Target, way},
     env::{Env, Packet},
     family::{Address, Ip, V4},
-    maps::{Endpoint, Publish, endpoint_flags, flow_flags},
+    maps::{Config, Endpoint, Publish, endpoint_flags, flow_flags},
     net::{Be16, IfIndex, UPLINK_ZONE},
     policy::{self, Access, CameBy, Neighbour, has},
     verdict::{DropReason, Verdict},
@@ -147,7 +147,11 @@ pub fn from_endpoint_decide<F: Ip, P: Packet, E: Env<F>>(
     if !may_open(headers) {
         return stray(packet, headers);
     }
-    if to_world(env, endpoint, headers, ifindex, opening)? { Ok(None) } else { Ok(Some(Verdict::Pass)) }
+    if to_world(env, config, endpoint, headers, ifindex, opening)? {
+        Ok(None)
+    } else {
+        Ok(Some(Verdict::Pass))
+    }
 }
 
 /// What belongs to no flow and may open none.
@@ -163,6 +167,7 @@ fn stray<F: Ip, P: Packet>(packet: &P, headers: &Headers<F>) -> Decided {
 #[inline(always)]
 fn to_world<F: Ip, E: Env<F>>(
     env: &E,
+    config: &Config,
     endpoint: &Endpoint,
     headers: &Headers<F>,
     ifindex: u32,
@@ -172,7 +177,8 @@ fn to_world<F: Ip, E: Env<F>>(
     opening.by = 0;
     opening.original = headers.tuple(ifindex);
     let masquerades = has(endpoint.flags, F::MASQUERADE);
-    let route = env.route(network.bridge, &opening.original, UPLINK_ZONE, masquerades);
+    let sourced = masquerades && way::has_choice::<F>(config, network, &headers.dst);
+    let route = env.route(network.bridge, &opening.original, UPLINK_ZONE, sourced);
     if route.is_for_the_stack() {
         return Ok(false);
     }
@@ -182,7 +188,12 @@ fn to_world<F: Ip, E: Env<F>>(
         if !l4::has_ports(headers.proto) && !l4::is_portless(headers.proto) {
             return Err(DropReason::UnknownL4);
         }
-        let addr = way::masquerade_source(env, network, uplink, route.source);
+        let mut addr = way::masquerade_source(env, network, uplink, route.source);
+        // The uplink's own may have gone, while the daemon has not heard of it or is not there.
+        if !sourced && addr == F::uplink_addr(uplink) && !env.still_has(network.bridge, &addr) {
+            let route = env.route(network.bridge, &opening.original, UPLINK_ZONE, true);
+            addr = way::masquerade_source(env, network, uplink, route.source);
+        }
         if addr == F::Addr::UNSPECIFIED {
             return Err(DropReason::NoRoute);
         }

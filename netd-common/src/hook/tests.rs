@@ -145,6 +145,7 @@ mod hosts;
 mod input;
 mod netkit;
 mod own;
+mod quick;
 
 both_families! {
     fn a_connection_leaves_with_the_hosts_address_and_its_replies_come_back<F>() {

@@ -52,6 +52,8 @@ pub mod features {
     pub const ASKS_HOST: u32 = 1 << 3;
     /// Of the daemon alone: its programs are before those of others on uplinks (`tcx_order`).
     pub const UPLINKS_FIRST: u32 = 1 << 4;
+    /// No IPv6 destination outside has a choice of sources: each uplink has one address that could be it, and no route prefers another.
+    pub const SOLE_SOURCE6: u32 = 1 << 5;
     /// Programs are about to be exchanged for those of another layout: no flow is opened that the others would not know. Its place is the same in
     /// every layout.
     pub const CHANGING: u32 = 1 << 7;

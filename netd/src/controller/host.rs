@@ -31,6 +31,8 @@ pub struct HostView {
     pub routes: Vec<HostRoute>,
     /// Rules by which sandboxes' IPv6 packets find their way; None: nobody has looked yet.
     pub rules: Option<Rules>,
+    /// Whether what leaves by IPv6 has no choice of sources: see [`crate::link::has_sole_sources`].
+    pub sole_source6: bool,
     /// Links that carry this instance's label, and adopted bridges.
     pub own: BTreeSet<String>,
     /// Those of them that are switched on.
@@ -236,6 +238,9 @@ fn step(dataplane: &mut dyn Dataplane, old: &HostView, new: &HostView) -> Result
             result = step;
         }
     };
+    if old.sole_source6 && !new.sole_source6 {
+        take(dataplane.set_sole_source6(false));
+    }
     // New programs and addresses come first, so that no packet meets an uplink without them.
     for uplink in new.uplinks.iter().filter(|uplink| !old.uplinks.contains(uplink)) {
         take(dataplane.put_uplink(uplink));
@@ -252,6 +257,9 @@ fn step(dataplane: &mut dyn Dataplane, old: &HostView, new: &HostView) -> Result
     }
     if new.routes != old.routes || new.rules != old.rules || new.uplinks != old.uplinks {
         take(dataplane.routes_changed());
+    }
+    if new.sole_source6 && !old.sole_source6 {
+        take(dataplane.set_sole_source6(true));
     }
     result
 }

@@ -42,6 +42,8 @@ pub struct Fake {
     pub interfaces: BTreeMap<String, u32>,
     /// How often flows were told to ask for their route again.
     pub route_changes: usize,
+    /// What [`Dataplane::set_sole_source6`] said last.
+    pub sole_source6: bool,
     /// Filters of flushes.
     pub flushed: Vec<FlowFilter>,
     /// Withdrawn ports whose connections were ended.
@@ -185,6 +187,11 @@ impl Dataplane for Fake {
 
     fn routes_changed(&mut self) -> Result<(), Error> {
         self.route_changes += 1;
+        Ok(())
+    }
+
+    fn set_sole_source6(&mut self, sole: bool) -> Result<(), Error> {
+        self.sole_source6 = sole;
         Ok(())
     }
 

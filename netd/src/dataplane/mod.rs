@@ -416,6 +416,8 @@ pub trait Dataplane: Send {
     fn set_rules(&mut self, rules: &Rules) -> Result<(), Error>;
     /// Makes every flow ask again for its route on its next packet, after routes, links or neighbours changed.
     fn routes_changed(&mut self) -> Result<(), Error>;
+    /// Says whether each uplink's IPv6 address is the source of all masqueraded flows that leave there, so that the routing table need not be asked.
+    fn set_sole_source6(&mut self, sole: bool) -> Result<(), Error>;
     /// Lists live flows.
     fn flows(&mut self, filter: &FlowFilter) -> Result<Vec<FlowInfo>, Error>;
     /// Ends flows and returns how many; with `reset`, TCP peers are told by RST on their next packet.

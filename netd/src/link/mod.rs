@@ -45,7 +45,7 @@ pub use proxy::Proxy;
 pub use route::{HostRoute, LOCAL, MAIN};
 pub use rule::{HostRule, RuleDoes};
 pub use segments::Segments;
-pub use snapshot::{HostSnapshot, Uplink, local_addresses, unserved, uplinks};
+pub use snapshot::{HostSnapshot, Uplink, has_sole_sources, local_addresses, unserved, uplinks};
 use socket::{Mode, Socket};
 pub use source_route::SourceRoute;
 pub use told::Told;

@@ -109,15 +109,16 @@ fn ways<'a>(
 
 /// Whether a route leads out by the link: without an address of its own, one of another interface is the source there (an "unnumbered" link).
 fn is_routed(snapshot: &HostSnapshot, link: &HostLink) -> bool {
-    let leads = |route: &HostRoute| {
-        // Every IPv6 link has routes to its link-local and multicast addresses.
-        let of_the_link = match route.dst.addr() {
-            IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_multicast(),
-            IpAddr::V4(_) => false,
-        };
-        route.unicast && route.ways().any(|oif| oif == link.ifindex) && !of_the_link
+    snapshot.routes.iter().any(|route| leads_out(route, link.ifindex))
+}
+
+fn leads_out(route: &HostRoute, ifindex: u32) -> bool {
+    // Every IPv6 link has routes to its link-local and multicast addresses.
+    let of_the_link = match route.dst.addr() {
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_multicast(),
+        IpAddr::V4(_) => false,
     };
-    snapshot.routes.iter().any(leads)
+    route.unicast && route.ways().any(|oif| oif == ifindex) && !of_the_link
 }
 
 fn uplink(snapshot: &HostSnapshot, link: &HostLink) -> Option<Uplink> {
@@ -159,6 +160,32 @@ fn masquerade6<'a>(addresses: impl Iterator<Item = &'a HostAddress>) -> Option<I
     ranked.min_by_key(|(rank, _)| *rank).map(|(_, ip)| ip)
 }
 
+/// Whether no IPv6 packet that leaves by one of these uplinks, each with its address, has a choice of sources (RFC 6724 §5): no route prefers one, and
+/// each uplink has one address for it, which rules 2, 3 and 5 set before whatever the host has elsewhere; or it has none, and no route leads there.
+pub fn has_sole_sources(
+    snapshot: &HostSnapshot,
+    mut uplinks: impl Iterator<Item = (u32, Option<Ipv6Addr>)>,
+) -> bool {
+    let routes = || snapshot.routes.iter().filter(|route| route.dst.addr().is_ipv6() && route.table != LOCAL);
+    if routes().any(|route| route.source.is_some()) {
+        return false;
+    }
+    uplinks.all(|(ifindex, source)| {
+        let candidates = snapshot.addresses.iter().filter(|address| {
+            let lasts = !address.unusable && !address.deprecated;
+            address.ifindex == ifindex
+                && address.scope == Scope::Global
+                && address.net.addr().is_ipv6()
+                && lasts
+        });
+        let candidates: Vec<IpAddr> = candidates.map(|address| address.net.addr()).collect();
+        match source {
+            Some(source) => candidates == [IpAddr::V6(source)],
+            None => !routes().any(|route| leads_out(route, ifindex)),
+        }
+    })
+}
+
 /// Returns the addresses on which published ports answer: all but loopback ones, each once. Link-local ones are among them: a neighbour may know
 /// the host by no other (truth table T41).
 pub fn local_addresses(addresses: &[HostAddress]) -> Vec<IpAddr> {
@@ -167,4 +194,78 @@ pub fn local_addresses(addresses: &[HostAddress]) -> Vec<IpAddr> {
     local.sort_unstable();
     local.dedup();
     local
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An IPv6 address on an interface.
+    fn address(ifindex: u32, net: &str) -> HostAddress {
+        HostAddress {
+            ifindex,
+            net: net.parse().expect("a network"),
+            scope: Scope::Global,
+            secondary: false,
+            deprecated: false,
+            unusable: false,
+            ours: false,
+        }
+    }
+
+    /// A route by an interface.
+    fn route(oif: u32, dst: &str) -> HostRoute {
+        HostRoute {
+            dst: dst.parse().expect("a network"),
+            gateway: None,
+            oif: Some(oif),
+            hops: Vec::new(),
+            source: None,
+            mtu: None,
+            table: super::super::route::MAIN,
+            protocol: 3,
+            priority: 0,
+            unicast: true,
+        }
+    }
+
+    /// Whether a host with uplinks 2, which has `fd00:a::1`, and 3, which has none, leaves no choice.
+    fn is_sole(more: impl FnOnce(&mut HostSnapshot)) -> bool {
+        let mut snapshot = HostSnapshot {
+            addresses: vec![
+                address(2, "fd00:a::1/64"),
+                HostAddress { scope: Scope::Link, ..address(2, "fe80::1/64") },
+                address(2, "10.0.0.1/24"),
+                address(2, "10.0.0.2/24"),
+                address(9, "fd00:9::1/64"),
+            ],
+            routes: vec![route(2, "::/0"), route(3, "10.9.0.0/16"), route(3, "fe80::/64")],
+            ..HostSnapshot::default()
+        };
+        more(&mut snapshot);
+        let source = "fd00:a::1".parse().ok();
+        has_sole_sources(&snapshot, [(2, source), (3, None)].into_iter())
+    }
+
+    #[test]
+    fn an_uplink_with_one_address_leaves_no_choice() {
+        assert!(is_sole(|_| ()), "whatever other interfaces have");
+        let old = HostAddress { deprecated: true, ..address(2, "fd00:a::2/64") };
+        let tentative = HostAddress { unusable: true, ..address(2, "fd00:a::3/64") };
+        assert!(is_sole(|host| host.addresses.extend([old, tentative])));
+    }
+
+    #[test]
+    fn another_address_or_a_route_that_prefers_one_is_a_choice() {
+        assert!(!is_sole(|host| host.addresses.push(address(2, "2001:db8::1/64"))));
+        assert!(!is_sole(|host| host.addresses[0].deprecated = true), "another interface's would be better");
+        assert!(
+            !is_sole(|host| host.routes.push(route(3, "2001:db8::/32"))),
+            "an unnumbered link's is anybody's"
+        );
+        let preferred = HostRoute { source: "fd00:9::1".parse().ok(), ..route(2, "2001:db8::/32") };
+        assert!(!is_sole(|host| host.routes.push(preferred)));
+        let of_ipv4 = HostRoute { source: "10.0.0.2".parse().ok(), ..route(2, "10.8.0.0/16") };
+        assert!(is_sole(|host| host.routes.push(of_ipv4)));
+    }
 }

@@ -67,6 +67,7 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
         bare: uplink.bare,
     });
     let uplinks: Vec<UplinkEntry> = uplinks.collect();
+    let sole_source6 = link::has_sole_sources(&snapshot, uplinks.iter().map(|it| (it.ifindex, it.ipv6)));
     let asks = |address: &&HostAddress| {
         let by = uplinks.iter().any(|uplink| uplink.ifindex == address.ifindex && !uplink.bare);
         by && address.scope == link::Scope::Global
@@ -89,6 +90,7 @@ pub(super) fn view(snapshot: HostSnapshot, bridges: &[IfName], only: &[IfName]) 
         addresses: snapshot.addresses.iter().filter_map(address).collect(),
         links: snapshot.links.iter().map(|link| (link.name.clone(), link.ifindex)).collect(),
         uplinks,
+        sole_source6,
         on_link,
         unserved,
         rules: Some(rules),

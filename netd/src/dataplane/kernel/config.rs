@@ -16,7 +16,8 @@ pub(super) fn configure(maps: &mut Maps, settings: &Settings, found: u32) -> Res
         0 => getrandom::u32().map_err(|e| failed("take random bytes")(Box::new(e)))? | 1,
         kept => kept,
     };
-    let old = Config { secret, ..old };
+    // What the host has may be another since then.
+    let old = Config { secret, features: old.features & !features::SOLE_SOURCE6, ..old };
     let config = Config {
         epoch: old.epoch.wrapping_add(1).max(1),
         netns_cookie: [(cookie & 0xffff_ffff) as u32, (cookie >> 32) as u32],
@@ -40,7 +41,7 @@ pub(super) fn configuration(settings: &Settings, mut old: Config, found: u32) ->
     Config {
         features: found
             | if settings.direct.routing { features::DIRECT_ROUTING } else { 0 }
-            | old.features & features::UPLINKS_FIRST
+            | old.features & (features::UPLINKS_FIRST | features::SOLE_SOURCE6)
             | if settings.respect_host_firewall { features::ASKS_HOST } else { 0 },
         port_count: ports.iter().map(|range| u32::from(range.count)).sum(),
         ports,

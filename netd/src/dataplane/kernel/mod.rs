@@ -641,6 +641,12 @@ impl Dataplane for Kernel {
         self.write_config()
     }
 
+    fn set_sole_source6(&mut self, sole: bool) -> Result<(), Error> {
+        let others = self.config.features & !features::SOLE_SOURCE6;
+        self.config.features = others | if sole { features::SOLE_SOURCE6 } else { 0 };
+        self.write_config()
+    }
+
     fn flows(&mut self, filter: &FlowFilter) -> Result<Vec<FlowInfo>, Error> {
         let mut found = flows::list(&self.maps.v4.flow, &self.config.timeouts, filter)?;
         found.extend(flows::list(&self.maps.v6.flow, &self.config.timeouts, filter)?);
