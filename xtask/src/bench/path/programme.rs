@@ -145,7 +145,7 @@ fn main(args: &Args, contenders: &[Contender]) -> Vec<(String, Vec<Contender>, V
             continue;
         }
         let disciplines = disciplines(args, family, short);
-        let few = [Contender::Host, Contender::IptablesNft, Contender::Netd];
+        let few = [Contender::Host, Contender::Redirect, Contender::IptablesNft, Contender::Netd];
         let runners = contenders.iter().copied().filter(|c| !short || few.contains(c)).collect();
         races.push((family.title().to_owned(), runners, disciplines));
     }
